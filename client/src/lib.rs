@@ -1,0 +1,1 @@
+//! The client library: links, bounded retries, local store, receipts.

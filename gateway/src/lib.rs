@@ -1,0 +1,1 @@
+//! Terminates client links: long link, short link, sessions; owns no data.

@@ -1,0 +1,1 @@
+//! Assembles parts into images and audio; the crate holds its place until media is built.

@@ -1,0 +1,52 @@
+//! What each error code does. One table for the packet's error body, HTTP and, later, gRPC.
+
+use crate::v1::Code;
+
+impl Code {
+    /// Whether the link is closed after the error packet.
+    pub fn closes_link(self) -> bool {
+        matches!(
+            self,
+            Code::BadHeader
+                | Code::PacketTooLarge
+                | Code::HelloRequired
+                | Code::HelloTimeout
+                | Code::UnsupportedProtocol
+                | Code::BadToken
+                | Code::TokenExpired
+                | Code::BadDevice
+                | Code::TooManyRequests
+        )
+    }
+
+    /// Whether the same request may succeed later; such an answer carries a retry-after and is never stored.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Code::Unavailable | Code::OutcomeUnknown | Code::Busy)
+    }
+
+    /// The HTTP status that carries it on the short link.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Code::Ok => 200,
+            Code::BadToken | Code::TokenExpired => 401,
+            Code::NotAMember => 403,
+            Code::UnknownCommand => 404,
+            Code::HelloTimeout => 408,
+            Code::Conflict | Code::SecondHello => 409,
+            Code::PacketTooLarge => 413,
+            Code::TooManyRequests | Code::Busy => 429,
+            Code::Unavailable | Code::OutcomeUnknown => 503,
+            Code::BadHeader
+            | Code::HelloRequired
+            | Code::UnsupportedProtocol
+            | Code::BadDevice
+            | Code::BadBody
+            | Code::BeyondHead
+            | Code::TooOld
+            | Code::BadMessageId
+            | Code::BadRecipient
+            | Code::EmptyText
+            | Code::TextTooLong => 400,
+        }
+    }
+}

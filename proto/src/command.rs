@@ -1,0 +1,91 @@
+//! The command table. `docs/protocol.md` has it for people; a number is never used again for something else.
+
+/// Added to a request's command to give its reply's.
+///
+/// Source: seen in WeChat captures, heartbeat 6 is answered by 1000000006 and send 237 by 1000000237.
+pub const REPLY: u32 = 1_000_000_000;
+
+/// Numbers that goim clients use as requests in the same 16-byte header; they stay free so that such clients can be admitted.
+pub const RESERVED: [u32; 6] = [2, 4, 7, 12, 14, 16];
+
+/// What a packet asks or tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Command {
+    /// Keeps the link and its path alive; no body. The number is WeChat's.
+    Heartbeat = 6,
+    /// [`crate::v1::SyncRequest`]. The number is WeChat's.
+    Sync = 138,
+    /// [`crate::v1::SendRequest`]. The number is WeChat's.
+    Send = 237,
+    /// [`crate::v1::HelloRequest`].
+    Hello = 1001,
+    /// [`crate::v1::CheckRequest`].
+    Check = 1002,
+    /// [`crate::v1::AckRequest`].
+    Ack = 1003,
+    /// [`crate::v1::ReadRequest`].
+    Read = 1004,
+    /// One-way, from the server, no body: something is owed, sync.
+    Notify = 1101,
+    /// One-way, from the server: [`crate::v1::Delta`].
+    Delta = 1102,
+    /// One-way, from the server: [`crate::v1::GoAway`].
+    GoAway = 1103,
+    /// From the server: [`crate::v1::Error`], in the place of a reply or, with sequence 0, about the link.
+    Error = 1104,
+}
+
+impl Command {
+    /// Every command, in the order of the table.
+    pub const ALL: [Command; 11] = [
+        Command::Heartbeat,
+        Command::Sync,
+        Command::Send,
+        Command::Hello,
+        Command::Check,
+        Command::Ack,
+        Command::Read,
+        Command::Notify,
+        Command::Delta,
+        Command::GoAway,
+        Command::Error,
+    ];
+
+    /// The command with this number, if the table has one.
+    pub fn from_number(number: u32) -> Option<Command> {
+        Command::ALL.into_iter().find(|command| command.number() == number)
+    }
+
+    /// The number on the wire.
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The number of the reply to this command.
+    pub const fn reply(self) -> u32 {
+        self as u32 + REPLY
+    }
+
+    /// Whether a client may send it as a request.
+    pub const fn is_request(self) -> bool {
+        !matches!(self, Command::Notify | Command::Delta | Command::GoAway | Command::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_distinct_and_leave_the_reserved_ones_free() {
+        for (i, a) in Command::ALL.into_iter().enumerate() {
+            assert_eq!(Command::from_number(a.number()), Some(a));
+            assert!(!RESERVED.contains(&a.number()), "{a:?} uses a number of goim");
+            assert!(Command::ALL[i + 1..].iter().all(|b| a.number() != b.number()));
+        }
+        assert_eq!(Command::Heartbeat.reply(), 1_000_000_006);
+        assert_eq!(Command::Send.reply(), 1_000_000_237);
+        assert_eq!(Command::from_number(7), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! Users, devices and conversations. Each is a newtype that can only hold a valid name.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Bytes of the longest user or device name.
+pub const NAME_BYTES: usize = 64;
+
+/// The name breaks the rule: 1 to 64 bytes of letters, digits and `.` `_` `-`, and for users also `@` and `+`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name is 1 to 64 bytes of letters, digits and . _ - (for users also @ and +)")]
+pub struct BadName;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $also:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks the name.
+            ///
+            /// # Errors
+            /// [`BadName`] says the rule.
+            pub fn new(name: &str) -> Result<$type, BadName> {
+                let also: &[u8] = $also;
+                let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || also.contains(&byte);
+                let ok = (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(valid);
+                if ok { Ok($type(name.into())) } else { Err(BadName) }
+            }
+
+            /// The name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = BadName;
+            fn from_str(name: &str) -> Result<$type, BadName> {
+                $type::new(name)
+            }
+        }
+    };
+}
+
+name! {
+    /// A user, as the token's `sub` names it.
+    UserId, b"@+"
+}
+name! {
+    /// One installation of a client. A reinstalled client is a new device.
+    DeviceId, b""
+}
+
+/// A conversation. That of two users is named by both, the smaller first: `alice:bob`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversationId(Arc<str>);
+
+impl ConversationId {
+    /// The conversation of two users, the same whoever comes first.
+    pub fn of_two(a: &UserId, b: &UserId) -> ConversationId {
+        let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        ConversationId(format!("{low}:{high}").into())
+    }
+
+    /// Checks a name that came from outside.
+    ///
+    /// # Errors
+    /// [`BadName`] if it is not the canonical name of a conversation of two different users.
+    pub fn new(name: &str) -> Result<ConversationId, BadName> {
+        let (low, high) = name.split_once(':').ok_or(BadName)?;
+        let (low, high) = (UserId::new(low)?, UserId::new(high)?);
+        if low < high { Ok(ConversationId(name.into())) } else { Err(BadName) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The two members.
+    pub fn members(&self) -> [UserId; 2] {
+        let (low, high) = self.0.split_once(':').unwrap_or((&self.0, ""));
+        [UserId(low.into()), UserId(high.into())]
+    }
+
+    /// The other member, or `None` if `user` is not one.
+    pub fn other(&self, user: &UserId) -> Option<UserId> {
+        let [low, high] = self.members();
+        if *user == low {
+            Some(high)
+        } else if *user == high {
+            Some(low)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Debug for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule() {
+        for good in ["a", "alice", "Bob.2", "a_b-c", "x@y.org", "a+b"] {
+            assert!(UserId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a:b", "a b", "ä", "a/b", &"x".repeat(65)] {
+            assert!(UserId::new(bad).is_err(), "{bad}");
+        }
+        assert!(DeviceId::new("x@y").is_err());
+    }
+
+    #[test]
+    fn a_conversation_of_two_has_one_name() {
+        let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
+        let conversation = ConversationId::of_two(&bob, &alice);
+        assert_eq!(conversation.as_str(), "alice:bob");
+        assert_eq!(conversation, ConversationId::of_two(&alice, &bob));
+        assert_eq!(conversation.other(&alice), Some(bob));
+        assert_eq!(conversation.other(&UserId::new("eve").unwrap()), None);
+        assert!(ConversationId::new("bob:alice").is_err());
+        assert!(ConversationId::new("alice:alice").is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! The limits of the protocol. The hello reply carries them to the client.
+
+use std::time::Duration;
+
+/// Bytes of one packet, header included, in either direction.
+pub const PACKET_BYTES: usize = 64 * 1024;
+/// Bytes of one text.
+pub const TEXT_BYTES: usize = 16 * 1024;
+/// Messages in one send request.
+pub const SEND_MESSAGES: usize = 256;
+/// Entries in one page.
+pub const PAGE_ENTRIES: usize = 1_000;
+/// Encoded bytes of the entries of one page: a packet less its header and the keys.
+pub const PAGE_BYTES: usize = PACKET_BYTES - 512;
+/// Requests without a reply on one link.
+pub const IN_FLIGHT: usize = 256;
+/// Bytes of a token.
+pub const TOKEN_BYTES: usize = 4 * 1024;
+/// Bytes of a client name.
+pub const CLIENT_NAME_BYTES: usize = 64;
+/// The longest wait of a check.
+pub const CHECK_WAIT: Duration = Duration::from_secs(60);
+/// A hello must come within this time of the connect.
+pub const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// For how long a result is published: the same id gets the same answer. Storage keeps it a day longer, so that an
+/// hour's clock error is harmless.
+pub const DEDUP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many devices of one user are remembered; the longest silent yields.
+pub const DEVICES: usize = 16;

@@ -1,0 +1,229 @@
+//! The byte dumps of `docs/protocol.md` are what the codec writes, and the codec reads them back.
+//!
+//! After a change: `TERN_UPDATE=1 cargo test -p tern-proto --test dumps` writes section 10 anew; read the difference.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bytes::BytesMut;
+use tern_proto::v1::{self, entry::Body};
+use tern_proto::{Command, Packet, packet};
+
+/// One dump: a title, who sends it, and the packet.
+struct Dump {
+    title: &'static str,
+    packet: Packet,
+}
+
+fn dump(title: &'static str, command: u32, sequence: u32, body: &impl prost::Message) -> Dump {
+    Dump { title, packet: Packet::new(command, sequence, body) }
+}
+
+fn key(epoch: u64, messages: u64, receipts: u64) -> Option<v1::SyncKey> {
+    let position = |class, version| v1::Position { class, version };
+    Some(v1::SyncKey { epoch, classes: vec![position(1, messages), position(2, receipts)] })
+}
+
+fn message() -> v1::Entry {
+    let message = v1::Message {
+        from: "alice".into(),
+        conversation: "alice:bob".into(),
+        seq: 1,
+        server_msg_id: 4096,
+        client_msg_id: 1,
+        text: "hi".into(),
+        time_ms: 1_700_000_000_000,
+    };
+    v1::Entry { class: 1, version: 4096, body: Some(Body::Message(message)) }
+}
+
+fn receipt(version: u64, kind: v1::ReceiptKind) -> v1::Entry {
+    let receipt = v1::Receipt {
+        conversation: "alice:bob".into(),
+        member: "bob".into(),
+        kind: kind.into(),
+        seq: 1,
+        time_ms: 1_700_000_000_000,
+    };
+    v1::Entry { class: 2, version, body: Some(Body::Receipt(receipt)) }
+}
+
+fn dumps() -> Vec<Dump> {
+    let hello = v1::HelloRequest {
+        protocol: 1,
+        token: "JWT".into(),
+        device_id: "d1".into(),
+        client_name: "demo/1".into(),
+        ..Default::default()
+    };
+    let hello_reply = v1::HelloReply {
+        session: 1,
+        user: "alice".into(),
+        heartbeat_ms: 120_000,
+        limits: Some(v1::Limits {
+            packet_bytes: 65_536,
+            text_bytes: 16_384,
+            send_messages: 256,
+            page_entries: 1_000,
+            in_flight: 256,
+            dedup_seconds: 604_800,
+        }),
+        durability: v1::Durability::Disk.into(),
+        key_order: v1::KeyOrder::Start.into(),
+        key: key(7, 0, 0),
+        time_ms: 1_700_000_000_000,
+        ..Default::default()
+    };
+    let send =
+        v1::SendRequest { messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into() }] };
+    let sent = v1::SendReply {
+        results: vec![v1::SendResult {
+            client_msg_id: 1,
+            server_msg_id: 4096,
+            conversation: "alice:bob".into(),
+            seq: 1,
+            time_ms: 1_700_000_000_000,
+            ..Default::default()
+        }],
+    };
+    let conflict = v1::SendReply {
+        results: vec![v1::SendResult { client_msg_id: 1, code: v1::Code::Conflict.into(), ..Default::default() }],
+    };
+    let stub = v1::Stub {
+        client_msg_id: 1,
+        server_msg_id: 4096,
+        conversation: "alice:bob".into(),
+        seq: 1,
+        time_ms: 1_700_000_000_000,
+    };
+    let stub = v1::Entry { class: 1, version: 4096, body: Some(Body::Stub(stub)) };
+    let error = v1::Error {
+        code: v1::Code::UnknownCommand.into(),
+        message: "no command 9999".into(),
+        retry_after_ms: 0,
+        command: 9999,
+    };
+    let away = v1::GoAway { reason: v1::GoAwayReason::Shutdown.into(), retry_after_ms: 2_500 };
+    vec![
+        Dump {
+            title: "Heartbeat, client to server: the cheapest packet",
+            packet: Packet::empty(Command::Heartbeat.number(), 1),
+        },
+        Dump { title: "Heartbeat, the reply", packet: Packet::empty(Command::Heartbeat.reply(), 1) },
+        dump("Hello: alice's device d1 has no key yet", Command::Hello.number(), 2, &hello),
+        dump("Hello, the reply: start at the oldest", Command::Hello.reply(), 2, &hello_reply),
+        dump("Send: alice to bob", Command::Send.number(), 3, &send),
+        dump("Send, the reply (a resend gets the same)", Command::Send.reply(), 3, &sent),
+        dump("Send, the reply to the same id with another text: conflict", Command::Send.reply(), 4, &conflict),
+        Dump { title: "Notify: bob is owed something", packet: Packet::empty(Command::Notify.number(), 0) },
+        dump(
+            "Sync: bob presents his start",
+            Command::Sync.number(),
+            3,
+            &v1::SyncRequest { key: key(9, 0, 0), peek: false, limit: 0 },
+        ),
+        dump(
+            "Sync, the reply: one message, nothing more",
+            Command::Sync.reply(),
+            3,
+            &v1::SyncReply { entries: vec![message()], key: key(9, 4096, 0), ..Default::default() },
+        ),
+        dump("Ack: bob has applied it", Command::Ack.number(), 4, &v1::AckRequest { key: key(9, 4096, 0) }),
+        dump("Ack, the reply", Command::Ack.reply(), 4, &v1::AckReply::default()),
+        dump(
+            "Delta to alice: her own stub and bob's delivered receipt",
+            Command::Delta.number(),
+            0,
+            &v1::Delta {
+                before: key(7, 0, 0),
+                entries: vec![stub, receipt(4352, v1::ReceiptKind::Delivered)],
+                after: key(7, 4096, 4352),
+            },
+        ),
+        dump(
+            "Read: bob has read up to 1",
+            Command::Read.number(),
+            5,
+            &v1::ReadRequest { conversation: "alice:bob".into(), seq: 1 },
+        ),
+        dump("Read, the reply", Command::Read.reply(), 5, &v1::ReadReply {}),
+        dump(
+            "Check: alice asks, waiting up to 30 s",
+            Command::Check.number(),
+            6,
+            &v1::CheckRequest { key: key(7, 4096, 4352), peek: false, wait_ms: 30_000 },
+        ),
+        dump(
+            "Check, the reply: something is there",
+            Command::Check.reply(),
+            6,
+            &v1::CheckReply { pending: true, ..Default::default() },
+        ),
+        dump(
+            "Sync with a key ahead of the head, the reply: replace it",
+            Command::Sync.reply(),
+            7,
+            &v1::SyncReply { key: key(9, 4096, 0), key_order: v1::KeyOrder::ReplaceAhead.into(), ..Default::default() },
+        ),
+        dump("Error: an unknown command; the link stays", Command::Error.number(), 8, &error),
+        dump("Go-away: the server stops, come back after 2.5 s", Command::GoAway.number(), 0, &away),
+    ]
+}
+
+/// Sixteen bytes a line, the header on a line of its own.
+fn render(packet: &Packet) -> String {
+    let mut wire = BytesMut::new();
+    packet.encode(&mut wire);
+    let mut text = String::new();
+    let (header, body) = wire.split_at(packet::HEADER_BYTES);
+    let line = |text: &mut String, bytes: &[u8], comment: &str| {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(text, "{}", format!("{:<48}{comment}", hex.join(" ")).trim_end()).unwrap();
+    };
+    let comment = format!("# {} bytes, command {}, sequence {}", wire.len(), packet.command, packet.sequence);
+    line(&mut text, header, &comment);
+    for bytes in body.chunks(16) {
+        let ascii: String = bytes.iter().map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' }).collect();
+        line(&mut text, bytes, &format!("# {ascii}"));
+    }
+    text
+}
+
+fn section() -> String {
+    let mut text = String::new();
+    for dump in dumps() {
+        write!(text, "\n{}:\n\n```hex\n{}```\n", dump.title, render(&dump.packet)).unwrap();
+    }
+    text
+}
+
+const HEADING: &str =
+    "Alice is on device `d1`, bob on `d2`. Each dump is whole packets; what is behind `#` is a comment.\n";
+
+#[test]
+fn the_dumps_of_the_protocol_page_are_what_the_codec_writes() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let (before, after) = text.split_once(HEADING).expect("docs/protocol.md has section 10");
+    if std::env::var_os("TERN_UPDATE").is_some() {
+        std::fs::write(&page, format!("{before}{HEADING}{}", section())).unwrap();
+        return;
+    }
+    assert_eq!(after, section(), "section 10 is stale: TERN_UPDATE=1 cargo test -p tern-proto --test dumps");
+}
+
+#[test]
+fn the_codec_reads_the_dumps_of_the_protocol_page() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let want = dumps();
+    let blocks: Vec<&str> = text.split("```hex\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), want.len());
+    for (block, want) in blocks.into_iter().zip(want) {
+        let hex = block.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace());
+        let mut wire: BytesMut = hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        let packet = packet::decode(&mut wire).unwrap().expect("a whole packet");
+        assert_eq!(packet, want.packet, "{}", want.title);
+        assert!(wire.is_empty());
+    }
+}

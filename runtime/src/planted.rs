@@ -1,0 +1,84 @@
+//! Planted faults: switches that each break one rule, so that the checker can be seen to catch it.
+//!
+//! They exist only in builds with the feature `planted-faults`, where the environment variable
+//! `TERN_PLANTED_FAULT` names at most one. Without the feature [`active`] is `false` at compile time.
+
+/// A rule that can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A resend is stored as a new message.
+    NoDedup,
+    /// What was sent before a restart is not recognised after it.
+    DedupForgottenAtRestart,
+    /// Acknowledges first and writes later.
+    AckBeforeCommit,
+    /// A later version becomes visible before an earlier one.
+    VersionOutOfCommitOrder,
+    /// Now and then the message does not enter the recipient's timeline.
+    RecipientDropped,
+    /// Acknowledged positions are lost at restart.
+    KeyBackAtRestart,
+    /// Deltas start before a sync on the link has ended, so that they skip entries.
+    DeltaWithoutBeforeCheck,
+    /// The sending device gets no stub of its own message.
+    OwnStubMissing,
+    /// The same id with other content gets the first message's result.
+    ConflictAccepted,
+    /// A peek acknowledges.
+    PeekAcknowledges,
+    /// An acknowledgement of one device counts for all devices of the user.
+    AckMovesOtherDevices,
+    /// A read mark may go back.
+    ReadMarkGoesBack,
+    /// A read mark beyond the head is taken.
+    ReadAhead,
+    /// Now and then an entry is handed to a third user too.
+    ForeignEntry,
+    /// Sequence numbers of a conversation start again after a restart.
+    SequenceBackAtRestart,
+}
+
+impl Fault {
+    /// Every fault with the name by which it is switched on.
+    pub const ALL: [(Fault, &'static str); 15] = [
+        (Fault::NoDedup, "no-dedup"),
+        (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
+        (Fault::AckBeforeCommit, "ack-before-commit"),
+        (Fault::VersionOutOfCommitOrder, "version-out-of-commit-order"),
+        (Fault::RecipientDropped, "recipient-dropped"),
+        (Fault::KeyBackAtRestart, "key-back-at-restart"),
+        (Fault::DeltaWithoutBeforeCheck, "delta-without-before-check"),
+        (Fault::OwnStubMissing, "own-stub-missing"),
+        (Fault::ConflictAccepted, "conflict-accepted"),
+        (Fault::PeekAcknowledges, "peek-acknowledges"),
+        (Fault::AckMovesOtherDevices, "ack-moves-other-devices"),
+        (Fault::ReadMarkGoesBack, "read-mark-goes-back"),
+        (Fault::ReadAhead, "read-ahead"),
+        (Fault::ForeignEntry, "foreign-entry"),
+        (Fault::SequenceBackAtRestart, "sequence-back-at-restart"),
+    ];
+
+    /// The environment variable that names the fault.
+    pub const VARIABLE: &'static str = "TERN_PLANTED_FAULT";
+}
+
+/// Whether this fault is switched on.
+#[cfg(not(feature = "planted-faults"))]
+#[inline(always)]
+pub const fn active(_fault: Fault) -> bool {
+    false
+}
+
+/// Whether this fault is switched on.
+#[cfg(feature = "planted-faults")]
+pub fn active(fault: Fault) -> bool {
+    use std::sync::OnceLock;
+    static PLANTED: OnceLock<Option<Fault>> = OnceLock::new();
+    let planted = PLANTED.get_or_init(|| {
+        let name = std::env::var(Fault::VARIABLE).ok()?;
+        let found = Fault::ALL.into_iter().find(|(_, known)| *known == name).map(|(fault, _)| fault);
+        assert!(found.is_some(), "{} names no fault: {name}", Fault::VARIABLE);
+        found
+    });
+    *planted == Some(fault)
+}
