@@ -3,6 +3,10 @@
 //! [`Storage`] is the seam. What it promises is in `contract.rs`, a suite that every engine must pass; the first
 //! engine is [`embedded`], a segment log with an index. `sync-service` decides and calls; nothing else does.
 
+pub mod contract;
+pub mod embedded;
+pub mod reference;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

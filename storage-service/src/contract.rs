@@ -1,0 +1,91 @@
+//! The contract of [`Storage`]: a suite that every engine passes. For tests only.
+//!
+//! An engine's test file names where its stores live and takes the cases in:
+//!
+//! ```ignore
+//! tern_storage::contract_cases!(MyPlace::new());  // of every engine
+//! tern_storage::restart_cases!(MyPlace::new());   // of an engine that keeps what it is told
+//! ```
+//!
+//! Each case becomes a test with a [`Place`] of its own. What a case cannot say in a few lines, [`random`] says by comparing
+//! the engine with the [`crate::reference::Reference`] over random histories.
+
+mod author;
+pub mod cursors;
+mod history;
+pub mod pages;
+pub mod races;
+pub mod random;
+pub mod receipts;
+pub mod restarts;
+pub mod sends;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::Storage;
+
+/// Where one store lives.
+#[async_trait]
+pub trait Place: Send + Sync {
+    /// Opens the store: empty the first time, later with what it held. Whatever was opened before has been dropped.
+    async fn open(&self) -> Arc<dyn Storage>;
+}
+
+/// A test for each case that holds for every engine. Takes an expression for a new, empty [`Place`].
+#[macro_export]
+macro_rules! contract_cases {
+    ($place:expr) => {
+        $crate::named_cases! { $place;
+            sends: a_message_enters_both_timelines, a_resend_gets_the_first_answer, other_content_is_a_conflict,
+                a_refusal_is_remembered, ids_come_in_any_order, each_device_names_its_own_messages,
+                a_result_is_kept_and_then_never_doubled, both_sides_share_one_numbering, a_bad_op_fails_alone,
+                a_batch_keeps_its_order;
+            cursors: an_unknown_device_stands_nowhere, a_start_at_heads_is_no_acknowledgement,
+                a_start_at_the_oldest_leaves_a_known_device_alone, acknowledgements_never_move_back,
+                a_device_moves_alone, sending_acknowledges_nothing, the_underived_are_listed_in_order,
+                the_longest_silent_device_yields;
+            receipts: a_read_reaches_reader_and_author, a_read_of_own_messages_reaches_the_reader_only,
+                a_read_mark_never_goes_back, a_read_beyond_the_head_is_refused, a_stranger_is_refused,
+                a_read_implies_delivered, delivered_reaches_the_other_member_only, delivered_stops_at_the_head,
+                a_newer_receipt_replaces_the_older;
+            pages: a_page_ends_at_its_entries, a_page_ends_at_its_bytes, messages_come_before_receipts,
+                an_absent_class_is_left_out, the_same_key_gets_the_same_page, nobody_reads_another_timeline;
+            races: a_reader_misses_nothing, one_conversation_has_one_order, racing_resends_give_one_message,
+                racing_receipts_stay_in_order;
+            random: histories_equal_the_reference;
+        }
+    };
+}
+
+/// A test for each case about what an engine keeps. Takes an expression for a new, empty [`Place`].
+#[macro_export]
+macro_rules! restart_cases {
+    ($place:expr) => {
+        $crate::named_cases! { $place;
+            restarts: messages_are_there_afterwards, resends_are_recognised_afterwards, numbering_goes_on,
+                versions_go_on_above_what_was_replaced, acknowledgements_are_there_afterwards,
+                receipts_are_there_afterwards, what_was_answered_while_stopping_is_there;
+            random: histories_with_restarts_equal_the_reference;
+        }
+    };
+}
+
+/// The tests of [`contract_cases!`] and [`restart_cases!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! named_cases {
+    ($place:expr; $($module:ident: $($case:ident),+;)+) => {
+        $(mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::contract::$module::$case(&$place).await;
+                }
+            )+
+        })+
+    };
+}

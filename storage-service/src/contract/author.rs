@@ -1,0 +1,94 @@
+//! Who writes the random histories.
+
+use tern_proto::key::{Class, Version};
+use tern_proto::{ConversationId, UserId, v1};
+
+use super::history::{NOW, device};
+use super::random::Twins;
+use crate::{Content, Device, Op, PageRequest, Storage};
+
+/// Writes a history: three users with three devices each, and every kind of op, some of them wrong.
+pub(super) struct Author {
+    random: fastrand::Rng,
+    pub(super) devices: Vec<Device>,
+    users: Vec<UserId>,
+}
+
+impl Author {
+    pub(super) fn new(seed: u64) -> Author {
+        let names = ["ann", "ben", "cat"].map(|name| format!("{name}{seed}"));
+        let devices: Vec<Device> =
+            names.iter().flat_map(|name| (1..=3).map(move |n| device(&format!("{name}/d{n}")))).collect();
+        let users = names.iter().map(|name| name.parse().expect("a user name")).collect();
+        Author { random: fastrand::Rng::with_seed(seed), devices, users }
+    }
+
+    pub(super) async fn batch(&mut self, twins: &Twins) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for _ in 0..self.random.usize(1..=4) {
+            ops.push(self.op(twins).await);
+        }
+        ops
+    }
+
+    async fn op(&mut self, twins: &Twins) -> Op {
+        let device = self.devices[self.random.usize(..self.devices.len())].clone();
+        let time_ms = NOW + self.random.i64(-3_600_000..3_600_000);
+        match self.random.u32(..100) {
+            0..45 => {
+                let content = self.content(&device);
+                Op::Send { from: device, client_msg_id: self.random.u64(1..=20), content, time_ms }
+            }
+            45..53 => {
+                let start = if self.random.bool() { v1::Start::Oldest } else { v1::Start::Heads };
+                Op::Start { device, start, time_ms }
+            }
+            53..70 => {
+                let versions = Class::ALL.map(|class| self.version(twins, &device.user, class));
+                Op::Ack { device, versions, time_ms }
+            }
+            70..88 => Op::Read { by: device, conversation: self.conversation(), seq: self.random.u64(..12), time_ms },
+            _ => {
+                let acked = twins.reference.device(&device).await.expect("available").acked[0];
+                let derived = self.version(twins, &device.user, Class::Messages).unwrap_or(0).min(acked);
+                let positions =
+                    (0..self.random.usize(..3)).map(|_| (self.conversation(), self.random.u64(..12))).collect();
+                Op::Delivered { by: device, derived, positions, time_ms }
+            }
+        }
+    }
+
+    /// Few ids and few texts, so that resends and conflicts are frequent.
+    fn content(&mut self, from: &Device) -> Content {
+        if self.random.u32(..5) == 0 {
+            return Content::Refused { code: v1::Code::TextTooLong, hash: self.random.u64(..3) };
+        }
+        let others: Vec<&UserId> = self.users.iter().filter(|user| **user != from.user).collect();
+        let to = others[self.random.usize(..others.len())].clone();
+        let length = if self.random.u32(..8) == 0 { 9_000 } else { 3 };
+        let text = self.random.choice(["a", "b", "é"]).unwrap_or("a").repeat(length);
+        Content::Text { to, text }
+    }
+
+    fn conversation(&mut self) -> ConversationId {
+        let first = self.random.usize(..3);
+        let second = (first + self.random.usize(1..3)) % 3;
+        ConversationId::of_two(&self.users[first], &self.users[second])
+    }
+
+    /// A version that the timeline had, as the reference numbers it; 0; or none.
+    fn version(&mut self, twins: &Twins, user: &UserId, class: Class) -> Option<Version> {
+        let known = twins.ranks(user, class);
+        match self.random.usize(..known.len() + 2) {
+            0 => None,
+            1 => Some(0),
+            n => Some(known[n - 2].reference),
+        }
+    }
+
+    pub(super) fn page(&mut self, twins: &Twins) -> PageRequest {
+        let device = self.devices[self.random.usize(..self.devices.len())].clone();
+        let above = Class::ALL.map(|class| self.version(twins, &device.user, class));
+        PageRequest { device, above, max_entries: self.random.usize(1..12), max_bytes: usize::MAX }
+    }
+}

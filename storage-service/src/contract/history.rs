@@ -1,0 +1,146 @@
+//! Short words for the cases: ops, and reading all there is.
+
+use tern_proto::key::{CLASSES, Class, Version};
+use tern_proto::v1::entry::Body;
+use tern_proto::{ConversationId, DeviceId, UserId, limits, v1};
+
+use crate::{Content, Device, DeviceState, Op, Outcome, Page, PageRequest, Sent, Storage};
+
+/// The server's clock where a case does not care.
+pub(super) const NOW: i64 = 1_700_000_000_000;
+
+pub(super) fn user(name: &str) -> UserId {
+    name.parse().expect("a user name")
+}
+
+/// From `alice/d1`.
+pub(super) fn device(name: &str) -> Device {
+    let (user_name, id) = name.split_once('/').expect("user/device");
+    Device { user: user(user_name), id: DeviceId::new(id).expect("a device name") }
+}
+
+pub(super) fn conversation(name: &str) -> ConversationId {
+    ConversationId::new(name).expect("a conversation")
+}
+
+pub(super) fn text(from: &str, client_msg_id: u64, to: &str, text: &str) -> Op {
+    let content = Content::Text { to: user(to), text: text.to_owned() };
+    Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
+}
+
+pub(super) fn refused(from: &str, client_msg_id: u64, hash: u64) -> Op {
+    let content = Content::Refused { code: v1::Code::EmptyText, hash };
+    Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
+}
+
+pub(super) fn start(of: &str, start: v1::Start) -> Op {
+    Op::Start { device: device(of), start, time_ms: NOW }
+}
+
+pub(super) fn ack(of: &str, versions: [Option<Version>; CLASSES]) -> Op {
+    Op::Ack { device: device(of), versions, time_ms: NOW }
+}
+
+pub(super) fn read(by: &str, of: &str, seq: u64) -> Op {
+    Op::Read { by: device(by), conversation: conversation(of), seq, time_ms: NOW }
+}
+
+pub(super) fn delivered(by: &str, derived: Version, of: &str, seq: u64) -> Op {
+    Op::Delivered { by: device(by), derived, positions: vec![(conversation(of), seq)], time_ms: NOW }
+}
+
+/// The same op at another time.
+pub(super) fn at(time: i64, mut op: Op) -> Op {
+    match &mut op {
+        Op::Send { time_ms, .. }
+        | Op::Start { time_ms, .. }
+        | Op::Ack { time_ms, .. }
+        | Op::Read { time_ms, .. }
+        | Op::Delivered { time_ms, .. } => *time_ms = time,
+    }
+    op
+}
+
+pub(super) async fn commit(store: &dyn Storage, op: Op) -> Outcome {
+    let mut outcomes = store.commit(vec![op]).await;
+    assert_eq!(outcomes.len(), 1, "one outcome for each op");
+    outcomes.remove(0)
+}
+
+/// Commits a send that must be stored, now or before.
+pub(super) async fn sent(store: &dyn Storage, op: Op) -> Sent {
+    match commit(store, op).await {
+        Outcome::Sent(sent) => sent,
+        other => panic!("expected a stored message: {other:?}"),
+    }
+}
+
+/// Commits an op that may raise a receipt: the users told, by name.
+pub(super) async fn raised(store: &dyn Storage, op: Op) -> Vec<String> {
+    match commit(store, op).await {
+        Outcome::Raised(users) => {
+            let mut names: Vec<String> = users.iter().map(UserId::to_string).collect();
+            names.sort();
+            names
+        }
+        other => panic!("expected Raised: {other:?}"),
+    }
+}
+
+pub(super) async fn state(store: &dyn Storage, of: &str) -> DeviceState {
+    store.device(&device(of)).await.expect("available")
+}
+
+pub(super) async fn page(
+    store: &dyn Storage,
+    reader: &Device,
+    above: [Option<Version>; CLASSES],
+    max_entries: usize,
+) -> Page {
+    let request = PageRequest { device: reader.clone(), above, max_entries, max_bytes: limits::PAGE_BYTES };
+    store.page(request).await.expect("available")
+}
+
+/// Reads both timelines of the device's user to their ends.
+pub(super) async fn timelines(store: &dyn Storage, reader: &Device) -> Vec<v1::Entry> {
+    let mut entries = Vec::new();
+    let mut above = [Some(0); CLASSES];
+    loop {
+        let page = page(store, reader, above, limits::PAGE_ENTRIES).await;
+        assert!(!page.entries.is_empty() || page.more == [false; CLASSES], "paging ends");
+        entries.extend(page.entries);
+        above = page.after;
+        if page.more == [false; CLASSES] {
+            // Pages of class 1 come first; after several pages each class is still ascending.
+            entries.sort_by_key(|entry: &v1::Entry| entry.class);
+            return entries;
+        }
+    }
+}
+
+/// The messages, those of the device itself included as stubs: (conversation, seq, text or "stub").
+pub(super) async fn messages(store: &dyn Storage, reader: &str) -> Vec<(String, u64, String)> {
+    let entries = timelines(store, &device(reader)).await;
+    let line = |entry: v1::Entry| match entry.body? {
+        Body::Message(message) => Some((message.conversation, message.seq, message.text)),
+        Body::Stub(stub) => Some((stub.conversation, stub.seq, "stub".to_owned())),
+        _ => None,
+    };
+    entries.into_iter().filter_map(line).collect()
+}
+
+/// The receipts in a timeline: (version, member, kind, seq).
+pub(super) async fn receipts(store: &dyn Storage, reader: &str) -> Vec<(Version, String, v1::ReceiptKind, u64)> {
+    let entries = timelines(store, &device(reader)).await;
+    let line = |entry: v1::Entry| match entry.body? {
+        Body::Receipt(receipt) => Some((entry.version, receipt.member.clone(), receipt.kind(), receipt.seq)),
+        _ => None,
+    };
+    entries.into_iter().filter_map(line).collect()
+}
+
+/// The versions of one class in a timeline.
+pub(super) async fn versions(store: &dyn Storage, reader: &str, class: Class) -> Vec<Version> {
+    let entries = timelines(store, &device(reader)).await;
+    entries.iter().filter(|entry| entry.class == class.number()).map(|entry| entry.version).collect()
+}

@@ -1,0 +1,315 @@
+//! Opening a data directory: lock, format, index, then the log behind the last checkpoint.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::time::Duration;
+
+use tern_runtime::planted::{self, Fault};
+
+use super::checkpoint::Checkpoints;
+use super::decide::Decider;
+use super::frame::FrameBuilder;
+use super::index::{Index, IndexError};
+use super::log::{Appender, Log, SyncFn};
+use super::record::{Fact, Meta};
+use super::scan::{self, Scan};
+use super::users::Users;
+use super::writer::{FRAME_BYTES, Writer};
+use super::{Embedded, QUEUE, Shared};
+use crate::Durability;
+
+const LOCK: &str = "lock";
+const FORMAT: &str = "format";
+const INDEX: &str = "index.redb";
+const LOG: &str = "log";
+const FORMAT_VERSION: u32 = 1;
+
+/// How to open a store.
+pub struct Options {
+    /// Its directory; created if it is not there.
+    pub dir: PathBuf,
+    /// When a commit is answered.
+    pub durability: Durability,
+    /// For how long results of sends are kept; a day more than is published.
+    pub keep_results: Duration,
+    /// Bytes of a log segment, for a new store: a multiple of 4096, at least 1 MiB.
+    pub segment_bytes: u64,
+    /// A checkpoint is written when the log has grown by this much: it bounds what a start has to read.
+    pub checkpoint_bytes: u64,
+    /// Replaces the sync of a written frame, so that a test can let it fail.
+    pub sync: Option<SyncFn>,
+}
+
+impl Options {
+    /// The defaults, in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Options {
+        Options {
+            dir: dir.into(),
+            durability: Durability::Disk,
+            keep_results: tern_proto::limits::DEDUP + Duration::from_secs(24 * 3600),
+            segment_bytes: 32 * 1024 * 1024,
+            checkpoint_bytes: 32 * 1024 * 1024,
+            sync: None,
+        }
+    }
+}
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The store's epoch.
+    pub epoch: u64,
+    /// Whether the epoch is new because something was lost that cannot be named.
+    pub new_epoch: bool,
+    /// Messages whose text is damaged; they are handed out as `damaged`.
+    pub damaged: u64,
+    /// Places in the log where something was lost.
+    pub lost: Vec<u64>,
+    /// Records read from the log.
+    pub replayed: u64,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{0} is in use by another process; stop that one or choose another --data directory")]
+    Locked(PathBuf),
+    /// It was written by another version of Tern.
+    #[error(
+        "{path} has format {found}, this version of Tern reads format {FORMAT_VERSION}; use the version that wrote it"
+    )]
+    Format {
+        /// The format file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// The format file does not check out, and without it nothing in the log can be trusted.
+    #[error("{0} is damaged; restore it from a backup of the same data directory")]
+    DamagedFormat(PathBuf),
+    /// The file system refuses.
+    #[error("{path}: {error}")]
+    Io {
+        /// What was opened.
+        path: PathBuf,
+        /// Why it could not be.
+        error: io::Error,
+    },
+    /// The index fails even though it was made anew.
+    #[error("{0}: {1}")]
+    Index(PathBuf, String),
+}
+
+impl Embedded {
+    /// Opens the store, reads what is behind the last checkpoint and starts the writer. Blocks; progress of a long read goes to the log.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each says what to do.
+    pub fn open(options: Options) -> Result<Embedded, OpenError> {
+        let dir = options.dir.clone();
+        let io_error = |error| OpenError::Io { path: dir.clone(), error };
+        fs::create_dir_all(&dir).map_err(io_error)?;
+        let lock = lock(&dir)?;
+        let format = Format::load_or_create(&dir, options.segment_bytes)?;
+        let log = Arc::new(Log::open(&dir.join(LOG), format.salt, format.segment_bytes).map_err(io_error)?);
+        let index = open_index(&dir.join(INDEX))?;
+        let index_error = |error: IndexError| OpenError::Index(dir.join(INDEX), error.to_string());
+        let (applied, epoch) = index.applied().map_err(index_error)?;
+
+        let users = Users::new(index.underived().map_err(index_error)?);
+        let mut replay = Replay {
+            users: &users,
+            index: &index,
+            decider: Decider::default(),
+            epoch,
+            dirty: Vec::new(),
+            count: 0,
+            error: None,
+        };
+        let scan =
+            scan::scan(&log, applied, |position, found| replay.apply(position, &found.meta)).map_err(io_error)?;
+        let Replay { decider, epoch, dirty, count, error, .. } = replay;
+        error.map_or(Ok(()), |error| Err(index_error(error)))?;
+
+        let sync = options.sync.unwrap_or_else(|| sync_for(options.durability));
+        let end = scan.end;
+        let mut appender = Appender::resume(log.clone(), sync, end, scan.last.clone()).map_err(io_error)?;
+        let new_epoch = !scan.lost.is_empty();
+        let epoch = if new_epoch || epoch == 0 { write_epoch(&log, &mut appender).map_err(io_error)? } else { epoch };
+        let recovered = report(&dir, &scan, epoch, new_epoch, count);
+
+        let shared =
+            Arc::new(Shared { epoch, log, index, users, decider: Mutex::new(decider), failed: OnceLock::new() });
+        let keep_ms = i64::try_from(options.keep_results.as_millis()).unwrap_or(i64::MAX);
+        let mut checkpoints = Checkpoints::new(keep_ms, options.checkpoint_bytes, applied);
+        checkpoints.dirty(dirty);
+        let (jobs, receiver) = mpsc::sync_channel(QUEUE);
+        let writer = Writer::new(shared.clone(), appender, checkpoints);
+        let writer = std::thread::Builder::new()
+            .name("tern-writer".into())
+            .spawn(move || writer.run(&receiver))
+            .map_err(io_error)?;
+        Ok(Embedded {
+            shared,
+            durability: options.durability,
+            recovered,
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(writer)),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+}
+
+/// Applies what the log says behind the last checkpoint.
+struct Replay<'a> {
+    users: &'a Users,
+    index: &'a Index,
+    decider: Decider,
+    epoch: u64,
+    dirty: Vec<tern_proto::UserId>,
+    count: u64,
+    error: Option<IndexError>,
+}
+
+impl Replay<'_> {
+    fn apply(&mut self, position: u64, meta: &Meta) {
+        if let Err(error) = self.try_apply(position, meta) {
+            self.error.get_or_insert(error);
+        }
+        self.count += 1;
+        if self.count.is_multiple_of(1_000_000) {
+            tracing::info!(records = self.count, "reading the log");
+        }
+    }
+
+    fn try_apply(&mut self, position: u64, meta: &Meta) -> Result<(), IndexError> {
+        if let Some(Fact::Epoch(epoch)) = meta.fact {
+            self.epoch = epoch;
+        }
+        if planted::active(Fault::KeyBackAtRestart) && matches!(meta.fact, Some(Fact::Ack(_))) {
+            return Ok(());
+        }
+        let forgotten = matches!(meta.fact, Some(Fact::Message(_)))
+            && (planted::active(Fault::DedupForgottenAtRestart) || planted::active(Fault::SequenceBackAtRestart));
+        // What a restart reads belongs to the first checkpoint after it.
+        let checkpoint = 1;
+        if !forgotten {
+            self.decider.note(self.index, position, meta, checkpoint)?;
+        }
+        self.dirty.extend(self.users.apply(self.index, position, meta, checkpoint)?);
+        self.dirty.dedup();
+        Ok(())
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join(LOCK);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = open.map_err(|error| OpenError::Io { path: path.clone(), error })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io { path, error }),
+    }
+}
+
+/// An index that cannot be opened is made anew: everything in it is in the log.
+fn open_index(path: &Path) -> Result<Index, OpenError> {
+    let error = match Index::open(path) {
+        Ok(index) => return Ok(index),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "the index is damaged; it is rebuilt from the log");
+    fs::remove_file(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
+    Index::open(path).map_err(|error| OpenError::Index(path.to_owned(), error.to_string()))
+}
+
+fn sync_for(durability: Durability) -> SyncFn {
+    match durability {
+        Durability::Disk => Arc::new(File::sync_data),
+        Durability::Os => Arc::new(|_| Ok(())),
+    }
+}
+
+fn write_epoch(log: &Log, appender: &mut Appender) -> io::Result<u64> {
+    let epoch = fastrand::u64(1..);
+    let position = appender.position_for(FRAME_BYTES.min(log.segment_bytes as usize / 4))?;
+    let mut frame = FrameBuilder::new(log.salt, position);
+    frame.push(&Meta { fact: Some(Fact::Epoch(epoch)) }, &[]);
+    let (position, bytes) = frame.finish();
+    appender.append(position, bytes)?;
+    appender.sync_all()?;
+    Ok(epoch)
+}
+
+fn report(dir: &Path, scan: &Scan, epoch: u64, new_epoch: bool, replayed: u64) -> Recovered {
+    let dir = dir.display();
+    if new_epoch {
+        tracing::error!(%dir, lost = ?scan.lost, "the log is damaged and something in it is lost; a new epoch makes every client fetch again. Check the disk");
+    }
+    if scan.damaged > 0 {
+        tracing::error!(%dir, messages = scan.damaged, "texts in the log are damaged; they are handed out as damaged. Check the disk");
+    }
+    tracing::info!(%dir, replayed, "the store is open");
+    Recovered { epoch, new_epoch, damaged: scan.damaged, lost: scan.lost.clone(), replayed }
+}
+
+/// What the format file says; without it nothing in the log can be told from noise.
+struct Format {
+    salt: u64,
+    segment_bytes: u64,
+}
+
+impl Format {
+    fn load_or_create(dir: &Path, segment_bytes: u64) -> Result<Format, OpenError> {
+        let path = dir.join(FORMAT);
+        match fs::read_to_string(&path) {
+            Ok(text) => Format::parse(&text, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join(LOG).exists() => {
+                let format = Format { salt: fastrand::u64(1..), segment_bytes };
+                format.save(&path).map_err(|error| OpenError::Io { path, error })?;
+                Ok(format)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::DamagedFormat(path)),
+            Err(error) => Err(OpenError::Io { path, error }),
+        }
+    }
+
+    fn render(&self) -> String {
+        let text = format!("tern-store {FORMAT_VERSION}\nsalt {:016x}\nsegment {}\n", self.salt, self.segment_bytes);
+        let crc = crc32fast::hash(text.as_bytes());
+        format!("{text}crc {crc:08x}\n")
+    }
+
+    fn parse(text: &str, path: PathBuf) -> Result<Format, OpenError> {
+        let mut words = text.split_whitespace();
+        if words.next() != Some("tern-store") {
+            return Err(OpenError::DamagedFormat(path));
+        }
+        let found = words.next().unwrap_or_default();
+        if found != FORMAT_VERSION.to_string() {
+            return Err(OpenError::Format { path, found: found.to_owned() });
+        }
+        let mut value = |name| if words.next() == Some(name) { words.next() } else { None };
+        let salt = value("salt").and_then(|word| u64::from_str_radix(word, 16).ok());
+        let segment_bytes = value("segment").and_then(|word| word.parse().ok());
+        match (salt, segment_bytes) {
+            (Some(salt), Some(segment_bytes)) if (Format { salt, segment_bytes }).render() == text => {
+                Ok(Format { salt, segment_bytes })
+            }
+            _ => Err(OpenError::DamagedFormat(path)),
+        }
+    }
+
+    fn save(&self, path: &Path) -> io::Result<()> {
+        let fresh = path.with_extension("new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(self.render().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    }
+}

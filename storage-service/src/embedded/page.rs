@@ -1,0 +1,198 @@
+//! Reading a page: which versions, then what the log says at each.
+
+use tern_proto::key::{CLASSES, Class, Version};
+use tern_proto::{UserId, v1};
+use tern_runtime::planted::{self, Fault};
+
+use super::frame::Found;
+use super::index::{ReceiptKey, ReceiptRow};
+use super::record::{Fact, Message};
+use super::{Failure, Shared};
+use crate::{Device, Page, PageRequest};
+
+/// One user's state at one moment, as far as the page needs it.
+struct Snapshot {
+    heads: [Version; CLASSES],
+    indexed: [Version; CLASSES],
+    versions: Vec<Version>,
+    receipts: Vec<(ReceiptKey, ReceiptRow)>,
+}
+
+/// Whether the page needs the index, and so perhaps the disk.
+pub(super) fn is_cold(shared: &Shared, request: &PageRequest) -> Result<bool, Failure> {
+    Ok(shared.users.with(&shared.index, &request.device.user, |user| {
+        let below = |(above, indexed): (&Option<Version>, &Version)| above.is_some_and(|above| above < *indexed);
+        request.above.iter().zip(&user.indexed).any(below)
+    })?)
+}
+
+pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failure> {
+    let [messages, receipts] = request.above;
+    let snapshot = snapshot(shared, request)?;
+    let mut page = Page { epoch: shared.epoch, heads: snapshot.heads, after: request.above, ..Page::default() };
+    let mut room = Room { entries: request.max_entries, bytes: request.max_bytes, empty: true };
+    if let Some(above) = messages {
+        let versions = class_one(shared, &request.device.user, above, request.max_entries, &snapshot)?;
+        let mut last = above;
+        for version in versions {
+            let Some(entry) = message_entry(shared, &request.device, version)? else {
+                last = version;
+                continue;
+            };
+            if !room.take(&entry) {
+                break;
+            }
+            last = version;
+            page.entries.push(entry);
+        }
+        page.after[Class::Messages as usize] = Some(last);
+        page.more[Class::Messages as usize] = last < snapshot.heads[Class::Messages as usize];
+    }
+    if let Some(above) = receipts {
+        let mut last = above;
+        for (key, row) in class_two(shared, &request.device.user, above, snapshot.indexed, snapshot.receipts)? {
+            let body = Some(v1::entry::Body::Receipt(key.entry(&row)));
+            let entry = v1::Entry { class: Class::Receipts.number(), version: row.version, body };
+            if !room.take(&entry) {
+                break;
+            }
+            last = row.version;
+            page.entries.push(entry);
+        }
+        page.after[Class::Receipts as usize] = Some(last);
+        page.more[Class::Receipts as usize] = last < snapshot.heads[Class::Receipts as usize];
+    }
+    Ok(page)
+}
+
+fn snapshot(shared: &Shared, request: &PageRequest) -> Result<Snapshot, Failure> {
+    let [messages, receipts] = request.above;
+    Ok(shared.users.with(&shared.index, &request.device.user, |user| {
+        let recent = visible(&user.recent);
+        let versions = messages.map_or(&[][..], |above| &recent[recent.partition_point(|&v| v <= above)..]);
+        let fresh = |above| user.receipts.iter().filter(move |(_, row)| row.version > above);
+        Snapshot {
+            heads: user.heads,
+            indexed: user.indexed,
+            versions: versions.iter().take(request.max_entries).copied().collect(),
+            receipts: receipts
+                .map(|above| fresh(above).map(|(key, row)| (key.clone(), *row)).collect())
+                .unwrap_or_default(),
+        }
+    })?)
+}
+
+/// The versions that are shown: all of them. (The planted fault hides the last but one until later ones follow.)
+fn visible(recent: &[Version]) -> std::borrow::Cow<'_, [Version]> {
+    let mut shown = std::borrow::Cow::Borrowed(recent);
+    if planted::active(Fault::VersionOutOfCommitOrder)
+        && recent.len() >= 2
+        && (recent[recent.len() - 1] / 8).is_multiple_of(2)
+    {
+        shown.to_mut().remove(recent.len() - 2);
+    }
+    shown
+}
+
+fn class_one(
+    shared: &Shared,
+    user: &UserId,
+    above: Version,
+    limit: usize,
+    snapshot: &Snapshot,
+) -> Result<Vec<Version>, Failure> {
+    let indexed = snapshot.indexed[Class::Messages as usize];
+    let mut versions = Vec::new();
+    if above < indexed {
+        versions = shared.index.versions(user, above, indexed, limit)?;
+    }
+    let room = limit - versions.len();
+    versions.extend(snapshot.versions.iter().take(room));
+    Ok(versions)
+}
+
+fn class_two(
+    shared: &Shared,
+    user: &UserId,
+    above: Version,
+    indexed: [Version; CLASSES],
+    fresh: Vec<(ReceiptKey, ReceiptRow)>,
+) -> Result<Vec<(ReceiptKey, ReceiptRow)>, Failure> {
+    let mut receipts = fresh;
+    if above < indexed[Class::Receipts as usize] {
+        for (key, row) in shared.index.receipts(user, above)? {
+            match receipts.iter_mut().find(|(newer, _)| *newer == key) {
+                Some((_, newer)) if newer.version >= row.version => {}
+                Some((_, older)) => *older = row,
+                None => receipts.push((key, row)),
+            }
+        }
+    }
+    receipts.sort_unstable_by_key(|(_, row)| row.version);
+    Ok(receipts)
+}
+
+/// The entry at a version; `None` only for a planted fault.
+fn message_entry(shared: &Shared, reader: &Device, version: Version) -> Result<Option<v1::Entry>, Failure> {
+    let body = match shared.log.read(version)? {
+        Some(Found { meta, body, .. }) => match meta.fact {
+            Some(Fact::Message(message)) => render(reader, version, message, body),
+            _ => damaged(String::new(), 0),
+        },
+        None => damaged(String::new(), 0),
+    };
+    if planted::active(Fault::OwnStubMissing) && matches!(body, v1::entry::Body::Stub(_)) {
+        return Ok(None);
+    }
+    Ok(Some(v1::Entry { class: Class::Messages.number(), version, body: Some(body) }))
+}
+
+fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<u8>>) -> v1::entry::Body {
+    let conversation = message.conversation().map(|conversation| conversation.to_string()).unwrap_or_default();
+    let Message { from, device, client_msg_id, seq, time_ms, .. } = message;
+    let server_msg_id = version;
+    if from == reader.user.as_str() && device == reader.id.as_str() {
+        return v1::entry::Body::Stub(v1::Stub { client_msg_id, server_msg_id, conversation, seq, time_ms });
+    }
+    match body.map(String::from_utf8) {
+        Some(Ok(text)) => v1::entry::Body::Message(v1::Message {
+            from,
+            conversation,
+            seq,
+            server_msg_id,
+            client_msg_id,
+            text,
+            time_ms,
+        }),
+        Some(Err(_)) | None => damaged(conversation, seq),
+    }
+}
+
+fn damaged(conversation: String, seq: u64) -> v1::entry::Body {
+    v1::entry::Body::Damaged(v1::Damaged { conversation, seq })
+}
+
+/// What is left of a page.
+struct Room {
+    entries: usize,
+    bytes: usize,
+    empty: bool,
+}
+
+impl Room {
+    /// Whether the entry still fits; the first always does.
+    fn take(&mut self, entry: &v1::Entry) -> bool {
+        let length = prost::Message::encoded_len(entry);
+        // As an element of a repeated field: a tag of one byte and its length.
+        let bytes = 1 + prost::length_delimiter_len(length) + length;
+        if !self.empty && (self.entries == 0 || bytes > self.bytes) {
+            // What comes after an entry that did not fit does not overtake it.
+            self.entries = 0;
+            return false;
+        }
+        self.empty = false;
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+}

@@ -1,0 +1,223 @@
+//! The writer thread: group commit by natural batching.
+//!
+//! Jobs that arrive while a frame is being written form the next one; nothing waits for a timer but lazy ops, which travel
+//! with the next commit or go alone [`LAZY`] after the oldest. Order of one batch: decide and stage every op, write the frame, make
+//! it durable, let readers see it, answer.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use tern_proto::UserId;
+use tern_runtime::planted::{self, Fault};
+use tokio::sync::oneshot;
+
+use super::checkpoint::Checkpoints;
+use super::decide::{self, Decision, Known};
+use super::frame::FrameBuilder;
+use super::log::Appender;
+use super::record::Meta;
+use super::{Failure, Shared};
+use crate::{LAZY, Op, Outcome};
+
+/// The most that one frame holds, so that one sync never carries more than this.
+pub(super) const FRAME_BYTES: usize = 1024 * 1024;
+/// How many jobs one batch takes at most.
+const BATCH_JOBS: usize = 4096;
+/// How often an otherwise idle writer looks after its checkpoints.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// One call of [`crate::Storage::commit`].
+pub(super) struct Job {
+    pub ops: Vec<Op>,
+    pub reply: oneshot::Sender<Vec<Outcome>>,
+}
+
+impl Job {
+    fn is_lazy(&self) -> bool {
+        self.ops.iter().all(|op| match op {
+            Op::Ack { .. } | Op::Delivered { .. } => true,
+            Op::Start { start, .. } => *start == tern_proto::v1::Start::Oldest,
+            Op::Send { .. } | Op::Read { .. } => false,
+        })
+    }
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    appender: Appender,
+    checkpoints: Checkpoints,
+    /// Lazy jobs that wait for company, and when the oldest came.
+    lazy: Vec<Job>,
+    lazy_since: Option<Instant>,
+    frame: Option<FrameBuilder>,
+    staged: Vec<(u64, Meta, String)>,
+    frame_bytes: usize,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, appender: Appender, checkpoints: Checkpoints) -> Writer {
+        let frame_bytes = FRAME_BYTES.min(shared.log.segment_bytes as usize / 4);
+        Writer {
+            shared,
+            appender,
+            checkpoints,
+            lazy: Vec::new(),
+            lazy_since: None,
+            frame: None,
+            staged: Vec::new(),
+            frame_bytes,
+        }
+    }
+
+    /// Serves jobs until every sender is gone; then commits what is lazy and writes a last checkpoint.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        while let Some(batch) = self.next_batch(jobs) {
+            if !batch.is_empty() {
+                self.commit(batch);
+            }
+            self.checkpoints.look_after(&self.shared, &self.appender);
+        }
+        let lazy = std::mem::take(&mut self.lazy);
+        self.commit(lazy);
+        self.checkpoints.finish(&self.shared, &self.appender);
+    }
+
+    /// Waits for work. Lazy jobs are held back until something eager comes or their time is over. `None` at the end.
+    fn next_batch(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
+        let wait = self.lazy_since.map_or(HOUSEKEEPING, |since| LAZY.saturating_sub(since.elapsed()));
+        let first = match jobs.recv_timeout(wait) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        let mut eager = Vec::new();
+        for job in first.into_iter().chain(jobs.try_iter()).take(BATCH_JOBS) {
+            if job.is_lazy() {
+                self.lazy_since.get_or_insert_with(Instant::now);
+                self.lazy.push(job);
+            } else {
+                eager.push(job);
+            }
+        }
+        let due = self.lazy_since.is_some_and(|since| since.elapsed() >= LAZY) || self.lazy.len() >= BATCH_JOBS;
+        if !eager.is_empty() || due {
+            self.lazy_since = None;
+            let mut batch = std::mem::take(&mut self.lazy);
+            batch.append(&mut eager);
+            return Some(batch);
+        }
+        Some(Vec::new())
+    }
+
+    fn commit(&mut self, batch: Vec<Job>) {
+        let mut outcomes = Vec::new();
+        let mut replies = Vec::with_capacity(batch.len());
+        // Outcomes below this are durable.
+        let mut durable = 0;
+        for job in batch {
+            let first = outcomes.len();
+            for op in job.ops {
+                let outcome = self.stage(op, &mut outcomes, &mut durable);
+                outcomes.push(outcome);
+            }
+            replies.push((job.reply, first..outcomes.len()));
+        }
+        if planted::active(Fault::AckBeforeCommit) {
+            answer(replies.drain(..), &outcomes);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.flush(&mut outcomes, &mut durable);
+        answer(replies.into_iter(), &outcomes);
+    }
+
+    /// Decides one op and puts its record into the frame.
+    fn stage(&mut self, op: Op, outcomes: &mut [Outcome], durable: &mut usize) -> Outcome {
+        if self.shared.has_failed() {
+            return Outcome::Unavailable;
+        }
+        let staged = self.try_stage(op, outcomes, durable);
+        staged.unwrap_or_else(|failure| {
+            self.shared.fail(&failure);
+            Outcome::Unavailable
+        })
+    }
+
+    fn try_stage(&mut self, op: Op, outcomes: &mut [Outcome], durable: &mut usize) -> Result<Outcome, Failure> {
+        let mut decision = self.decide(op.clone())?;
+        if matches!(decision, Decision::FlushFirst) {
+            self.flush(outcomes, durable);
+            if self.shared.has_failed() {
+                return Ok(Outcome::Unavailable);
+            }
+            decision = self.decide(op)?;
+        }
+        let (meta, body) = match decision {
+            Decision::Answer(outcome) => return Ok(outcome),
+            Decision::Record(meta, body) => (meta, body),
+            Decision::FlushFirst => return Ok(Outcome::Unavailable),
+        };
+        let room = meta.encoded_len() + body.len() + 64;
+        if self.frame.as_ref().is_some_and(|frame| frame.len() + room > self.frame_bytes) {
+            self.flush(outcomes, durable);
+            if self.shared.has_failed() {
+                return Ok(Outcome::Unavailable);
+            }
+        }
+        let frame = match &mut self.frame {
+            Some(frame) => frame,
+            None => {
+                let position = self.appender.position_for(self.frame_bytes.max(room))?;
+                self.frame.insert(FrameBuilder::new(self.shared.log.salt, position))
+            }
+        };
+        let position = frame.push(&meta, body.as_bytes());
+        self.shared.decider().note(&self.shared.index, position, &meta, self.checkpoints.next())?;
+        let outcome = decide::committed(position, &meta);
+        self.staged.push((position, meta, body));
+        Ok(outcome)
+    }
+
+    fn decide(&self, op: Op) -> Result<Decision, Failure> {
+        let Shared { log, index, users, .. } = &*self.shared;
+        self.shared.decider().decide(&Known { log, index, users, staged: &self.staged }, op)
+    }
+
+    /// Writes the frame, makes it durable and lets readers see it. If that fails, what was staged has an unknown outcome.
+    fn flush(&mut self, outcomes: &mut [Outcome], durable: &mut usize) {
+        let staged = std::mem::take(&mut self.staged);
+        let written = match self.frame.take() {
+            Some(frame) if !frame.is_empty() && !self.shared.has_failed() => self.write(frame, &staged),
+            Some(_) if self.shared.has_failed() => Err(Failure::Stopped),
+            _ => Ok(()),
+        };
+        if let Err(failure) = written {
+            self.shared.fail(&failure);
+            outcomes[*durable..].fill(Outcome::Unknown);
+        }
+        *durable = outcomes.len();
+    }
+
+    fn write(&mut self, frame: FrameBuilder, staged: &[(u64, Meta, String)]) -> Result<(), Failure> {
+        let (position, bytes) = frame.finish();
+        self.appender.append(position, bytes)?;
+        let mut dirty: HashSet<UserId> = HashSet::new();
+        for (position, meta, _) in staged {
+            dirty.extend(self.shared.users.apply(&self.shared.index, *position, meta, self.checkpoints.next())?);
+        }
+        self.checkpoints.dirty(dirty);
+        Ok(())
+    }
+}
+
+fn answer(
+    replies: impl Iterator<Item = (oneshot::Sender<Vec<Outcome>>, std::ops::Range<usize>)>,
+    outcomes: &[Outcome],
+) {
+    for (reply, range) in replies {
+        // A caller that has gone away does not need its answer; its ops stand.
+        let _ = reply.send(outcomes[range].to_vec());
+    }
+}

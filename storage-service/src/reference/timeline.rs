@@ -1,0 +1,92 @@
+//! What a user reads: its timelines, an entry per version.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use tern_proto::key::{CLASSES, Class, Version};
+use tern_proto::v1;
+use tern_proto::v1::entry::Body;
+
+use crate::{Device, Page, PageRequest};
+
+/// One step of a timeline.
+#[derive(Clone)]
+pub(super) enum Item {
+    /// A message; the device that sent it reads a stub instead.
+    Message { sender: Device, message: v1::Message },
+    /// A receipt.
+    Receipt(v1::Receipt),
+}
+
+/// The timelines of one user.
+#[derive(Default)]
+pub(super) struct Timelines {
+    classes: [BTreeMap<Version, Item>; CLASSES],
+}
+
+impl Timelines {
+    pub(super) fn add_message(&mut self, version: Version, sender: &Device, message: &v1::Message) {
+        let item = Item::Message { sender: sender.clone(), message: message.clone() };
+        self.classes[Class::Messages as usize].insert(version, item);
+    }
+
+    /// Takes the place of the older receipt of the same (conversation, member, kind).
+    pub(super) fn add_receipt(&mut self, version: Version, receipt: &v1::Receipt) {
+        let receipts = &mut self.classes[Class::Receipts as usize];
+        receipts.retain(|_, item| !matches!(item, Item::Receipt(older) if same_key(older, receipt)));
+        receipts.insert(version, Item::Receipt(receipt.clone()));
+    }
+
+    /// The newest version of each class. The newest receipt is never replaced by an older one, so it is still there.
+    pub(super) fn heads(&self) -> [Version; CLASSES] {
+        self.classes.each_ref().map(|items| items.last_key_value().map_or(0, |(version, _)| *version))
+    }
+
+    /// Fills `page` class by class, until an entry is over the count or the bytes.
+    pub(super) fn read(&self, request: &PageRequest, page: &mut Page) {
+        page.heads = self.heads();
+        page.after = request.above;
+        let mut bytes = 0;
+        for class in Class::ALL {
+            let Some(above) = request.above[class as usize] else { continue };
+            for (&version, item) in self.classes[class as usize].iter().filter(|(version, _)| **version > above) {
+                let entry = item.entry(class, version, &request.device);
+                bytes += encoded_bytes(&entry);
+                let fits = page.entries.len() < request.max_entries && bytes <= request.max_bytes;
+                if !fits && !page.entries.is_empty() {
+                    page.more[class as usize] = true;
+                    break;
+                }
+                page.after[class as usize] = Some(version);
+                page.entries.push(entry);
+            }
+        }
+    }
+}
+
+impl Item {
+    fn entry(&self, class: Class, version: Version, reader: &Device) -> v1::Entry {
+        let body = match self.clone() {
+            Item::Message { sender, message } if sender == *reader => Body::Stub(v1::Stub {
+                client_msg_id: message.client_msg_id,
+                server_msg_id: message.server_msg_id,
+                conversation: message.conversation,
+                seq: message.seq,
+                time_ms: message.time_ms,
+            }),
+            Item::Message { message, .. } => Body::Message(message),
+            Item::Receipt(receipt) => Body::Receipt(receipt),
+        };
+        v1::Entry { class: class.number(), version, body: Some(body) }
+    }
+}
+
+fn same_key(a: &v1::Receipt, b: &v1::Receipt) -> bool {
+    (&a.conversation, &a.member, a.kind) == (&b.conversation, &b.member, b.kind)
+}
+
+/// The bytes of an entry as an element of the reply's repeated field: tag, length and the entry.
+fn encoded_bytes(entry: &v1::Entry) -> usize {
+    let length = entry.encoded_len();
+    1 + prost::length_delimiter_len(length) + length
+}
