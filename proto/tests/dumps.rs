@@ -1,6 +1,6 @@
 //! The byte dumps of `docs/protocol.md` are what the codec writes, and the codec reads them back.
 //!
-//! After a change: `TERN_UPDATE=1 cargo test -p tern-proto --test dumps` writes section 10 anew; read the difference.
+//! After a change: `TERN_UPDATE=1 cargo test -p tern-proto --test dumps` writes its last section anew; read the difference.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -204,12 +204,12 @@ const HEADING: &str =
 fn the_dumps_of_the_protocol_page_are_what_the_codec_writes() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
     let text = std::fs::read_to_string(&page).unwrap();
-    let (before, after) = text.split_once(HEADING).expect("docs/protocol.md has section 10");
+    let (before, after) = text.split_once(HEADING).expect("docs/protocol.md has its section of dumps");
     if std::env::var_os("TERN_UPDATE").is_some() {
         std::fs::write(&page, format!("{before}{HEADING}{}", section())).unwrap();
         return;
     }
-    assert_eq!(after, section(), "section 10 is stale: TERN_UPDATE=1 cargo test -p tern-proto --test dumps");
+    assert_eq!(after, section(), "the dumps are stale: TERN_UPDATE=1 cargo test -p tern-proto --test dumps");
 }
 
 #[test]
