@@ -2,7 +2,7 @@
 //!
 //! An engine's test file names where its stores live and takes the cases in:
 //!
-//! ```ignore
+//! ```text
 //! tern_storage::contract_cases!(MyPlace::new());  // of every engine
 //! tern_storage::restart_cases!(MyPlace::new());   // of an engine that keeps what it is told
 //! ```
@@ -49,6 +49,7 @@ macro_rules! contract_cases {
             receipts: a_read_reaches_reader_and_author, a_read_of_own_messages_reaches_the_reader_only,
                 a_read_mark_never_goes_back, a_read_beyond_the_head_is_refused, a_stranger_is_refused,
                 a_read_implies_delivered, delivered_reaches_the_other_member_only, delivered_stops_at_the_head,
+                delivered_twice_in_one_op_is_the_highest,
                 a_newer_receipt_replaces_the_older;
             pages: a_page_ends_at_its_entries, a_page_ends_at_its_bytes, messages_come_before_receipts,
                 an_absent_class_is_left_out, the_same_key_gets_the_same_page, nobody_reads_another_timeline;

@@ -3,7 +3,7 @@
 //! Where the words of the trait leave a question open, this is the answer; the suite in [`crate::contract`] holds every engine
 //! against it. It is for tests: it keeps everything, forgets everything when dropped, and is quick enough.
 //!
-//! [`state`] is what is kept and what each op does to it; [`timeline`] is what a user reads.
+//! `state` is what is kept and what each op does to it; `timeline` is what a user reads.
 
 mod state;
 mod timeline;

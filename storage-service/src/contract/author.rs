@@ -52,7 +52,7 @@ impl Author {
                 let acked = twins.reference.device(&device).await.expect("available").acked[0];
                 let derived = self.version(twins, &device.user, Class::Messages).unwrap_or(0).min(acked);
                 let positions =
-                    (0..self.random.usize(..3)).map(|_| (self.conversation(), self.random.u64(..12))).collect();
+                    (0..self.random.usize(..5)).map(|_| (self.conversation(), self.random.u64(..12))).collect();
                 Op::Delivered { by: device, derived, positions, time_ms }
             }
         }

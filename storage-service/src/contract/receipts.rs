@@ -113,6 +113,18 @@ pub async fn delivered_reaches_the_other_member_only(place: &dyn Place) {
     assert!(!state(&*store, "bob/d1").await.known, "deriving remembers no device");
 }
 
+/// Of a conversation that stands twice the highest position counts, in whichever order they come; each user is told once.
+pub async fn delivered_twice_in_one_op_is_the_highest(place: &dyn Place) {
+    let store = place.open().await;
+    alice_writes_bob(&*store, 9).await;
+    for (seqs, highest) in [([3, 2], 3), ([5, 6], 6), ([9, 7], 9)] {
+        let positions = seqs.map(|seq| (super::history::conversation("alice:bob"), seq)).to_vec();
+        let op = crate::Op::Delivered { by: device("bob/d1"), derived: 0, positions, time_ms: NOW };
+        assert_eq!(raised(&*store, op).await, ["alice"]);
+        assert_eq!(held(&*store, "alice/d1").await, [("bob".to_owned(), Delivered, highest)]);
+    }
+}
+
 /// A position above the head, and one of a conversation that is not there, deliver only what is there.
 pub async fn delivered_stops_at_the_head(place: &dyn Place) {
     let store = place.open().await;

@@ -82,23 +82,33 @@ impl Decider {
             }
             Op::Read { by, conversation, seq, time_ms } => self.read(known.index, &by, &conversation, seq, time_ms),
             Op::Delivered { by, derived, positions, time_ms } => {
-                let mut raised = Vec::new();
-                for (conversation, seq) in positions {
-                    let Some(member) = member(&conversation, &by.user) else { continue };
-                    let known = self.conversation(known.index, &conversation)?;
-                    let seq = seq.min(known.seq);
-                    if seq > known.delivered[member] {
-                        let conversation = conversation.to_string();
-                        raised.retain(|earlier: &record::Raised| {
-                            earlier.conversation != conversation || earlier.seq > seq
-                        });
-                        raised.push(record::Raised { conversation, seq });
-                    }
-                }
+                let raised = self.raised(known.index, &by.user, positions)?;
                 let (user, device) = names(&by);
                 Ok(record(Fact::Delivered(record::Delivered { user, device, derived, time_ms, raised })))
             }
         }
+    }
+
+    /// Of the delivered positions those that go up, each conversation once.
+    fn raised(
+        &mut self,
+        index: &Index,
+        user: &UserId,
+        positions: Vec<(ConversationId, u64)>,
+    ) -> Result<Vec<record::Raised>, IndexError> {
+        let mut raised: BTreeMap<ConversationId, u64> = BTreeMap::new();
+        for (conversation, seq) in positions {
+            let Some(member) = member(&conversation, user) else { continue };
+            let known = self.conversation(index, &conversation)?;
+            let seq = seq.min(known.seq);
+            if seq > known.delivered[member] {
+                let highest = raised.entry(conversation).or_default();
+                *highest = seq.max(*highest);
+            }
+        }
+        let record =
+            |(conversation, seq): (ConversationId, u64)| record::Raised { conversation: conversation.to_string(), seq };
+        Ok(raised.into_iter().map(record).collect())
     }
 
     fn send(

@@ -165,6 +165,7 @@ impl State {
 
     fn start(&mut self, device: &Device, start: v1::Start, time_ms: i64) -> Outcome {
         let position = match start {
+            v1::Start::Oldest if self.cursors.contains_key(device) => return Outcome::Started([0; CLASSES]),
             v1::Start::Oldest => [0; CLASSES],
             v1::Start::Heads => self.heads(&device.user),
         };

@@ -1,0 +1,96 @@
+//! The seam between the sync service and the gateway, both ways.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tern_proto::key::Key;
+use tern_proto::{UserId, v1};
+use tern_storage::Device;
+
+/// A request that failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code:?}: {message}")]
+pub struct Refusal {
+    /// What it is on the wire.
+    pub code: v1::Code,
+    /// For the developer of the client; no content, no secrets.
+    pub message: String,
+    /// How long to wait before a retry; zero where a retry does not help.
+    pub retry_after: Duration,
+}
+
+/// What a hello learns; the gateway adds the session and the link's settings.
+#[derive(Clone, Debug)]
+pub struct Welcome {
+    /// Something lies above the key.
+    pub pending: bool,
+    /// The highest `client_msg_id` seen from the device.
+    pub highest_client_msg_id: u64,
+    /// What to do with the key.
+    pub key_order: v1::KeyOrder,
+    /// The start or the replacement; `None` where the client's key stands.
+    pub key: Option<Key>,
+}
+
+/// The entries between two keys, for a long link.
+#[derive(Clone, Debug)]
+pub enum Pushed {
+    /// Nothing that the device has to be told: nothing at all, or only its own stubs.
+    Nothing,
+    /// The entries above the key, and the key after them.
+    Delta(Vec<v1::Entry>, Key),
+    /// More than a delta carries: tell the device to sync.
+    TooMuch,
+}
+
+/// What the gateway asks of the sync service. One handler for both links.
+#[async_trait]
+pub trait SyncApi: Send + Sync + 'static {
+    /// A device arrives: registers it, judges its key, acknowledges it unless it peeks.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with a retryable code when storage is unavailable.
+    async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal>;
+
+    /// Sends messages in order; one result for each. Never fails as a whole: a storage that is unavailable is a retryable code in each result.
+    async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult>;
+
+    /// Hands out a page above the key and acknowledges the key unless it peeks.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal>;
+
+    /// Whether something lies above the key, now. Waiting is the gateway's, which holds the hints.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal>;
+
+    /// Acknowledges a key; returns once that is durable.
+    ///
+    /// # Errors
+    /// [`v1::Code::BadBody`] without a key; retryable when storage is unavailable.
+    async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal>;
+
+    /// Marks a conversation as read; returns once that is durable.
+    ///
+    /// # Errors
+    /// [`v1::Code::NotAMember`], [`v1::Code::BeyondHead`], or retryable.
+    async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal>;
+
+    /// What a long link whose last key is `above` should be told after a hint.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal>;
+
+    /// What an acknowledgement proves, for the hello reply.
+    fn durability(&self) -> v1::Durability;
+}
+
+/// Hints to the links of a user. A lost, doubled or late hint costs latency only.
+pub trait Hints: Send + Sync + 'static {
+    /// Something new is committed in a timeline of `user`; `except` is the device that caused it and needs no hint.
+    fn owed(&self, user: &UserId, except: Option<&Device>);
+}

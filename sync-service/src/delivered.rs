@@ -1,0 +1,204 @@
+//! Delivered receipts, derived from acknowledgements.
+//!
+//! Storage knows for each device what it has acknowledged and up to where receipts are derived from that. A step looks at the
+//! messages between the two and commits their positions together with the new "derived up to", so a crash loses none: what
+//! is left is found again by [`Derivation::recover`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tern_proto::key::{Class, Version};
+use tern_proto::v1::entry::Body;
+use tern_proto::{ConversationId, DeviceId, UserId, limits, v1};
+use tern_runtime::clock::unix_millis;
+use tern_storage::{Device, Op, Outcome, PageRequest, Storage, Unavailable};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::paced::{Job, Paced};
+use crate::{Hints, RECEIPT_PACE, RETRY_AFTER};
+
+/// Bytes that a step reads at most, beside its entries.
+const STEP_BYTES: usize = 1024 * 1024;
+/// How many devices are recovered at a time.
+const RECOVERED_AT_ONCE: usize = 128;
+
+/// Why acknowledgements are left underived for now. Nothing is lost: storage knows them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotDerived {
+    /// They could not be read.
+    #[error(transparent)]
+    Unread(#[from] Unavailable),
+    /// The receipts were not stored, or not certainly.
+    #[error("the receipts were not stored: {0:?}")]
+    NotStored(Option<Outcome>),
+}
+
+/// Derives.
+pub(crate) struct Derivation {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) hints: Arc<dyn Hints>,
+}
+
+/// What one look at a device's acknowledgements has found.
+struct Step {
+    device: Device,
+    derived: Version,
+    positions: BTreeMap<ConversationId, u64>,
+    /// Nothing acknowledged lies beyond it.
+    last: bool,
+}
+
+impl Derivation {
+    /// Derives all that these devices of one user have acknowledged, in steps.
+    pub(crate) async fn derive(&self, devices: impl IntoIterator<Item = Device>) -> Result<(), NotDerived> {
+        let mut devices: Vec<Device> = devices.into_iter().collect();
+        loop {
+            let mut steps = Vec::new();
+            for device in &devices {
+                steps.extend(self.look(device).await?);
+            }
+            if steps.is_empty() {
+                return Ok(());
+            }
+            devices = steps.iter().filter(|step| !step.last).map(|step| step.device.clone()).collect();
+            self.store(steps).await?;
+            if devices.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(RECEIPT_PACE).await;
+        }
+    }
+
+    /// Derives whatever a crash or an outage has left underived.
+    pub(crate) async fn recover(self: &Arc<Derivation>) -> Result<(), NotDerived> {
+        let mut after: Option<Device> = None;
+        let mut outcome = Ok(());
+        loop {
+            let devices = self.storage.underived(after.as_ref(), RECOVERED_AT_ONCE).await?;
+            let Some(last) = devices.last() else {
+                return outcome;
+            };
+            after = Some(last.clone());
+            let mut users = JoinSet::new();
+            for siblings in devices.chunk_by(|a, b| a.user == b.user) {
+                let (derivation, siblings) = (self.clone(), siblings.to_vec());
+                users.spawn(async move { derivation.derive(siblings).await });
+            }
+            outcome = users.join_all().await.into_iter().fold(outcome, Result::and);
+        }
+    }
+
+    /// Reads the next messages that the device has acknowledged; `None` if all are derived.
+    async fn look(&self, device: &Device) -> Result<Option<Step>, NotDerived> {
+        let state = self.storage.device(device).await?;
+        let acked = state.acked[Class::Messages as usize];
+        if state.derived >= acked {
+            return Ok(None);
+        }
+        let request = PageRequest {
+            device: device.clone(),
+            above: [Some(state.derived), None],
+            max_entries: limits::PAGE_ENTRIES,
+            max_bytes: STEP_BYTES,
+        };
+        let page = self.storage.page(request).await?;
+        let acknowledged = page.entries.iter().take_while(|entry| entry.version <= acked);
+        let count = acknowledged.clone().count();
+        let last = count < page.entries.len() || !page.more[Class::Messages as usize];
+        let derived = if last { acked } else { page.entries.last().map_or(acked, |entry| entry.version) };
+        Ok(Some(Step { device: device.clone(), derived, positions: positions(&device.user, acknowledged), last }))
+    }
+
+    /// Commits the steps of one user's devices and tells whom it concerns.
+    ///
+    /// Each device's op carries the positions of all: whichever is stored first raises them, once, and none is lost
+    /// where only some of the ops are stored.
+    async fn store(&self, steps: Vec<Step>) -> Result<(), NotDerived> {
+        let mut highest: BTreeMap<ConversationId, u64> = BTreeMap::new();
+        for (conversation, seq) in steps.iter().flat_map(|step| &step.positions) {
+            let position = highest.entry(conversation.clone()).or_default();
+            *position = (*position).max(*seq);
+        }
+        let positions: Vec<(ConversationId, u64)> = highest.into_iter().collect();
+        let time_ms = unix_millis();
+        let op = |step: Step| Op::Delivered {
+            by: step.device,
+            derived: step.derived,
+            positions: positions.clone(),
+            time_ms,
+        };
+        let ops: Vec<Op> = steps.into_iter().map(op).collect();
+        let mut wanted = ops.len();
+        for outcome in self.storage.commit(ops).await {
+            let Outcome::Raised(users) = outcome else {
+                return Err(NotDerived::NotStored(Some(outcome)));
+            };
+            users.iter().for_each(|user| self.hints.owed(user, None));
+            wanted -= 1;
+        }
+        if wanted == 0 { Ok(()) } else { Err(NotDerived::NotStored(None)) }
+    }
+}
+
+/// The highest sequence of what others sent, by conversation. A damaged entry counts where it is known.
+fn positions<'a>(user: &UserId, entries: impl Iterator<Item = &'a v1::Entry>) -> BTreeMap<ConversationId, u64> {
+    let mut positions = BTreeMap::new();
+    for entry in entries {
+        let (conversation, seq) = match &entry.body {
+            Some(Body::Message(message)) if message.from != user.as_str() => (&message.conversation, message.seq),
+            Some(Body::Damaged(damaged)) => (&damaged.conversation, damaged.seq),
+            _ => continue,
+        };
+        if let Ok(conversation) = ConversationId::new(conversation) {
+            let position: &mut u64 = positions.entry(conversation).or_default();
+            *position = (*position).max(seq);
+        }
+    }
+    positions
+}
+
+/// Derives for the devices of a user that have acknowledged. Paced by user, because that is who a receipt speaks of.
+pub(crate) struct Deliver {
+    pub(crate) derivation: Arc<Derivation>,
+    pub(crate) sweep: Arc<Paced<Sweep>>,
+}
+
+#[async_trait]
+impl Job for Deliver {
+    type Key = UserId;
+    type Work = BTreeSet<DeviceId>;
+
+    fn merge(waiting: &mut Self::Work, more: Self::Work) {
+        waiting.extend(more);
+    }
+
+    async fn run(&self, user: &UserId, devices: Self::Work) {
+        let devices = devices.into_iter().map(|id| Device { user: user.clone(), id });
+        if let Err(error) = self.derivation.derive(devices).await {
+            warn!(%error, %user, "delivered receipts are late");
+            self.sweep.add((), ());
+        }
+    }
+}
+
+/// Recovers, again and again until it succeeds: one task for all that an outage has left.
+pub(crate) struct Sweep {
+    pub(crate) derivation: Arc<Derivation>,
+}
+
+#[async_trait]
+impl Job for Sweep {
+    type Key = ();
+    type Work = ();
+
+    fn merge(_waiting: &mut (), _more: ()) {}
+
+    async fn run(&self, _key: &(), _work: ()) {
+        while let Err(error) = self.derivation.recover().await {
+            debug!(%error, "delivered receipts are still late");
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The service: each request judged, carried out against storage, answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tern_proto::key::{CLASSES, Class, Key, Version};
+use tern_proto::v1::{Code, KeyOrder};
+use tern_proto::{ConversationId, UserId, v1};
+use tern_runtime::clock::unix_millis;
+use tern_runtime::planted::{self, Fault};
+use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage, Unavailable};
+use tokio::sync::oneshot;
+
+use crate::acks::{self, Acks};
+use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
+use crate::keys::{Judgement, is_behind, judge, user_epoch};
+use crate::paced::Paced;
+use crate::reads::{ReadMark, Reads};
+use crate::{Hints, Pushed, RECEIPT_PACE, RETRY_AFTER, Refusal, SyncApi, Welcome, page, send};
+
+/// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
+pub struct SyncService {
+    storage: Arc<dyn Storage>,
+    hints: Arc<dyn Hints>,
+    derivation: Arc<Derivation>,
+    sweep: Arc<Paced<Sweep>>,
+    deliver: Arc<Paced<Deliver>>,
+    acks: Arc<Paced<Acks>>,
+    reads: Arc<Paced<Reads>>,
+}
+
+impl SyncService {
+    /// A service that stores in `storage` and tells `hints` who is owed something.
+    pub fn new(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>) -> Arc<SyncService> {
+        let derivation = Arc::new(Derivation { storage: storage.clone(), hints: hints.clone() });
+        let sweep = Paced::new(Sweep { derivation: derivation.clone() }, RECEIPT_PACE);
+        let deliver = Deliver { derivation: derivation.clone(), sweep: sweep.clone() };
+        let deliver = Paced::new(deliver, RECEIPT_PACE);
+        let acks = Acks { storage: storage.clone(), deliver: deliver.clone() };
+        // Storage has a pace of its own for them.
+        let acks = Paced::new(acks, Duration::ZERO);
+        let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
+        Arc::new(SyncService { storage, hints, derivation, sweep, deliver, acks, reads })
+    }
+
+    /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
+    pub fn recover(&self) {
+        self.sweep.add((), ());
+    }
+
+    /// Returns once everything that requests have left to do is done: before a stop, so that acknowledgements and receipts are
+    /// stored. While storage is unavailable that may be never, so the caller sets a deadline.
+    pub async fn quiet(&self) {
+        self.reads.quiet().await;
+        self.acks.quiet().await;
+        self.deliver.quiet().await;
+        self.sweep.quiet().await;
+    }
+
+    /// Acknowledges a key that stands, some time soon.
+    fn acknowledge(&self, device: &Device, key: &Key) {
+        if key.versions.iter().any(|version| *version > Some(0)) {
+            self.acks.add(device.clone(), key.versions);
+        }
+    }
+
+    /// A device without a key: where it starts.
+    async fn start(&self, device: &Device, request: &v1::HelloRequest, state: DeviceState) -> Result<Welcome, Refusal> {
+        let position = match request.start() {
+            // The client has its key whether or not the device is remembered already.
+            v1::Start::Oldest => {
+                if !request.peek {
+                    self.acks.add(device.clone(), [Some(0); CLASSES]);
+                }
+                [0; CLASSES]
+            }
+            // A peek leaves no trace.
+            v1::Start::Heads if request.peek => state.heads,
+            v1::Start::Heads => self.start_at_heads(device, &state).await?,
+        };
+        let key = Key::at(user_epoch(state.epoch, &device.user), position);
+        Ok(welcome(&state, KeyOrder::Start, Some(key), &key))
+    }
+
+    /// Stored before the reply: if it were forgotten, the client's next acknowledgement would tell that all below was delivered.
+    async fn start_at_heads(&self, device: &Device, state: &DeviceState) -> Result<[Version; CLASSES], Refusal> {
+        // The start counts all below as derived, so what was acknowledged before is derived first.
+        if state.acked[Class::Messages as usize] > state.derived {
+            self.derivation.derive([device.clone()]).await?;
+        }
+        let op = Op::Start { device: device.clone(), start: v1::Start::Heads, time_ms: unix_millis() };
+        match self.commit(op).await {
+            Outcome::Started(position) => Ok(position),
+            outcome => Err(not_stored(&outcome)),
+        }
+    }
+
+    /// What a device with an invalid key goes on with: what it has acknowledged.
+    async fn replacement(&self, device: &Device) -> Result<Key, Refusal> {
+        Ok(acknowledged(device, &self.storage.device(device).await?))
+    }
+
+    async fn commit(&self, op: Op) -> Outcome {
+        self.storage.commit(vec![op]).await.pop().unwrap_or(Outcome::Unknown)
+    }
+}
+
+#[async_trait]
+impl SyncApi for SyncService {
+    async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
+        let state = self.storage.device(device).await?;
+        let Some(key) = request.key.as_ref().map(Key::from) else {
+            return self.start(device, request, state).await;
+        };
+        match judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
+            Judgement::Stands => {
+                if acknowledges(request.peek) {
+                    // Even at 0, so that the device is remembered.
+                    self.acks.add(device.clone(), key.versions);
+                }
+                Ok(welcome(&state, KeyOrder::None, None, &key))
+            }
+            Judgement::Replace(order) => {
+                let key = acknowledged(device, &state);
+                Ok(welcome(&state, order, Some(key), &key))
+            }
+        }
+    }
+
+    async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
+        let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
+        let time_ms = unix_millis();
+        let ops = messages.into_iter().filter_map(|message| send::op(device, message, time_ms)).collect();
+        // A task of its own: a caller that goes away in the meantime takes neither the commit nor the hints with it.
+        let stored = tokio::spawn(store(self.storage.clone(), self.hints.clone(), device.clone(), ops));
+        let mut outcomes = stored.await.unwrap_or_default().into_iter();
+        let mut result = |id| match id {
+            0 => send::refusal(0, Code::BadMessageId),
+            id => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
+        };
+        ids.into_iter().map(&mut result).collect()
+    }
+
+    async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
+        let key = request.key.as_ref().map(Key::from);
+        let above = key.map_or([Some(0); CLASSES], |key| key.versions);
+        let page = self.storage.page(page::request(device, above, request.limit)).await?;
+        if let Some(key) = key {
+            match judge(&key, user_epoch(page.epoch, &device.user), page.heads) {
+                Judgement::Stands if acknowledges(request.peek) => self.acknowledge(device, &key),
+                Judgement::Stands => {}
+                Judgement::Replace(order) => {
+                    let key = Some((&self.replacement(device).await?).into());
+                    return Ok(v1::SyncReply { key, key_order: order.into(), ..v1::SyncReply::default() });
+                }
+            }
+        }
+        Ok(page::reply(device, page))
+    }
+
+    async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
+        let state = self.storage.device(device).await?;
+        let epoch = user_epoch(state.epoch, &device.user);
+        let key = request.key.as_ref().map_or(Key::oldest(epoch), Key::from);
+        match judge(&key, epoch, state.heads) {
+            Judgement::Stands => {
+                if acknowledges(request.peek) {
+                    self.acknowledge(device, &key);
+                }
+                Ok(v1::CheckReply { pending: is_behind(&key, state.heads), ..v1::CheckReply::default() })
+            }
+            Judgement::Replace(order) => {
+                let key = acknowledged(device, &state);
+                let pending = is_behind(&key, state.heads);
+                Ok(v1::CheckReply { pending, key_order: order.into(), key: Some((&key).into()) })
+            }
+        }
+    }
+
+    async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
+        let Some(key) = request.key.as_ref().map(Key::from) else {
+            return Err(refusal(Code::BadBody, "an ack carries a key"));
+        };
+        let state = self.storage.device(device).await?;
+        if let Judgement::Replace(order) = judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
+            let key = Some((&acknowledged(device, &state)).into());
+            return Ok(v1::AckReply { key_order: order.into(), key });
+        }
+        match acks::store(&*self.storage, device, &state, key.versions).await {
+            Outcome::Done => acks::derive(&self.deliver, device, &state, key.versions),
+            outcome => return Err(not_stored(&outcome)),
+        }
+        Ok(v1::AckReply::default())
+    }
+
+    async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
+        let not_a_member = || refusal(Code::NotAMember, "not a conversation of yours");
+        let conversation = ConversationId::new(&request.conversation).map_err(|_| not_a_member())?;
+        // Before anything is kept for it: a stranger cannot fill the map of marks with the conversations of others.
+        conversation.other(&device.user).ok_or_else(not_a_member)?;
+        let (outcome, became) = oneshot::channel();
+        let mark = ReadMark { by: device.clone(), seq: request.seq, outcome };
+        self.reads.add((conversation, device.user.clone()), vec![mark]);
+        match became.await.unwrap_or(Outcome::Unknown) {
+            Outcome::Raised(_) => Ok(v1::ReadReply {}),
+            Outcome::NotAMember => Err(not_a_member()),
+            Outcome::BeyondHead => Err(refusal(Code::BeyondHead, "no message has this seq yet")),
+            outcome => Err(not_stored(&outcome)),
+        }
+    }
+
+    async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {
+        let page = self.storage.page(page::request(device, above.versions, 0)).await?;
+        match judge(above, user_epoch(page.epoch, &device.user), page.heads) {
+            Judgement::Stands => Ok(page::pushed(device, page)),
+            // The sync that it is told to make brings the order.
+            Judgement::Replace(_) => Ok(Pushed::TooMuch),
+        }
+    }
+
+    fn durability(&self) -> v1::Durability {
+        match self.storage.durability() {
+            Durability::Disk => v1::Durability::Disk,
+            Durability::Os => v1::Durability::Os,
+        }
+    }
+}
+
+/// Commits a batch of sends and then hints, each user once: the recipients of what is new, and the sender's other devices.
+async fn store(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, by: Device, ops: Vec<Op>) -> Vec<Outcome> {
+    if ops.is_empty() {
+        return Vec::new();
+    }
+    let outcomes = storage.commit(ops).await;
+    let mut owed: BTreeMap<UserId, Option<&Device>> = BTreeMap::new();
+    for outcome in &outcomes {
+        if let Outcome::Sent(sent) = outcome
+            && sent.fresh
+        {
+            owed.extend(sent.conversation.other(&by.user).map(|recipient| (recipient, None)));
+            owed.insert(by.user.clone(), Some(&by));
+        }
+    }
+    owed.into_iter().for_each(|(user, except)| hints.owed(&user, except));
+    outcomes
+}
+
+fn acknowledges(peek: bool) -> bool {
+    !peek || planted::active(Fault::PeekAcknowledges)
+}
+
+/// What the device has acknowledged, as a key; before everything if it is unknown.
+fn acknowledged(device: &Device, state: &DeviceState) -> Key {
+    Key::at(user_epoch(state.epoch, &device.user), state.acked)
+}
+
+/// `stands` is the key that the client goes on with.
+fn welcome(state: &DeviceState, key_order: KeyOrder, key: Option<Key>, stands: &Key) -> Welcome {
+    let highest_client_msg_id = state.highest_client_msg_id;
+    Welcome { pending: is_behind(stands, state.heads), highest_client_msg_id, key_order, key }
+}
+
+fn refusal(code: Code, message: &str) -> Refusal {
+    let retry_after = if code.is_retryable() { RETRY_AFTER } else { Duration::ZERO };
+    Refusal { code, message: message.to_owned(), retry_after }
+}
+
+fn not_stored(outcome: &Outcome) -> Refusal {
+    match outcome {
+        Outcome::Unavailable => refusal(Code::Unavailable, "storage is unavailable"),
+        _ => refusal(Code::OutcomeUnknown, "storage has not answered; it may have been stored"),
+    }
+}
+
+/// The reason stays in storage's log.
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Refusal {
+        refusal(Code::Unavailable, "storage is unavailable")
+    }
+}
+
+impl From<NotDerived> for Refusal {
+    fn from(_: NotDerived) -> Refusal {
+        refusal(Code::Unavailable, "storage is unavailable")
+    }
+}

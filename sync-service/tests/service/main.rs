@@ -1,0 +1,6 @@
+//! The sync service over the reference of storage, with a recording end of the hints. Time is paused: no test waits.
+
+mod keys;
+mod receipts;
+mod sends;
+mod stage;

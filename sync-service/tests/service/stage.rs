@@ -1,0 +1,169 @@
+//! The service on a stage: a storage that can be watched and failed, and hints that are written down.
+
+// What fails here fails the test.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tern_proto::key::Key;
+use tern_proto::v1::entry::Body;
+use tern_proto::{UserId, v1};
+use tern_storage::reference::Reference;
+use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Page, PageRequest, Storage, Unavailable};
+use tern_sync::{Hints, SyncApi, SyncService};
+
+/// The reference, with a record of what was committed and a switch to fail it.
+#[derive(Default)]
+pub(crate) struct Watched {
+    pub(crate) reference: Reference,
+    commits: Mutex<Vec<Vec<Op>>>,
+    pub(crate) down: AtomicBool,
+    /// Commits, but does not tell.
+    pub(crate) mute: AtomicBool,
+}
+
+impl Watched {
+    /// What was committed since it was last asked, call by call.
+    pub(crate) fn take_commits(&self) -> Vec<Vec<Op>> {
+        std::mem::take(&mut self.commits.lock().unwrap())
+    }
+
+    fn up(&self) -> Result<(), Unavailable> {
+        if self.down.load(Ordering::SeqCst) { Err(Unavailable("switched off".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Storage for Watched {
+    async fn commit(&self, ops: Vec<Op>) -> Vec<Outcome> {
+        let count = ops.len();
+        if self.up().is_err() {
+            return vec![Outcome::Unavailable; count];
+        }
+        self.commits.lock().unwrap().push(ops.clone());
+        let outcomes = self.reference.commit(ops).await;
+        if self.mute.load(Ordering::SeqCst) { vec![Outcome::Unknown; count] } else { outcomes }
+    }
+
+    async fn page(&self, request: PageRequest) -> Result<Page, Unavailable> {
+        self.up()?;
+        self.reference.page(request).await
+    }
+
+    async fn device(&self, device: &Device) -> Result<DeviceState, Unavailable> {
+        self.up()?;
+        self.reference.device(device).await
+    }
+
+    async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable> {
+        self.up()?;
+        self.reference.underived(after, limit).await
+    }
+
+    fn durability(&self) -> Durability {
+        self.reference.durability()
+    }
+}
+
+/// Who was hinted, and which device was spared.
+#[derive(Default)]
+pub(crate) struct Recorded(Mutex<Vec<String>>);
+
+impl Hints for Recorded {
+    fn owed(&self, user: &UserId, except: Option<&Device>) {
+        let but = except.map(|device| format!(" but {}", device.id)).unwrap_or_default();
+        self.0.lock().unwrap().push(format!("{user}{but}"));
+    }
+}
+
+pub(crate) struct Stage {
+    pub(crate) storage: Arc<Watched>,
+    hints: Arc<Recorded>,
+    pub(crate) service: Arc<SyncService>,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Stage {
+        Stage::over(Arc::default())
+    }
+
+    /// A service over a storage that is there already, as after a crash.
+    pub(crate) fn over(storage: Arc<Watched>) -> Stage {
+        let hints: Arc<Recorded> = Arc::default();
+        Stage { storage: storage.clone(), hints: hints.clone(), service: SyncService::new(storage, hints) }
+    }
+
+    /// The hints since it was last asked, in the order of names.
+    pub(crate) fn take_hints(&self) -> Vec<String> {
+        let mut hints = std::mem::take(&mut *self.hints.0.lock().unwrap());
+        hints.sort();
+        hints
+    }
+
+    /// Sends a text that must be accepted.
+    pub(crate) async fn send(&self, from: &str, client_msg_id: u64, to: &str, text: &str) -> v1::SendResult {
+        let mut results = self.service.send(&device(from), vec![message(client_msg_id, to, text)]).await;
+        assert_eq!((results.len(), results[0].code()), (1, v1::Code::Ok));
+        results.remove(0)
+    }
+
+    /// Syncs without acknowledging.
+    pub(crate) async fn peek(&self, of: &str, key: Option<Key>) -> v1::SyncReply {
+        let request = v1::SyncRequest { key: key.map(|key| (&key).into()), peek: true, limit: 0 };
+        self.service.sync(&device(of), request).await.unwrap()
+    }
+
+    /// Syncs and acknowledges what is presented.
+    pub(crate) async fn sync(&self, of: &str, key: Key) -> v1::SyncReply {
+        let request = v1::SyncRequest { key: Some((&key).into()), peek: false, limit: 0 };
+        self.service.sync(&device(of), request).await.unwrap()
+    }
+
+    /// The key after all there is.
+    pub(crate) async fn head(&self, of: &str) -> Key {
+        key_of(self.peek(of, None).await.key)
+    }
+
+    pub(crate) async fn ack(&self, of: &str, key: Key) -> v1::AckReply {
+        self.service.ack(&device(of), v1::AckRequest { key: Some((&key).into()) }).await.unwrap()
+    }
+
+    pub(crate) async fn read(&self, by: &str, of: &str, seq: u64) -> Result<v1::ReadReply, v1::Code> {
+        let request = v1::ReadRequest { conversation: of.into(), seq };
+        self.service.read(&device(by), request).await.map_err(|refusal| refusal.code)
+    }
+
+    pub(crate) async fn hello(&self, of: &str, request: v1::HelloRequest) -> tern_sync::Welcome {
+        self.service.hello(&device(of), &request).await.unwrap()
+    }
+
+    pub(crate) async fn state(&self, of: &str) -> DeviceState {
+        self.storage.reference.device(&device(of)).await.unwrap()
+    }
+
+    /// The receipts in a timeline: (member, kind, seq).
+    pub(crate) async fn receipts(&self, of: &str) -> Vec<(String, v1::ReceiptKind, u64)> {
+        let entries = self.peek(of, None).await.entries;
+        let line = |entry: v1::Entry| match entry.body? {
+            Body::Receipt(receipt) => Some((receipt.member.clone(), receipt.kind(), receipt.seq)),
+            _ => None,
+        };
+        entries.into_iter().filter_map(line).collect()
+    }
+}
+
+/// From `alice/d1`.
+pub(crate) fn device(name: &str) -> Device {
+    let (user, id) = name.split_once('/').unwrap();
+    Device { user: user.parse().unwrap(), id: id.parse().unwrap() }
+}
+
+pub(crate) fn message(client_msg_id: u64, to: &str, text: &str) -> v1::OutMessage {
+    v1::OutMessage { client_msg_id, to: to.into(), text: text.into() }
+}
+
+pub(crate) fn key_of(wire: Option<v1::SyncKey>) -> Key {
+    Key::from(&wire.unwrap())
+}
