@@ -1,4 +1,7 @@
-//! What every Tern process does before it is itself: settings, logs, the clock, planted faults. No domain noun.
+//! What every Tern process does before it is itself: settings, logs, shutdown, the clock, planted faults. No domain noun.
 
 pub mod clock;
+pub mod logs;
 pub mod planted;
+pub mod settings;
+pub mod shutdown;

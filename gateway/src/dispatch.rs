@@ -1,0 +1,111 @@
+//! The handler table: one request in, one answer out, the same for both links.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tern_proto::{DeviceId, limits, v1};
+use tern_runtime::clock;
+use tern_sync::{Device, Refusal};
+use tokio::time::Instant;
+
+use crate::Gateway;
+use crate::registry::Presence;
+use crate::request::{Answer, Reply, Request, busy, millis, refusal};
+use crate::signal::{HINT, Signal};
+
+/// A hello that succeeded on a long link.
+pub(crate) struct Greeting {
+    pub(crate) reply: v1::HelloReply,
+    pub(crate) presence: Presence,
+}
+
+impl Gateway {
+    /// Carries out a request of a device that is who it says.
+    pub(crate) async fn answer(&self, device: &Device, request: Request) -> Answer {
+        Ok(match request {
+            Request::Heartbeat => Reply::Heartbeat,
+            Request::Hello(request) => Reply::Hello(self.hello(device, &request).await?),
+            Request::Sync(request) => Reply::Sync(self.sync.sync(device, request).await?),
+            Request::Send(request) => {
+                Reply::Send(v1::SendReply { results: self.sync.send(device, request.messages).await })
+            }
+            Request::Check(request) => Reply::Check(self.check(device, &request).await?),
+            Request::Ack(request) => Reply::Ack(self.sync.ack(device, request).await?),
+            Request::Read(request) => Reply::Read(self.sync.read(device, request).await?),
+        })
+    }
+
+    /// Who presents this token and device id.
+    pub(crate) fn authenticate(&self, token: &str, device_id: &str) -> Result<Device, Refusal> {
+        let user = self.verifier.verify(token).map_err(|bad| refusal(bad.code(), bad.to_string()))?;
+        let id = DeviceId::new(device_id).map_err(|bad| refusal(v1::Code::BadDevice, format!("device id: {bad}")))?;
+        Ok(Device { user, id })
+    }
+
+    /// The hello of a long link: the device becomes present, and an earlier link of it is displaced.
+    pub(crate) async fn greet(
+        &self,
+        request: v1::HelloRequest,
+        session: u64,
+        signal: Arc<Signal>,
+    ) -> Result<Greeting, Refusal> {
+        let device = self.authenticate(&request.token, &request.device_id)?;
+        let waiter = self.registry.wait(&device);
+        let mut reply = self.hello(&device, &request).await?;
+        reply.session = session;
+        let presence = self.registry.register(device, session, Arc::clone(&signal));
+        // What came after `pending` was read and before the registration reached only the waiter.
+        if waiter.is_none_or(|waiter| waiter.hinted()) {
+            signal.set(HINT);
+        }
+        Ok(Greeting { reply, presence })
+    }
+
+    async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<v1::HelloReply, Refusal> {
+        let welcome = self.sync.hello(device, request).await?;
+        Ok(v1::HelloReply {
+            session: 0,
+            user: device.user.to_string(),
+            heartbeat_ms: millis(self.settings.heartbeat),
+            limits: Some(published_limits()),
+            durability: self.sync.durability().into(),
+            tls: v1::TlsPolicy::Plain.into(),
+            pending: welcome.pending,
+            highest_client_msg_id: welcome.highest_client_msg_id,
+            key_order: welcome.key_order.into(),
+            key: welcome.key.as_ref().map(v1::SyncKey::from),
+            time_ms: clock::unix_millis(),
+        })
+    }
+
+    /// Asks at once, and again after each hint until there is something or the wait is over.
+    async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
+        let wait = Duration::from_millis(request.wait_ms.into()).min(limits::CHECK_WAIT);
+        if wait.is_zero() {
+            return self.sync.check(device, request).await;
+        }
+        let deadline = Instant::now() + wait;
+        // Listens before it asks, so that nothing can come unheard between the two.
+        let waiter = self.registry.wait(device).ok_or_else(|| busy("too many checks of this user wait already"))?;
+        loop {
+            let reply = self.sync.check(device, request).await?;
+            if reply.pending || reply.key_order() != v1::KeyOrder::None || Instant::now() >= deadline {
+                return Ok(reply);
+            }
+            if !tokio::time::timeout_at(deadline, waiter.hint()).await.unwrap_or(false) {
+                return Ok(reply);
+            }
+        }
+    }
+}
+
+fn published_limits() -> v1::Limits {
+    v1::Limits {
+        packet_bytes: limits::PACKET_BYTES as u32,
+        text_bytes: limits::TEXT_BYTES as u32,
+        send_messages: limits::SEND_MESSAGES as u32,
+        page_entries: limits::PAGE_ENTRIES as u32,
+        in_flight: limits::IN_FLIGHT as u32,
+        dedup_seconds: limits::DEDUP.as_secs(),
+    }
+}

@@ -1,0 +1,69 @@
+//! A gateway with both listeners on free ports.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve_long_link, serve_short_link};
+use tern_proto::UserId;
+use tern_runtime::shutdown::{self, Stopper};
+use tokio::task::JoinHandle;
+
+use crate::peer::Peer;
+use crate::service::Service;
+
+pub(crate) const SECRET: &[u8] = b"a secret of the tests";
+
+pub(crate) struct Bench {
+    pub(crate) service: Arc<Service>,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) stopper: Stopper,
+    pub(crate) long_link: SocketAddr,
+    pub(crate) http: SocketAddr,
+    /// The two listeners' tasks.
+    pub(crate) serving: [JoinHandle<()>; 2],
+}
+
+impl Bench {
+    pub(crate) fn start() -> Bench {
+        Bench::with(Settings::default())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Bench {
+        let registry = Registry::new();
+        let service = Service::new(Arc::clone(&registry));
+        let verifier = TokenVerifier::default().with_secret(SECRET).unwrap();
+        let gateway = Gateway::new(Arc::clone(&service) as _, registry, settings, verifier);
+        let (stopper, stop) = shutdown::channel();
+        let bind = || listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (long_link, http) = (bind(), bind());
+        Bench {
+            service,
+            stopper,
+            long_link: long_link.local_addr().unwrap(),
+            http: http.local_addr().unwrap(),
+            serving: [
+                tokio::spawn(serve_long_link(long_link, Arc::clone(&gateway), stop.clone())),
+                tokio::spawn(serve_short_link(http, Arc::clone(&gateway), stop)),
+            ],
+            gateway,
+        }
+    }
+
+    /// A connection on the long link that has said nothing yet.
+    pub(crate) async fn connect(&self) -> Peer {
+        Peer::connect(self.long_link).await
+    }
+
+    /// A long link that said hello.
+    pub(crate) async fn enter(&self, user: &str, device: &str) -> Peer {
+        let mut peer = self.connect().await;
+        peer.greet(user, device).await;
+        peer
+    }
+}
+
+/// A token that is good for a while.
+pub(crate) fn token(user: &str) -> String {
+    mint(SECRET, &UserId::new(user).unwrap(), Duration::from_secs(600))
+}

@@ -1,0 +1,131 @@
+//! How links end from the server's side: the stop, silence, a client that does not read.
+
+use std::time::Duration;
+
+use tern_gateway::{Ending, Settings};
+use tern_proto::{Command, v1};
+use tokio::net::TcpStream;
+
+use crate::bench::Bench;
+use crate::http::ask_json;
+use crate::peer::{key, packet, sync};
+
+#[tokio::test]
+async fn at_a_stop_every_link_is_told_when_to_come_back() {
+    let bench = Bench::start();
+    let mut peers = Vec::new();
+    for device in 0..20 {
+        peers.push(bench.enter("alice", &format!("d{device}")).await);
+    }
+    let mut silent = bench.connect().await;
+    // The accept comes before the stop if a later connection was answered.
+    peers.push(bench.enter("alice", "last").await);
+    bench.stopper.stop();
+    let mut waits = Vec::new();
+    for mut peer in peers {
+        let told = peer.go_away().await;
+        assert_eq!(told.reason(), v1::GoAwayReason::Shutdown);
+        assert!(told.retry_after_ms <= 5000);
+        waits.push(told.retry_after_ms);
+        peer.closed().await;
+    }
+    silent.go_away().await;
+    silent.closed().await;
+    drop(silent);
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 5, "the waits are spread: {waits:?}");
+    for listener in bench.serving {
+        tokio::time::timeout(Duration::from_secs(10), listener).await.expect("the drain ends").unwrap();
+    }
+    assert!(TcpStream::connect(bench.long_link).await.is_err(), "nobody listens any more");
+    assert_eq!(bench.gateway.counters().ended(Ending::Shutdown), 22);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_long_poll() {
+    let bench = Bench::start();
+    let waiting = tokio::spawn(ask_json(bench.http, "bob", "d1", "/v1/check", r#"{"waitMs": 60000}"#));
+    bench.service.reached("check", 1).await;
+    bench.stopper.stop();
+    let response = waiting.await.unwrap();
+    assert_eq!((response.status, response.text()), (200, "{}"));
+    for listener in bench.serving {
+        tokio::time::timeout(Duration::from_secs(5), listener).await.expect("the drain ends").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_grace_bounds_the_drain() {
+    let bench = Bench::with(Settings { drain_grace: Duration::from_millis(50), ..Settings::default() });
+    bench.service.hold("ack");
+    let body = r#"{"key": {"epoch": "9"}}"#;
+    let waiting = tokio::spawn(ask_json(bench.http, "bob", "d1", "/v1/ack", body));
+    bench.service.reached("ack", 1).await;
+    bench.stopper.stop();
+    for listener in bench.serving {
+        tokio::time::timeout(Duration::from_secs(5), listener).await.expect("the drain ends").unwrap();
+    }
+    bench.service.release("ack");
+    assert_eq!(waiting.await.unwrap().status, 200);
+}
+
+// half-open: a client that is gone without a word does not count as present for ever.
+#[tokio::test]
+async fn a_silent_link_is_closed() {
+    let bench = Bench::with(Settings { heartbeat: Duration::from_millis(100), ..Settings::default() });
+    let mut silent = bench.enter("alice", "d1").await;
+    assert_eq!(silent.go_away().await.reason(), v1::GoAwayReason::Silent);
+    silent.closed().await;
+    assert_eq!(bench.gateway.counters().ended(Ending::Silent), 1);
+}
+
+#[tokio::test]
+async fn heartbeats_keep_a_link() {
+    let bench = Bench::with(Settings { heartbeat: Duration::from_millis(200), ..Settings::default() });
+    let mut peer = bench.enter("alice", "d1").await;
+    let mut beats = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..10 {
+        beats.tick().await;
+        peer.quiet().await;
+    }
+    assert_eq!(bench.gateway.counters().ended(Ending::Silent), 0);
+}
+
+// Invariant 13: the server stops reading requests, and then gives the link up.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_bounded_and_closed() {
+    let bench = Bench::with(Settings { write_stall: Duration::from_millis(300), ..Settings::default() });
+    for _ in 0..60 {
+        bench.service.commit_quietly("bob", &"x".repeat(1000));
+    }
+    let peer = bench.enter("bob", "d1").await;
+    let page = packet(Command::Sync, 2, &sync(0));
+    // Far more pages than the buffers of both ends hold, each 60 kB; nobody reads them.
+    let flood = async {
+        loop {
+            peer.stream.writable().await.unwrap();
+            if peer.stream.try_write(&page).is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), flood).await.expect("the link was not closed");
+    assert_eq!(bench.gateway.counters().ended(Ending::Slow), 1);
+    let asked = bench.service.calls("sync").len();
+    assert!(asked < 1000, "{asked} pages were made for a client that reads none");
+}
+
+#[tokio::test]
+async fn a_device_is_gone_from_the_registry_when_its_link_ends() {
+    let bench = Bench::start();
+    let mut bob = bench.enter("bob", "d1").await;
+    bob.sync(2, 0).await;
+    drop(bob);
+    // Comes back on a new link; the hints of the old one are nobody's.
+    let mut again = bench.enter("bob", "d1").await;
+    bench.service.commit("bob", "1");
+    again.expect(Command::Notify.number(), 0).await;
+    again.ask(Command::Ack, 3, &v1::AckRequest { key: Some(key(1)) }).await;
+    let _: v1::AckReply = again.reply(Command::Ack, 3).await;
+}

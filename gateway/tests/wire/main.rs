@@ -1,0 +1,14 @@
+//! The gateway over real sockets, with literal bytes, in front of a small service in memory.
+
+#![allow(clippy::unwrap_used, reason = "these are tests, their support included")]
+
+mod batching;
+mod bench;
+mod bytes;
+mod checks;
+mod drain;
+mod greeting;
+mod hints;
+mod http;
+mod peer;
+mod service;

@@ -1,0 +1,211 @@
+//! A service in memory: one timeline per user, no dedup. It can be told to hold a kind of call back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tern_gateway::Registry;
+use tern_proto::{Key, UserId, v1};
+use tern_sync::{Device, Hints, Pushed, Refusal, SyncApi, Welcome};
+use tokio::sync::Notify;
+
+pub(crate) const EPOCH: u64 = 9;
+
+pub(crate) struct Service {
+    registry: Arc<Registry>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    timelines: HashMap<UserId, Vec<v1::Entry>>,
+    held: Vec<&'static str>,
+    calls: Vec<Call>,
+    away: bool,
+    too_much: bool,
+}
+
+/// A call that came, in the order of arrival.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) name: &'static str,
+    /// The `client_msg_id`s of a send.
+    pub(crate) ids: Vec<u64>,
+}
+
+impl Service {
+    pub(crate) fn new(registry: Arc<Registry>) -> Arc<Service> {
+        Arc::new(Service { registry, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Calls of this name wait until they are released.
+    pub(crate) fn hold(&self, name: &'static str) {
+        self.state.lock().unwrap().held.push(name);
+    }
+
+    pub(crate) fn release(&self, name: &'static str) {
+        self.state.lock().unwrap().held.retain(|held| *held != name);
+        self.changed.notify_waiters();
+    }
+
+    /// Everything but sends is refused.
+    pub(crate) fn go_away(&self, away: bool) {
+        self.state.lock().unwrap().away = away;
+    }
+
+    /// Pushes say that there is too much.
+    pub(crate) fn have_too_much(&self) {
+        self.state.lock().unwrap().too_much = true;
+    }
+
+    /// The calls of this name so far.
+    pub(crate) fn calls(&self, name: &str) -> Vec<Call> {
+        self.state.lock().unwrap().calls.iter().filter(|call| call.name == name).cloned().collect()
+    }
+
+    /// Waits until this many calls of the name have come.
+    pub(crate) async fn reached(&self, name: &str, count: usize) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.calls(name).len() >= count {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the call did not come");
+    }
+
+    /// Commits an entry for the user and hints.
+    pub(crate) fn commit(&self, user: &str, text: &str) {
+        self.commit_quietly(user, text);
+        self.hint(user);
+    }
+
+    pub(crate) fn commit_quietly(&self, user: &str, text: &str) {
+        self.append(&UserId::new(user).unwrap(), text);
+    }
+
+    pub(crate) fn hint(&self, user: &str) {
+        self.registry.owed(&UserId::new(user).unwrap(), None);
+    }
+
+    fn append(&self, user: &UserId, text: &str) -> u64 {
+        let mut state = self.state.lock().unwrap();
+        let timeline = state.timelines.entry(user.clone()).or_default();
+        let version = timeline.len() as u64 + 1;
+        let body = v1::entry::Body::Message(v1::Message { text: text.into(), ..Default::default() });
+        timeline.push(v1::Entry { class: 1, version, body: Some(body) });
+        version
+    }
+
+    async fn arrive(&self, name: &'static str, ids: Vec<u64>) -> Result<(), Refusal> {
+        self.state.lock().unwrap().calls.push(Call { name, ids });
+        self.changed.notify_waiters();
+        loop {
+            let changed = self.changed.notified();
+            if !self.state.lock().unwrap().held.contains(&name) {
+                break;
+            }
+            changed.await;
+        }
+        let retry_after = Duration::from_millis(1500);
+        if self.state.lock().unwrap().away {
+            return Err(Refusal { code: v1::Code::Unavailable, message: "away".into(), retry_after });
+        }
+        Ok(())
+    }
+
+    /// Up to `limit` entries above the version, and whether there are more.
+    fn above(&self, device: &Device, version: u64, limit: usize) -> (Vec<v1::Entry>, bool) {
+        let state = self.state.lock().unwrap();
+        let Some(timeline) = state.timelines.get(&device.user) else { return (Vec::new(), false) };
+        let rest = &timeline[version as usize..];
+        (rest[..limit.min(rest.len())].to_vec(), rest.len() > limit)
+    }
+}
+
+fn version(key: &Option<v1::SyncKey>) -> u64 {
+    key.as_ref().and_then(|key| Key::from(key).versions[0]).unwrap_or(0)
+}
+
+fn key(version: u64) -> Key {
+    Key::at(EPOCH, [version, 0])
+}
+
+#[async_trait]
+impl SyncApi for Service {
+    async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
+        self.arrive("hello", Vec::new()).await?;
+        Ok(Welcome {
+            pending: !self.above(device, version(&request.key), 1).0.is_empty(),
+            highest_client_msg_id: 0,
+            key_order: if request.key.is_some() { v1::KeyOrder::None } else { v1::KeyOrder::Start },
+            key: request.key.is_none().then(|| key(0)),
+        })
+    }
+
+    async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
+        let _ = self.arrive("send", messages.iter().map(|message| message.client_msg_id).collect()).await;
+        let store = |message: v1::OutMessage| {
+            let to = UserId::new(&message.to).unwrap();
+            let seq = self.append(&to, &message.text);
+            self.registry.owed(&to, Some(device));
+            v1::SendResult { client_msg_id: message.client_msg_id, seq, ..Default::default() }
+        };
+        messages.into_iter().map(store).collect()
+    }
+
+    async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
+        let above = version(&request.key);
+        let limit = if request.limit == 0 { 1000 } else { request.limit as usize };
+        let (entries, more) = self.above(device, above, limit);
+        self.arrive("sync", Vec::new()).await?;
+        let after = entries.last().map_or(above, |entry| entry.version);
+        let more = if more { vec![1] } else { Vec::new() };
+        Ok(v1::SyncReply { entries, key: Some((&key(after)).into()), more, key_order: 0 })
+    }
+
+    async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
+        let pending = !self.above(device, version(&request.key), 1).0.is_empty();
+        self.arrive("check", Vec::new()).await?;
+        Ok(v1::CheckReply { pending, ..Default::default() })
+    }
+
+    async fn ack(&self, _: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
+        self.arrive("ack", Vec::new()).await?;
+        if request.key.is_none() {
+            let message = "no key".into();
+            return Err(Refusal { code: v1::Code::BadBody, message, retry_after: Duration::ZERO });
+        }
+        Ok(v1::AckReply::default())
+    }
+
+    async fn read(&self, _: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
+        self.arrive("read", Vec::new()).await?;
+        if request.seq > 100 {
+            let message = "beyond".into();
+            return Err(Refusal { code: v1::Code::BeyondHead, message, retry_after: Duration::ZERO });
+        }
+        Ok(v1::ReadReply {})
+    }
+
+    async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {
+        let (entries, _) = self.above(device, above.versions[0].unwrap_or(0), usize::MAX);
+        self.arrive("push", Vec::new()).await?;
+        if self.state.lock().unwrap().too_much {
+            return Ok(Pushed::TooMuch);
+        }
+        Ok(match entries.last().map(|entry| entry.version) {
+            Some(last) => Pushed::Delta(entries, key(last)),
+            None => Pushed::Nothing,
+        })
+    }
+
+    fn durability(&self) -> v1::Durability {
+        v1::Durability::Disk
+    }
+}

@@ -1,0 +1,425 @@
+//! Settings: the default, then the file, then the environment, then the flags; the later one wins.
+//!
+//! A name has two parts, `section.name`, in lower case: in the TOML file a key of a table, in the environment
+//! `TERN_SECTION__NAME`. A `TERN_` variable without `__` is no setting: the client commands have some, and an
+//! orchestrator may add its own.
+//!
+//! Every getter notes what is wrong and goes on with the default, and [`Settings::finish`] reports all of it at once. What no
+//! getter asked for is an unknown setting, so a name stands in one place only.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
+
+/// What environment variables of settings begin with.
+const PREFIX: &str = "TERN_";
+/// What stands for the dot of a name there.
+const SEPARATOR: &str = "__";
+/// What `config` calls that source.
+const ENVIRONMENT: &str = "the environment";
+
+/// The exit code of a process whose settings are wrong (`EX_USAGE` of sysexits.h).
+pub const EXIT_BAD_SETTINGS: u8 = 64;
+
+/// Where settings come from, weakest first. Reads no global state, except the file.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// A TOML file; it must be there.
+    pub file: Option<PathBuf>,
+    /// Variables by name; those that are no settings are ignored.
+    pub environment: HashMap<String, String>,
+    /// What the command line gave.
+    pub flags: Vec<Flag>,
+}
+
+/// A setting given on the command line.
+#[derive(Debug)]
+pub struct Flag {
+    /// How the user knows it: `--data`.
+    pub flag: &'static str,
+    /// The setting: `storage.dir`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+/// Hands out settings by name and collects what is wrong with them.
+#[derive(Debug)]
+pub struct Settings {
+    root: Value,
+    asked: BTreeSet<&'static str>,
+    bad: Vec<BadSetting>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSetting {
+    /// The file cannot be read or is not TOML.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No such setting.
+    #[error("{name}: no such setting (from {origin})")]
+    Unknown {
+        /// As it was written.
+        name: String,
+        /// Where it stands.
+        origin: String,
+    },
+    /// It is not what it should be.
+    #[error("{name}: {reason} (from {origin})")]
+    Value {
+        /// The setting.
+        name: String,
+        /// What is wrong with the value; a secret is never shown.
+        reason: String,
+        /// Where the value stands.
+        origin: String,
+    },
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct BadSettings(pub Vec<BadSetting>);
+
+impl fmt::Display for BadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} wrong setting{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|bad| write!(f, "\n  {bad}"))
+    }
+}
+
+impl Sources {
+    /// The file, the flags and the variables of this process.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Sources {
+        let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Sources { file, environment, flags }
+    }
+}
+
+impl Settings {
+    /// Reads the sources. What is wrong with them is told by [`Settings::finish`].
+    pub fn read(sources: Sources) -> Settings {
+        let mut bad = Vec::new();
+        let file = sources
+            .file
+            .and_then(|path| parse_file(&path).map_err(|reason| bad.push(BadSetting::File { path, reason })).ok());
+        let root = match merge(file, sources.environment, sources.flags) {
+            Ok(merged) => merged.cache,
+            Err(error) => {
+                bad.push(BadSetting::Value {
+                    name: "settings".into(),
+                    reason: error.to_string(),
+                    origin: ENVIRONMENT.into(),
+                });
+                Value::default()
+            }
+        };
+        Settings { root, asked: BTreeSet::new(), bad }
+    }
+
+    /// A time such as `250ms`, `30s`, `10m`, `12h` or `7d`.
+    pub fn duration(&mut self, name: &'static str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        let value = self.parsed(name, |text| {
+            let value =
+                parse_duration(text).ok_or_else(|| format!("{text:?} is not a time such as 250ms, 30s or 10m"))?;
+            in_range(value, &range, |bound| format_duration(*bound))
+        });
+        value.unwrap_or(default)
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let value = self.parsed(name, |text| {
+            let value = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
+            in_range(value, &range, u64::to_string)
+        });
+        value.unwrap_or(default)
+    }
+
+    /// `true` or `false`.
+    pub fn bool(&mut self, name: &'static str, default: bool) -> bool {
+        self.one_of(name, &[("true", true), ("false", false)], default)
+    }
+
+    /// An address with a port, such as `127.0.0.1:7180` or `[::1]:0`.
+    pub fn addr(&mut self, name: &'static str, default: SocketAddr) -> SocketAddr {
+        let value = self.parsed(name, |text| {
+            text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:7180"))
+        });
+        value.unwrap_or(default)
+    }
+
+    /// One of the named values.
+    pub fn one_of<T: Copy>(&mut self, name: &'static str, values: &[(&str, T)], default: T) -> T {
+        let value = self.parsed(name, |text| {
+            let found = values.iter().find(|(known, _)| *known == text).map(|(_, value)| *value);
+            found.ok_or_else(|| {
+                let known: Vec<_> = values.iter().map(|(known, _)| *known).collect();
+                format!("{text:?} is not one of {}", known.join(", "))
+            })
+        });
+        value.unwrap_or(default)
+    }
+
+    /// A path; not empty.
+    pub fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        self.parsed(name, |text| if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) })
+    }
+
+    /// A secret of at least `bytes` bytes.
+    pub fn secret(&mut self, name: &'static str, bytes: usize) -> Option<Vec<u8>> {
+        self.parsed(name, |text| {
+            if text.len() < bytes { Err(format!("is shorter than {bytes} bytes")) } else { Ok(text.into()) }
+        })
+    }
+
+    /// Anything that `parse` makes of the text; its error says what is wrong with the value.
+    pub fn parsed<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        self.asked.insert(name);
+        let value = find(&self.root, name)?.clone();
+        let origin = origin(name, &value);
+        let text = value.into_string().map_err(|_| "is not a single value".to_owned());
+        match text.and_then(|text| parse(&text)) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.bad.push(BadSetting::Value { name: name.into(), reason, origin });
+                None
+            }
+        }
+    }
+
+    /// Adds what only the caller can judge, such as two settings that exclude each other.
+    pub fn refuse(&mut self, name: &'static str, reason: &str) {
+        let origin = find(&self.root, name).map_or_else(|| "the default".into(), |value| origin(name, value));
+        self.bad.push(BadSetting::Value { name: name.into(), reason: reason.into(), origin });
+    }
+
+    /// To be called when every setting was asked for.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the questions, unknown settings last.
+    pub fn finish(mut self) -> Result<(), BadSettings> {
+        unknown(&self.root, "", &self.asked, &mut self.bad);
+        if self.bad.is_empty() { Ok(()) } else { Err(BadSettings(self.bad)) }
+    }
+}
+
+fn parse_file(path: &Path) -> Result<Config, String> {
+    let file = File::from(path).format(FileFormat::Toml);
+    Config::builder().add_source(file).build().map_err(|error| match error {
+        // The parser shows the line, which may hold a secret; where and what are enough.
+        ConfigError::FileParse { cause, .. } => {
+            let cause = cause.to_string();
+            let lines: Vec<_> = cause.lines().filter(|line| !line.contains('|')).map(str::trim).collect();
+            lines.join(": ")
+        }
+        other => other.to_string(),
+    })
+}
+
+fn merge(file: Option<Config>, variables: HashMap<String, String>, flags: Vec<Flag>) -> Result<Config, ConfigError> {
+    let is_setting = |name: &str| name.strip_prefix(PREFIX).is_some_and(|rest| rest.contains(SEPARATOR));
+    let settings = variables.into_iter().filter(|(name, _)| is_setting(name)).collect();
+    let environment = Environment::with_prefix(PREFIX.trim_end_matches('_'))
+        .prefix_separator("_")
+        .separator(SEPARATOR)
+        .source(Some(settings));
+    let mut builder = Config::builder();
+    if let Some(file) = file {
+        builder = builder.add_source(file);
+    }
+    builder = builder.add_source(environment);
+    for Flag { flag, name, value } in flags {
+        builder = builder.set_override(name, Value::new(Some(&flag.to_owned()), value))?;
+    }
+    builder.build()
+}
+
+fn find<'a>(root: &'a Value, name: &str) -> Option<&'a Value> {
+    name.split('.').try_fold(root, |value, part| match &value.kind {
+        ValueKind::Table(table) => table.get(part),
+        _ => None,
+    })
+}
+
+/// Notes every value that nobody asked for, in the order of their names.
+fn unknown(value: &Value, name: &str, asked: &BTreeSet<&'static str>, bad: &mut Vec<BadSetting>) {
+    match &value.kind {
+        _ if asked.contains(name) => (),
+        ValueKind::Table(table) => {
+            let mut parts: Vec<_> = table.iter().collect();
+            parts.sort_by_key(|(part, _)| *part);
+            for (part, value) in parts {
+                let below = if name.is_empty() { part.clone() } else { format!("{name}.{part}") };
+                unknown(value, &below, asked, bad);
+            }
+        }
+        ValueKind::Nil => (),
+        _ => bad.push(BadSetting::Unknown { name: name.into(), origin: origin(name, value) }),
+    }
+}
+
+/// Where a value stands, as its writer knows it.
+fn origin(name: &str, value: &Value) -> String {
+    match value.origin() {
+        Some(ENVIRONMENT) => format!("{PREFIX}{}", name.to_uppercase().replace('.', SEPARATOR)),
+        Some(origin) => origin.to_owned(),
+        // Tables that several sources share have no origin of their own.
+        None => "several places".into(),
+    }
+}
+
+fn in_range<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("{} is not from {} to {}", show(&value), show(range.start()), show(range.end())))
+}
+
+/// The units of a time, the longest first, in milliseconds.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, millis) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
+}
+
+fn format_duration(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let fits = |unit: &&(&str, u64)| millis > 0 && millis.is_multiple_of(unit.1);
+    let (name, size) = UNITS.iter().find(fits).copied().unwrap_or(("ms", 1));
+    format!("{}{name}", millis / size)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
+        variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
+    fn flag(name: &'static str, value: &str) -> Flag {
+        Flag { flag: "--flag", name, value: value.into() }
+    }
+
+    fn reasons(settings: Settings) -> Vec<String> {
+        settings.finish().unwrap_err().0.iter().map(BadSetting::to_string).collect()
+    }
+
+    #[test]
+    fn the_later_source_wins() {
+        let file = file("[a]\nfile = 1\nenv = 1\nflag = 1\n");
+        let mut settings = Settings::read(Sources {
+            file: Some(file.path().into()),
+            environment: environment(&[("TERN_A__ENV", "2"), ("TERN_A__FLAG", "2")]),
+            flags: vec![flag("a.flag", "3")],
+        });
+        let mut number = |name| settings.number(name, 0, 0..=9);
+        assert_eq!([number("a.default"), number("a.file"), number("a.env"), number("a.flag")], [0, 1, 2, 3]);
+        settings.finish().unwrap();
+    }
+
+    #[test]
+    fn variables_without_a_section_are_no_settings() {
+        let variables =
+            [("TERN_TOKEN", "x"), ("TERN_LONG_LINK", "y"), ("TERN_PORT", "tcp://10.0.0.1:1"), ("OTHER__A", "z")];
+        Settings::read(Sources { environment: environment(&variables), ..Sources::default() }).finish().unwrap();
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once_with_where_it_stands() {
+        let file = file("[link]\nheartbeat = \"10\"\nspeed = 3\n[log]\nlevel = [1, 2]\n");
+        let path = file.path().to_owned();
+        let variables = [("TERN_LINK__LIMIT", "70000"), ("TERN_LIMK__LIMIT", "1")];
+        let mut settings = Settings::read(Sources {
+            file: Some(path.clone()),
+            environment: environment(&variables),
+            flags: vec![flag("listen.http", "localhost"), flag("storage.durability", "none")],
+        });
+        let second = Duration::from_secs(1);
+        assert_eq!(settings.duration("link.heartbeat", second, second..=second * 60), second, "the default stands in");
+        settings.number("link.limit", 1, 1..=65_535);
+        settings.addr("listen.http", ([127, 0, 0, 1], 1).into());
+        settings.one_of("storage.durability", &[("disk", 1), ("os", 2)], 1);
+        settings.parsed("log.level", |_| Ok(()));
+        settings.refuse("token.secret", "and token.secret_file exclude each other");
+
+        let reasons = reasons(settings);
+        let from_file = |reason: &String| reason.contains(path.file_name().unwrap().to_str().unwrap());
+        assert!(
+            reasons[0].starts_with("link.heartbeat: \"10\" is not a time") && from_file(&reasons[0]),
+            "{reasons:?}"
+        );
+        assert_eq!(reasons[1], "link.limit: 70000 is not from 1 to 65535 (from TERN_LINK__LIMIT)");
+        assert!(reasons[2].starts_with("listen.http: \"localhost\" is not an address"), "{reasons:?}");
+        assert_eq!(reasons[3], "storage.durability: \"none\" is not one of disk, os (from --flag)");
+        assert!(reasons[4].starts_with("log.level: is not a single value"), "{reasons:?}");
+        assert_eq!(reasons[5], "token.secret: and token.secret_file exclude each other (from the default)");
+        assert_eq!(reasons[6], "limk.limit: no such setting (from TERN_LIMK__LIMIT)");
+        assert!(reasons[7].starts_with("link.speed: no such setting") && from_file(&reasons[7]), "{reasons:?}");
+        assert_eq!(reasons.len(), 8);
+    }
+
+    #[test]
+    fn a_file_that_is_absent_or_broken_is_told_beside_the_rest() {
+        let environment = environment(&[("TERN_A__B", "x")]);
+        let sources = Sources { file: Some("/nonexistent/tern.toml".into()), environment, flags: Vec::new() };
+        let mut settings = Settings::read(sources);
+        settings.number("a.b", 1, 0..=9);
+        let reasons = reasons(settings);
+        assert!(reasons[0].contains("/nonexistent/tern.toml"), "{reasons:?}");
+        assert!(reasons[1].starts_with("a.b: "), "{reasons:?}");
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let broken = file("[token]\nsecret = \"hush-hush\nx = 1\n");
+        let sources = |file: &tempfile::NamedTempFile| Sources { file: Some(file.path().into()), ..Sources::default() };
+        let reasons_of_broken = reasons(Settings::read(sources(&broken)));
+        assert!(
+            reasons_of_broken[0].contains("line 2") && !reasons_of_broken[0].contains("hush"),
+            "{reasons_of_broken:?}"
+        );
+
+        let short = file("[token]\nsecret = \"hush-hush\"\n");
+        let mut settings = Settings::read(sources(&short));
+        assert_eq!(settings.secret("token.secret", 32), None);
+        let reasons = reasons(settings);
+        assert!(reasons[0].contains("shorter than 32 bytes") && !reasons[0].contains("hush"), "{reasons:?}");
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, millis) in [("0s", 0), ("250ms", 250), ("30s", 30_000), ("10m", 600_000), ("7d", 604_800_000)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "s", "10", "1.5s", "-1s", "10 s", "99999999999999999999s", "18446744073709551615d"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+        assert_eq!(format_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(format_duration(Duration::from_secs(7200)), "2h");
+    }
+}
