@@ -1,1 +1,44 @@
-//! The client library: links, bounded retries, local store, receipts.
+//! The client library: the other half of the protocol, for applications.
+//!
+//! A [`Client`] is one device. It keeps a long link to the server, falls back to the short link while that is down, sends
+//! what is in its outbox until the server has it, and receives what its user is owed, once and in order. Whatever it has
+//! promised is in SQLite before it promises, so `kill -9` at any moment loses and doubles nothing.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tern_client::{Client, ClientOptions, Token};
+//!
+//! let options = ClientOptions::new("/var/lib/app/tern", "alice".parse()?, Token::fixed("eyJ…".to_owned()));
+//! let (client, mut inbox) = Client::open(options).await?;
+//! let id = client.send(&"bob".parse()?, "hello").await?; // durable here; on its way to the server
+//! while let Some(entry) = inbox.next().await? {
+//!     // … show it, then:
+//!     inbox.confirm(&[entry]).await?; // after a crash before this line the entry comes again
+//! }
+//! println!("{:?}", client.outcome(id).await?);
+//! # Ok(()) }
+//! ```
+//!
+//! - [`Client`]: sends, marks as read, tells states; [`Inbox`]: hands out entries
+//! - [`link`]: the raw links, for programs that want to say exactly what goes over the wire
+//!
+//! How it flows: `client` (handles) → `store` (SQLite, on a thread of its own) ← `driver` (the one task: connects, performs)
+//! ↔ `session` (the protocol, without I/O) and `transport` (a long link, or two short ones that look like one).
+
+mod backoff;
+mod client;
+mod driver;
+pub mod link;
+mod message;
+mod options;
+mod session;
+mod status;
+mod store;
+mod transport;
+
+pub use backoff::ATTEMPTS;
+pub use client::{Client, ClientError, Inbox};
+pub use message::{BadText, EntryBody, Event, InboxEntry, MessageState, Outgoing, Sent};
+pub use options::{ClientOptions, Link, Receive, Token};
+pub use status::{LinkState, Status, Stop};
+pub use store::{OPEN as OUTBOX_MESSAGES, OpenError, StoreError};

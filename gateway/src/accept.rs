@@ -39,8 +39,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves long links until the stop, then drains: every link gets a go-away and is closed. Returns when all have ended, or
-/// after the grace.
+/// Serves long links until the stop, then drains: every link gets a go-away and is closed. Returns when all have ended,
+/// or after the grace.
 pub async fn serve_long_link(listener: TcpListener, gateway: Arc<Gateway>, stop: Stop) {
     let places = Places::new(gateway.settings.max_links);
     while let Some(stream) = accept(&listener, &stop).await {

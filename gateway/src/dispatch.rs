@@ -45,11 +45,13 @@ impl Gateway {
     /// The hello of a long link: the device becomes present, and an earlier link of it is displaced.
     pub(crate) async fn greet(
         &self,
-        request: v1::HelloRequest,
+        mut request: v1::HelloRequest,
         session: u64,
         signal: Arc<Signal>,
     ) -> Result<Greeting, Refusal> {
-        let device = self.authenticate(&request.token, &request.device_id)?;
+        // The token goes no further than this.
+        let token = std::mem::take(&mut request.token);
+        let device = self.authenticate(&token, &request.device_id)?;
         let waiter = self.registry.wait(&device);
         let mut reply = self.hello(&device, &request).await?;
         reply.session = session;

@@ -1,8 +1,8 @@
 //! The one task of a long link. It moves bytes and runs calls; the [`Session`] decides.
 //!
 //! Its inputs: the signal (hint, displacement, stop), bytes, finished calls, room to write, time. A round takes what is
-//! there of each, and then writes everything that is ready in one call, so that batches form by themselves and no timer is
-//! on the way of a message. An idle link holds no buffer and no future but this one.
+//! there of each, and then writes everything that is ready in one call, so that batches form by themselves and no timer
+//! is on the way of a message. An idle link holds no buffer and no future but this one.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Link {
                 alarm.as_mut().reset(deadline);
             }
             ready!(alarm.as_mut().poll(context));
-            // A deadline that has moved on since the alarm was set is none; set anew only now, it costs nothing per packet.
+            // The deadline may have moved on since the alarm was set; setting it only here costs nothing per packet.
             self.on_alarm(Instant::now());
             alarm.as_mut().reset(self.deadline());
         }
@@ -287,8 +287,8 @@ impl Link {
     }
 }
 
-/// Writes what is left and says that no more will come, then waits for the client to close: a connection closed with unread
-/// bytes is reset, which may take the last packets with it.
+/// Writes what is left and says that no more will come, then waits for the client to close: a connection closed with
+/// unread bytes is reset, which may take the last packets with it.
 async fn part(io: &mut LinkIo, output: &[u8]) {
     let parting = async {
         io.write_all(output).await?;

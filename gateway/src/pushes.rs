@@ -7,13 +7,12 @@
 //!
 //! Acknowledgements play no part in it.
 
+use prost::Message;
 use tern_proto::key::Key;
 use tern_proto::packet::HEADER_BYTES;
 use tern_proto::{limits, v1};
 use tern_runtime::planted::{self, Fault};
 use tern_sync::{Pushed, Refusal};
-
-use prost::Message;
 
 /// With more than this many bytes to write, no delta is prepared; the hint is kept.
 const BACKLOG_BYTES: usize = 256 * 1024;

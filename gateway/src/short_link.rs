@@ -45,8 +45,8 @@ struct Served {
     stop: Stop,
 }
 
-/// Serves the short link until the stop, then drains: requests under way are answered, waiting checks at once. Returns when
-/// all connections have ended, or after the grace.
+/// Serves the short link until the stop, then drains: requests under way are answered, waiting checks at once. Returns
+/// when all connections have ended, or after the grace.
 pub async fn serve_short_link(listener: TcpListener, gateway: Arc<Gateway>, stop: Stop) {
     let places = Places::new(gateway.settings.max_short_links);
     let router = router(Served { gateway: Arc::clone(&gateway), stop: stop.clone() });
@@ -59,6 +59,7 @@ pub async fn serve_short_link(listener: TcpListener, gateway: Arc<Gateway>, stop
         }
     }
     drop(listener);
+    gateway.registry.end_waits();
     drain(&places, &gateway, "short link").await;
 }
 
@@ -142,7 +143,8 @@ async fn packets(State(served): State<Served>, request: HttpRequest) -> Response
     }
 }
 
-/// Carries out the packets one after the other. Answers and waits are bounded as a whole; what is over is refused as busy.
+/// Carries out the packets one after the other. Answers and waits are bounded as a whole; what is over the answers'
+/// bound is refused as busy.
 async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes) -> BytesMut {
     let (mut input, mut out) = (BytesMut::from(body), BytesMut::new());
     let deadline = Instant::now() + limits::CHECK_WAIT;
@@ -234,7 +236,8 @@ fn turn_away(stream: &TcpStream, gateway: &Gateway) {
     let refused = too_many(gateway.settings.spread());
     let body = json(&error(&refused, 0));
     let head = format!(
-        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nretry-after: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         whole_seconds(refused.retry_after),
         body.len()
     );

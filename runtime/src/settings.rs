@@ -7,46 +7,26 @@
 //! Every getter notes what is wrong and goes on with the default, and [`Settings::finish`] reports all of it at once. What no
 //! getter asked for is an unknown setting, so a name stands in one place only.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+mod duration;
+mod errors;
+mod sources;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
+use config::{Value, ValueKind};
 
-/// What environment variables of settings begin with.
-const PREFIX: &str = "TERN_";
-/// What stands for the dot of a name there.
-const SEPARATOR: &str = "__";
-/// What `config` calls that source.
-const ENVIRONMENT: &str = "the environment";
+use self::duration::format_duration;
+pub use self::duration::parse_duration;
+pub use self::errors::{BadSetting, BadSettings};
+use self::sources::origin;
+pub use self::sources::{Flag, Sources};
 
 /// The exit code of a process whose settings are wrong (`EX_USAGE` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 64;
-
-/// Where settings come from, weakest first. Reads no global state, except the file.
-#[derive(Debug, Default)]
-pub struct Sources {
-    /// A TOML file; it must be there.
-    pub file: Option<PathBuf>,
-    /// Variables by name; those that are no settings are ignored.
-    pub environment: HashMap<String, String>,
-    /// What the command line gave.
-    pub flags: Vec<Flag>,
-}
-
-/// A setting given on the command line.
-#[derive(Debug)]
-pub struct Flag {
-    /// How the user knows it: `--data`.
-    pub flag: &'static str,
-    /// The setting: `storage.dir`.
-    pub name: &'static str,
-    /// Its value.
-    pub value: String,
-}
 
 /// Hands out settings by name and collects what is wrong with them.
 #[derive(Debug)]
@@ -56,75 +36,11 @@ pub struct Settings {
     bad: Vec<BadSetting>,
 }
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadSetting {
-    /// The file cannot be read or is not TOML.
-    #[error("{path}: {reason}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No such setting.
-    #[error("{name}: no such setting (from {origin})")]
-    Unknown {
-        /// As it was written.
-        name: String,
-        /// Where it stands.
-        origin: String,
-    },
-    /// It is not what it should be.
-    #[error("{name}: {reason} (from {origin})")]
-    Value {
-        /// The setting.
-        name: String,
-        /// What is wrong with the value; a secret is never shown.
-        reason: String,
-        /// Where the value stands.
-        origin: String,
-    },
-}
-
-/// Everything that is wrong, one line each.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct BadSettings(pub Vec<BadSetting>);
-
-impl fmt::Display for BadSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} wrong setting{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|bad| write!(f, "\n  {bad}"))
-    }
-}
-
-impl Sources {
-    /// The file, the flags and the variables of this process.
-    pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Sources {
-        let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
-        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        Sources { file, environment, flags }
-    }
-}
-
 impl Settings {
     /// Reads the sources. What is wrong with them is told by [`Settings::finish`].
     pub fn read(sources: Sources) -> Settings {
         let mut bad = Vec::new();
-        let file = sources
-            .file
-            .and_then(|path| parse_file(&path).map_err(|reason| bad.push(BadSetting::File { path, reason })).ok());
-        let root = match merge(file, sources.environment, sources.flags) {
-            Ok(merged) => merged.cache,
-            Err(error) => {
-                bad.push(BadSetting::Value {
-                    name: "settings".into(),
-                    reason: error.to_string(),
-                    origin: ENVIRONMENT.into(),
-                });
-                Value::default()
-            }
-        };
+        let root = sources.merge(&mut bad);
         Settings { root, asked: BTreeSet::new(), bad }
     }
 
@@ -215,37 +131,6 @@ impl Settings {
     }
 }
 
-fn parse_file(path: &Path) -> Result<Config, String> {
-    let file = File::from(path).format(FileFormat::Toml);
-    Config::builder().add_source(file).build().map_err(|error| match error {
-        // The parser shows the line, which may hold a secret; where and what are enough.
-        ConfigError::FileParse { cause, .. } => {
-            let cause = cause.to_string();
-            let lines: Vec<_> = cause.lines().filter(|line| !line.contains('|')).map(str::trim).collect();
-            lines.join(": ")
-        }
-        other => other.to_string(),
-    })
-}
-
-fn merge(file: Option<Config>, variables: HashMap<String, String>, flags: Vec<Flag>) -> Result<Config, ConfigError> {
-    let is_setting = |name: &str| name.strip_prefix(PREFIX).is_some_and(|rest| rest.contains(SEPARATOR));
-    let settings = variables.into_iter().filter(|(name, _)| is_setting(name)).collect();
-    let environment = Environment::with_prefix(PREFIX.trim_end_matches('_'))
-        .prefix_separator("_")
-        .separator(SEPARATOR)
-        .source(Some(settings));
-    let mut builder = Config::builder();
-    if let Some(file) = file {
-        builder = builder.add_source(file);
-    }
-    builder = builder.add_source(environment);
-    for Flag { flag, name, value } in flags {
-        builder = builder.set_override(name, Value::new(Some(&flag.to_owned()), value))?;
-    }
-    builder.build()
-}
-
 fn find<'a>(root: &'a Value, name: &str) -> Option<&'a Value> {
     name.split('.').try_fold(root, |value, part| match &value.kind {
         ValueKind::Table(table) => table.get(part),
@@ -270,16 +155,6 @@ fn unknown(value: &Value, name: &str, asked: &BTreeSet<&'static str>, bad: &mut 
     }
 }
 
-/// Where a value stands, as its writer knows it.
-fn origin(name: &str, value: &Value) -> String {
-    match value.origin() {
-        Some(ENVIRONMENT) => format!("{PREFIX}{}", name.to_uppercase().replace('.', SEPARATOR)),
-        Some(origin) => origin.to_owned(),
-        // Tables that several sources share have no origin of their own.
-        None => "several places".into(),
-    }
-}
-
 fn in_range<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
     if range.contains(&value) {
         return Ok(value);
@@ -287,26 +162,9 @@ fn in_range<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: impl Fn(&T
     Err(format!("{} is not from {} to {}", show(&value), show(range.start()), show(range.end())))
 }
 
-/// The units of a time, the longest first, in milliseconds.
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-
-/// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let (_, millis) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
-    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
-}
-
-fn format_duration(duration: Duration) -> String {
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let fits = |unit: &&(&str, u64)| millis > 0 && millis.is_multiple_of(unit.1);
-    let (name, size) = UNITS.iter().find(fits).copied().unwrap_or(("ms", 1));
-    format!("{}{name}", millis / size)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::io::Write;
 
     use super::*;
@@ -409,17 +267,5 @@ mod tests {
         assert_eq!(settings.secret("token.secret", 32), None);
         let reasons = reasons(settings);
         assert!(reasons[0].contains("shorter than 32 bytes") && !reasons[0].contains("hush"), "{reasons:?}");
-    }
-
-    #[test]
-    fn times_have_a_unit() {
-        for (text, millis) in [("0s", 0), ("250ms", 250), ("30s", 30_000), ("10m", 600_000), ("7d", 604_800_000)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for bad in ["", "s", "10", "1.5s", "-1s", "10 s", "99999999999999999999s", "18446744073709551615d"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
-        assert_eq!(format_duration(Duration::from_secs(90)), "90s");
-        assert_eq!(format_duration(Duration::from_secs(7200)), "2h");
     }
 }

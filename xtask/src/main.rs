@@ -1,1 +1,76 @@
-fn main() {}
+//! `cargo xtask`: the development tasks.
+//!
+//! `test` is what a change must pass; `verify` is the same idea with more faults and more time. Both are lists of steps, and each step
+//! can be run alone. They install nothing but `curl` where that is missing, and touch no server that they did not start.
+
+mod build;
+mod process;
+mod server;
+mod step;
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use step::Step;
+
+/// What `cargo xtask test` runs: within 15 minutes after the build on two cores.
+const TEST: [Step; 7] = [
+    Step { name: "tools", what: "what the tests need on this machine", run: steps::tools::run },
+    Step { name: "workspace", what: "unit and integration tests of every crate", run: steps::workspace::run },
+    Step { name: "smoke", what: "two users on both links of a fresh server", run: steps::smoke::run },
+    Step { name: "readme", what: "the conversation by curl of README.md", run: steps::readme::run },
+    Step { name: "pipe", what: "a file with odd lines through send and watch", run: steps::pipe::short },
+    Step { name: "check", what: "a minute of faults, held against the model", run: steps::check::short },
+    Step { name: "planted", what: "every planted fault is caught", run: steps::check::planted },
+];
+
+/// What `cargo xtask verify` runs: about 15 minutes.
+const VERIFY: [Step; 2] = [
+    Step { name: "check", what: "five minutes of faults, held against the model", run: steps::check::long },
+    Step { name: "pipe", what: "100,000 lines and a server that is away for 60 s", run: steps::pipe::long },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["test", ref names @ ..] => task("test", &TEST, names),
+        ["verify", ref names @ ..] => task("verify", &VERIFY, names),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{}", help());
+            ExitCode::SUCCESS
+        }
+        _ => usage(&args[0]),
+    }
+}
+
+fn task(name: &str, all: &[Step], names: &[&str]) -> ExitCode {
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|step| step.name != **name)) {
+        return usage(unknown);
+    }
+    let chosen: Vec<_> = all.iter().filter(|step| names.is_empty() || names.contains(&step.name)).collect();
+    if step::run(name, &chosen).failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage(unknown: &str) -> ExitCode {
+    eprintln!("no such task or step: {unknown}\n\n{}", help());
+    ExitCode::from(64)
+}
+
+fn help() -> String {
+    let lines =
+        |steps: &[Step]| steps.iter().map(|step| format!("\n  {:<10} {}", step.name, step.what)).collect::<String>();
+    format!(
+        "cargo xtask test [STEP]...      what a change must pass; without a step all of them:{}\n\n\
+         cargo xtask verify [STEP]...    longer faults; without a step all of them:{}\n\n\
+         They install nothing but curl where that is missing, and stop every server that they start.",
+        lines(&TEST),
+        lines(&VERIFY)
+    )
+}
+
+/// The root of the checkout.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

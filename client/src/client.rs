@@ -1,0 +1,240 @@
+//! The handles that an application holds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tern_proto::{ConversationId, UserId};
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::driver::{Driver, Shared};
+use crate::message::{Event, InboxEntry, MessageState, Outgoing};
+use crate::options::{ClientOptions, Receive};
+use crate::status::{LinkState, Status};
+use crate::store::worker::Worker;
+use crate::store::{OpenError, Store, StoreError};
+
+/// Events that a subscriber may fall behind before it loses the oldest.
+const EVENTS: usize = 1_024;
+/// Entries that are read from the store at once.
+const READ_AHEAD: usize = 256;
+
+/// The client could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Its store could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system gave no thread.
+    #[error("no thread for the local store: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// One device, connected or connecting. Clones are the same device; it disconnects when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl Client {
+    /// Opens the data directory and starts to connect. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] if another client has the directory; otherwise what is wrong with it.
+    pub async fn open(mut options: ClientOptions) -> Result<(Client, Inbox), ClientError> {
+        options.ask_every = options.ask_every.clamp(Duration::from_secs(1), Duration::from_secs(90));
+        options.poll_wait = options.poll_wait.min(tern_proto::limits::CHECK_WAIT);
+        let (path, user, peek) = (options.data_dir.clone(), options.user.clone(), options.receive == Receive::Peek);
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path, &user, peek)).await;
+        let store = opened.map_err(std::io::Error::other)??;
+        let device = store.device().to_owned();
+        let (sending, failed) = store.open_messages()?;
+        let status = Status {
+            link: LinkState::Connecting,
+            caught_up: false,
+            sending,
+            failed,
+            refused: 0,
+            unconfirmed: store.backlog()?,
+        };
+        let shared = Arc::new(Shared {
+            store: Worker::start(store)?,
+            wake: Notify::new(),
+            arrived: Notify::new(),
+            status: watch::Sender::new(status),
+            events: broadcast::Sender::new(EVENTS),
+        });
+        let stop = Arc::new(watch::Sender::new(false));
+        // Ends with `close` or with the last `Client`.
+        tokio::spawn(Driver::new(options, device, Arc::clone(&shared), stop.subscribe()).run());
+        let inbox = Inbox { shared: Arc::clone(&shared), above: 0, ahead: VecDeque::new() };
+        Ok((Client { shared, stop }, inbox))
+    }
+
+    /// Puts a message into the outbox and gives its `client_msg_id`. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::BadText`], [`StoreError::OutboxFull`], or that of a failed store; nothing is sent then.
+    pub async fn send(&self, to: &UserId, text: impl Into<String>) -> Result<u64, StoreError> {
+        let ids = self.enqueue(to, vec![text.into()], None).await?;
+        ids.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// [`Client::send`] for many messages at once, all or none of them.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_all(&self, to: &UserId, texts: Vec<String>) -> Result<Vec<u64>, StoreError> {
+        self.enqueue(to, texts, None).await
+    }
+
+    /// [`Client::send_all`] with a note in the same transaction, from which the application can tell after a crash how far it
+    /// has come. See [`Client::notes`].
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_noted(&self, to: &UserId, texts: Vec<String>, note: String) -> Result<Vec<u64>, StoreError> {
+        self.enqueue(to, texts, Some(note)).await
+    }
+
+    /// The notes of [`Client::send_noted`], oldest first.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn notes(&self) -> Result<Vec<String>, StoreError> {
+        self.shared.store.call(|store| store.notes()).await
+    }
+
+    /// Forgets the notes but the first `keep`.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn truncate_notes(&self, keep: usize) -> Result<(), StoreError> {
+        self.shared.store.call(move |store| store.truncate_notes(keep)).await
+    }
+
+    /// What became of a message; `None` if it never was or is forgotten. The latest 10,000 are remembered, and all that wait.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn outcome(&self, id: u64) -> Result<Option<MessageState>, StoreError> {
+        Ok(self.shared.store.call(move |store| store.outgoing(id)).await?.map(|message| message.state))
+    }
+
+    /// The latest messages of this device that are remembered, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+        self.shared.store.call(move |store| store.latest_outgoing(limit)).await
+    }
+
+    /// Starts again with a failed message, under its id; `false` if it is not a failed one.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn resend(&self, id: u64) -> Result<bool, StoreError> {
+        let resent = self.shared.change(move |store| store.resend(id)).await?;
+        if resent {
+            self.shared.tell(Event::Message { id, state: MessageState::Sending });
+            self.shared.wake.notify_one();
+        }
+        Ok(resent)
+    }
+
+    /// Marks a conversation as read up to `seq`. The mark is on disk when this returns and goes to the server as soon as
+    /// there is a link. A smaller `seq` than before changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Peeking`], or those of a failed store.
+    pub async fn mark_read(&self, conversation: &ConversationId, seq: u64) -> Result<(), StoreError> {
+        let conversation = conversation.clone();
+        self.shared.store.call(move |store| store.want_read(conversation.as_str(), seq)).await?;
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// The connection and the counts, now and at each change.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
+    }
+
+    /// What happens to this device's messages from now on. A subscriber that falls 1,024 events behind is told so and loses
+    /// the oldest; it then asks [`Client::outcome`] or [`Client::outbox`].
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Disconnects, closes the store and unlocks the directory. What is in the outbox stays there for the next time.
+    pub async fn close(self) {
+        self.stop.send_replace(true);
+        let mut status = self.shared.status.subscribe();
+        // The sender is held by `self`, so there is no other way out.
+        let _ = status.wait_for(|status| status.stopped().is_some()).await;
+        self.shared.store.close().await;
+    }
+
+    async fn enqueue(&self, to: &UserId, texts: Vec<String>, note: Option<String>) -> Result<Vec<u64>, StoreError> {
+        let to = to.clone();
+        let ids = self.shared.change(move |store| store.enqueue(&to, &texts, note.as_deref())).await?;
+        self.shared.wake.notify_one();
+        Ok(ids)
+    }
+}
+
+/// Hands out what the device received: everything that is not confirmed, in order, once per run of the application.
+#[derive(Debug)]
+pub struct Inbox {
+    shared: Arc<Shared>,
+    /// The last entry that was read from the store.
+    above: i64,
+    /// Read from the store and not handed out; at most [`READ_AHEAD`].
+    ahead: VecDeque<InboxEntry>,
+}
+
+impl Inbox {
+    /// The next entry, as soon as there is one; `None` once the client has stopped and everything is handed out. May be
+    /// cancelled.
+    ///
+    /// # Errors
+    /// Those of a failed or closed store.
+    pub async fn next(&mut self) -> Result<Option<InboxEntry>, StoreError> {
+        loop {
+            if let Some(entry) = self.try_next().await? {
+                return Ok(Some(entry));
+            }
+            if self.shared.status.borrow().stopped().is_some() {
+                return Ok(None);
+            }
+            self.shared.arrived.notified().await;
+        }
+    }
+
+    /// The next entry, if it has arrived. May be cancelled.
+    ///
+    /// # Errors
+    /// Those of a failed or closed store.
+    pub async fn try_next(&mut self) -> Result<Option<InboxEntry>, StoreError> {
+        if self.ahead.is_empty() {
+            let above = self.above;
+            self.ahead = self.shared.store.call(move |store| store.take(above, READ_AHEAD)).await?.into();
+            self.above = self.ahead.back().map_or(above, |entry| entry.number);
+        }
+        Ok(self.ahead.pop_front())
+    }
+
+    /// The application is done with these entries; they are not handed out again. On disk when this returns.
+    ///
+    /// # Errors
+    /// Those of a failed or closed store.
+    pub async fn confirm(&self, entries: &[InboxEntry]) -> Result<(), StoreError> {
+        let numbers: Vec<i64> = entries.iter().map(|entry| entry.number).collect();
+        self.shared.change(move |store| store.confirm(&numbers)).await?;
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+}

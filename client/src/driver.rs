@@ -1,0 +1,408 @@
+//! The task that keeps a client connected: it performs what the [`Session`] says, and connects again when a link ends.
+//!
+//! ```text
+//! Tcp:   dial ─▶ long link until it ends ─▶ short link while the long one is dialled again ─▶ long link …
+//! Http:  short link until it fails ─▶ wait ─▶ short link …
+//! ```
+//!
+//! Inputs of [`Driver::serve`]: packets, the session's deadline, work from the application ([`Shared::wake`]), the dial, the
+//! stop. Each time that neither link can be had counts as one failed attempt of every waiting message.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tern_proto::{Key, v1};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::sleep;
+
+use crate::backoff::Backoff;
+use crate::link::{LinkError, LongLink};
+use crate::message::{Event, MessageState};
+use crate::options::{ClientOptions, Link};
+use crate::session::{Action, BACKLOG, Leave, Profile, Session};
+use crate::status::{LinkState, Status, Stop};
+use crate::store::worker::Worker;
+use crate::store::{Change, Store, StoreError};
+use crate::transport::{Lanes, Transport};
+
+/// How often in a row a token may be refused before the client stops: the provider gets a chance to give another.
+const TOKENS: u32 = 2;
+
+/// What the driver and the handles of a client have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Worker,
+    /// Messages, read marks or confirmations came.
+    pub(crate) wake: Notify,
+    /// Entries came.
+    pub(crate) arrived: Notify,
+    pub(crate) status: watch::Sender<Status>,
+    /// Whoever lags loses events, not states.
+    pub(crate) events: broadcast::Sender<Event>,
+}
+
+impl Shared {
+    /// Runs a call that changes the outbox or the inbox, and counts again on the store's thread, so that the counts appear in
+    /// the order of the changes.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let status = self.status.clone();
+        let change = move |store: &mut Store| {
+            let result = call(store)?;
+            let (sending, failed) = store.open_messages()?;
+            let unconfirmed = store.backlog()?;
+            status.send_modify(|status| {
+                (status.sending, status.failed, status.unconfirmed) = (sending, failed, unconfirmed);
+            });
+            Ok(result)
+        };
+        self.store.call(change).await
+    }
+
+    /// Tells of an event; nobody has to listen.
+    pub(crate) fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    fn is_full(&self) -> bool {
+        self.status.borrow().unconfirmed >= BACKLOG
+    }
+}
+
+/// Why [`Driver::serve`] ended.
+enum End {
+    /// The other link is dialled.
+    Dialled(LongLink),
+    Lost(LinkError),
+    Left(Leave),
+}
+
+/// See the [module](self).
+pub(crate) struct Driver {
+    options: ClientOptions,
+    device: String,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    random: fastrand::Rng,
+    /// Of the long link.
+    long_backoff: Backoff,
+    /// Of the short link.
+    short_backoff: Backoff,
+    refused_tokens: u32,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        options: ClientOptions,
+        device: String,
+        shared: Arc<Shared>,
+        stop: watch::Receiver<bool>,
+    ) -> Driver {
+        let mut random = fastrand::Rng::new();
+        let (long_backoff, short_backoff) = (Backoff::new(random.fork()), Backoff::new(random.fork()));
+        Driver { options, device, shared, stop, random, long_backoff, short_backoff, refused_tokens: 0 }
+    }
+
+    /// Runs until the client is closed or has to stop.
+    pub(crate) async fn run(mut self) {
+        let mut stop = self.stop.clone();
+        let stopped = tokio::select! {
+            stopped = self.connect_for_ever() => stopped,
+            // An error means that every handle is gone.
+            _ = stop.wait_for(|stop| *stop) => Stop::Closed,
+        };
+        tracing::debug!(reason = %stopped, "client stopped");
+        self.shared.status.send_modify(|status| {
+            (status.link, status.caught_up) = (LinkState::Stopped(stopped), false);
+        });
+        self.shared.arrived.notify_one();
+    }
+
+    async fn connect_for_ever(&mut self) -> Stop {
+        let result = match self.options.link {
+            Link::Tcp => self.with_long_link().await,
+            Link::Http => self.with_short_link().await,
+        };
+        match result {
+            Ok(stop) => stop,
+            Err(error) => Stop::Store(error.to_string()),
+        }
+    }
+
+    async fn with_long_link(&mut self) -> Result<Stop, StoreError> {
+        let address = self.options.long_link.clone();
+        let mut end = match LongLink::connect(&address).await {
+            Ok(link) => self.serve(Transport::Long(link), pending()).await?,
+            Err(error) => End::Lost(error),
+        };
+        loop {
+            let wait = match self.judge(end) {
+                Ok(at_least) => self.long_backoff.wait(at_least),
+                Err(stop) => return Ok(stop),
+            };
+            let dial = dial(&address, wait, self.long_backoff.clone());
+            end = match self.fall_back(dial).await? {
+                Ok(link) => self.serve(Transport::Long(link), pending()).await?,
+                Err(stop) => return Ok(stop),
+            };
+        }
+    }
+
+    /// Serves over the short link until the long one is dialled.
+    async fn fall_back(&mut self, dial: impl Future<Output = LongLink>) -> Result<Result<LongLink, Stop>, StoreError> {
+        let mut dial = pin!(dial);
+        loop {
+            let lanes = self.lanes();
+            let wait = match self.serve(lanes, &mut dial).await? {
+                End::Dialled(link) => return Ok(Ok(link)),
+                end => match self.judge(end) {
+                    Ok(at_least) => self.short_backoff.wait(at_least),
+                    Err(stop) => return Ok(Err(stop)),
+                },
+            };
+            self.count_failed_round().await?;
+            tokio::select! {
+                link = &mut dial => return Ok(Ok(link)),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn with_short_link(&mut self) -> Result<Stop, StoreError> {
+        match self.fall_back(pending()).await? {
+            Ok(_) => Ok(Stop::Closed), // Not reached: nothing is dialled.
+            Err(stop) => Ok(stop),
+        }
+    }
+
+    /// Drives one link until it ends, or until `dial` gives the other one and nothing is under way.
+    async fn serve(
+        &mut self,
+        mut transport: Transport,
+        dial: impl Future<Output = LongLink>,
+    ) -> Result<End, StoreError> {
+        let key = self.shared.store.call(|store| store.key()).await?;
+        let mut session = Session::new(self.profile(transport.link()), key, Instant::now(), self.random.fork());
+        session.set_full(self.shared.is_full(), Instant::now());
+        let (mut dial, mut dialled) = (pin!(dial), None);
+        let shared = Arc::clone(&self.shared);
+        // Whether the store may have messages or marks that are not under way.
+        let mut work = true;
+        let end = loop {
+            if dialled.is_none() {
+                work = self.feed(&mut session, work).await?;
+            }
+            if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
+                break end;
+            }
+            if session.is_idle()
+                && let Some(link) = dialled.take()
+            {
+                break End::Dialled(link);
+            }
+            let deadline = session.deadline(Instant::now());
+            tokio::select! {
+                packets = transport.receive() => match packets {
+                    Ok(packets) => packets.iter().for_each(|packet| session.on_packet(packet, Instant::now())),
+                    Err(error) => break End::Lost(error),
+                },
+                () = until(deadline) => {
+                    session.on_tick(Instant::now());
+                    work = true;
+                }
+                () = shared.wake.notified() => {
+                    session.set_full(shared.is_full(), Instant::now());
+                    work = true;
+                }
+                link = &mut dial, if dialled.is_none() => dialled = Some(link),
+            }
+        };
+        self.give_up(&session, &end).await?;
+        Ok(end)
+    }
+
+    /// Gives the session what waits in the store; tells whether there may be more.
+    async fn feed(&mut self, session: &mut Session, work: bool) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let (batch, read) = (session.wants_batch(now), session.wants_read(now));
+        if !work || !(batch || read) {
+            return Ok(work);
+        }
+        let look = move |store: &mut Store| {
+            let messages = if batch { store.batch()? } else { Vec::new() };
+            Ok((messages, if read { store.next_read()? } else { None }))
+        };
+        let (messages, mark) = self.shared.store.call(look).await?;
+        let found = !messages.is_empty() || mark.is_some();
+        if !messages.is_empty() {
+            session.send(messages, now);
+        }
+        if let Some((conversation, seq)) = mark {
+            session.read(conversation, seq, now);
+        }
+        Ok(found || !(batch && read))
+    }
+
+    async fn perform(
+        &mut self,
+        session: &mut Session,
+        transport: &mut Transport,
+        work: &mut bool,
+    ) -> Result<Option<End>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        while let Some(action) = session.next_action() {
+            match action {
+                Action::Transmit(packet) => {
+                    if let Err(error) = transport.send(packet).await {
+                        return Ok(Some(End::Lost(error)));
+                    }
+                }
+                Action::Opened => self.opened(transport.link()),
+                Action::GoOnAbove(highest) => shared.store.call(move |store| store.go_on_above(highest)).await?,
+                Action::ReplaceKey(key) => shared.store.call(move |store| store.replace_key(&key)).await?,
+                Action::Apply(entries, key) => {
+                    self.apply(entries, key).await?;
+                    session.set_full(shared.is_full(), Instant::now());
+                }
+                Action::Settle(results) => {
+                    self.settle(move |store| store.settle(&results)).await?;
+                    *work = true;
+                }
+                Action::ReadDone(conversation, seq) => {
+                    shared.store.call(move |store| store.read_done(&conversation, seq)).await?;
+                    *work = true;
+                }
+                Action::CaughtUp(caught_up) => {
+                    shared.status.send_if_modified(|s| std::mem::replace(&mut s.caught_up, caught_up) != caught_up);
+                }
+                Action::Leave(leave) => return Ok(Some(End::Left(leave))),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn apply(&self, entries: Vec<v1::Entry>, key: Key) -> Result<(), StoreError> {
+        let applied = self.shared.change(move |store| store.apply(&entries, &key)).await?;
+        self.shared.arrived.notify_one();
+        applied.receipts.into_iter().for_each(|receipt| self.shared.tell(Event::Receipt(receipt)));
+        self.announce(applied.closed);
+        Ok(())
+    }
+
+    fn opened(&mut self, link: Link) {
+        match link {
+            Link::Tcp => self.long_backoff.reset(),
+            Link::Http => self.short_backoff.reset(),
+        }
+        self.refused_tokens = 0;
+        tracing::debug!(?link, "connected");
+        self.shared.status.send_modify(|status| status.link = LinkState::Up(link));
+    }
+
+    /// Runs a call that settles messages and tells of their new states.
+    async fn settle(
+        &self,
+        call: impl FnOnce(&mut Store) -> Result<Vec<Change>, StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let changes = self.shared.change(call).await?;
+        self.announce(changes);
+        Ok(())
+    }
+
+    fn announce(&self, changes: Vec<Change>) {
+        let refused = changes.iter().filter(|(_, state)| matches!(state, MessageState::Refused(_))).count() as u64;
+        if refused > 0 {
+            self.shared.status.send_modify(|status| status.refused += refused);
+        }
+        changes.into_iter().for_each(|(id, state)| self.shared.tell(Event::Message { id, state }));
+    }
+
+    /// The link is gone: what was under way on it has had one failed attempt.
+    async fn give_up(&self, session: &Session, end: &End) -> Result<(), StoreError> {
+        let (ids, reason) = (session.unanswered(), end.to_string());
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.settle(move |store| store.unanswered(&ids, &reason)).await
+    }
+
+    async fn count_failed_round(&self) -> Result<(), StoreError> {
+        self.settle(|store| store.unreachable("the server cannot be reached")).await
+    }
+
+    /// Shows the end of a link and gives the server's wait before the next, or the reason to stop.
+    fn judge(&mut self, end: End) -> Result<Duration, Stop> {
+        tracing::debug!(reason = %end, "link ended");
+        self.shared.status.send_modify(|status| {
+            (status.link, status.caught_up) = (LinkState::Down(end.to_string()), false);
+        });
+        match end {
+            End::Left(Leave::Displaced) => Err(Stop::Displaced),
+            End::Left(Leave::GoAway(_, retry_after)) => Ok(retry_after),
+            End::Left(Leave::Refused { code, retry_after, .. }) => self.refused(code, retry_after),
+            _ => Ok(Duration::ZERO),
+        }
+    }
+
+    fn refused(&mut self, code: v1::Code, retry_after: Duration) -> Result<Duration, Stop> {
+        match code {
+            v1::Code::UnsupportedProtocol | v1::Code::BadDevice => return Err(Stop::Refused(code)),
+            v1::Code::BadToken | v1::Code::TokenExpired => self.refused_tokens += 1,
+            _ => {}
+        }
+        if self.refused_tokens >= TOKENS { Err(Stop::Refused(code)) } else { Ok(retry_after) }
+    }
+
+    fn lanes(&self) -> Transport {
+        let options = &self.options;
+        Transport::Short(Lanes::new(&options.http, &options.token.get(), &self.device, options.poll_wait))
+    }
+
+    fn profile(&self, link: Link) -> Profile {
+        let (token, device_id, poll) = match link {
+            Link::Tcp => (self.options.token.get(), self.device.clone(), None),
+            Link::Http => (String::new(), String::new(), Some(self.options.poll_wait)),
+        };
+        Profile {
+            token,
+            device_id,
+            client_name: self.options.client_name.clone(),
+            start: self.options.start,
+            receive: self.options.receive,
+            ask_every: self.options.ask_every,
+            poll,
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Dialled(_) => f.write_str("the long link is back"),
+            End::Lost(error) => error.fmt(f),
+            End::Left(leave) => leave.fmt(f),
+        }
+    }
+}
+
+/// Connects after `wait`, and again until it succeeds.
+async fn dial(address: &str, mut wait: Duration, mut backoff: Backoff) -> LongLink {
+    loop {
+        sleep(wait).await;
+        match LongLink::connect(address).await {
+            Ok(link) => return link,
+            Err(_) => wait = backoff.wait(Duration::ZERO),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}

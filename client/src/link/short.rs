@@ -1,0 +1,131 @@
+//! The short link: HTTP/1.1 requests on one connection that is kept alive and opened again as needed.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use tern_proto::{Command, Packet, packet};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{CONNECT_WAIT, LinkError, REPLY_WAIT, RequestError, open};
+
+/// The largest answer that is read: sixteen packets.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// A client of the HTTP paths. One request at a time.
+#[derive(Debug)]
+pub struct ShortLink {
+    address: String,
+    token: String,
+    device: String,
+    connection: Option<SendRequest<Full<Bytes>>>,
+    sequence: u32,
+}
+
+impl ShortLink {
+    /// For the server at `host:port`; connects with the first request.
+    pub fn new(address: &str, token: &str, device: &str) -> ShortLink {
+        let (address, token, device) = (address.to_owned(), token.to_owned(), device.to_owned());
+        ShortLink { address, token, device, connection: None, sequence: 0 }
+    }
+
+    /// Posts packets and gives the packets of the answer, at most [`REPLY_WAIT`] longer than `wait`.
+    ///
+    /// # Errors
+    /// [`LinkError`]; the next call connects again.
+    pub async fn packets(&mut self, packets: &[Packet], wait: Duration) -> Result<Vec<Packet>, LinkError> {
+        let mut body = BytesMut::new();
+        packets.iter().for_each(|packet| packet.encode(&mut body));
+        let post = self.post("/v1/packets", "application/octet-stream", body.freeze());
+        let (status, answer) = timeout(wait + REPLY_WAIT, post).await.map_err(|_| LinkError::Timeout)??;
+        if status != 200 {
+            return Err(LinkError::Status(status));
+        }
+        let mut answer = BytesMut::from(answer);
+        let mut packets = Vec::new();
+        while let Some(packet) = packet::decode(&mut answer)? {
+            packets.push(packet);
+        }
+        if answer.is_empty() { Ok(packets) } else { Err(LinkError::Answer("it ends in mid-packet")) }
+    }
+
+    /// Posts JSON to one of the JSON paths and gives the status and the JSON of the answer.
+    ///
+    /// # Errors
+    /// [`LinkError`]; a status that is not 200 is not an error here.
+    pub async fn json(&mut self, path: &str, body: String, wait: Duration) -> Result<(u16, String), LinkError> {
+        let post = self.post(path, "application/json", body.into());
+        let (status, answer) = timeout(wait + REPLY_WAIT, post).await.map_err(|_| LinkError::Timeout)??;
+        let answer = String::from_utf8(answer.into()).map_err(|_| LinkError::Answer("it is not UTF-8"))?;
+        Ok((status, answer))
+    }
+
+    /// One request as a packet, and its reply.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn request<Reply: prost::Message + Default>(
+        &mut self,
+        command: Command,
+        body: &impl prost::Message,
+        wait: Duration,
+    ) -> Result<Reply, RequestError> {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let packet = Packet::new(command.number(), self.sequence, body);
+        match self.packets(&[packet], wait).await?.as_slice() {
+            [answer] => open(command, answer),
+            _ => Err(RequestError::BadReply(command)),
+        }
+    }
+
+    async fn post(&mut self, path: &str, kind: &'static str, body: Bytes) -> Result<(u16, Bytes), LinkError> {
+        // Taken, not borrowed: a request that fails or is cancelled leaves no half-used connection behind.
+        if let Some(mut kept) = self.connection.take()
+            && kept.ready().await.is_ok()
+            && let Ok(answer) = self.exchange(kept, path, kind, body.clone()).await
+        {
+            return Ok(answer);
+        }
+        // The server may close a kept connection just as a request sets out. Every request may be repeated.
+        let fresh = self.connect().await?;
+        self.exchange(fresh, path, kind, body).await
+    }
+
+    async fn exchange(
+        &mut self,
+        mut connection: SendRequest<Full<Bytes>>,
+        path: &str,
+        kind: &'static str,
+        body: Bytes,
+    ) -> Result<(u16, Bytes), LinkError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, &self.address)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header("Tern-Device", &self.device)
+            .header(header::CONTENT_TYPE, kind)
+            .body(Full::new(body))
+            .map_err(|_| LinkError::Answer("the address, token or device cannot stand in a header"))?;
+        let answer = connection.send_request(request).await?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        let body = body.map_err(|_| LinkError::Answer("it is too large or was cut off"))?.to_bytes();
+        self.connection = Some(connection);
+        Ok((status, body))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, LinkError> {
+        let connect = TcpStream::connect(&self.address);
+        let stream = timeout(CONNECT_WAIT, connect).await.map_err(|_| LinkError::Timeout)??;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Carries the bytes of this one connection; ends when `sender` is dropped or the server closes.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}

@@ -1,0 +1,62 @@
+//! What an application shows about its connection.
+
+use tern_proto::v1;
+
+use crate::options::Link;
+
+/// The state of a client at one moment; see [`crate::Client::status`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The connection.
+    pub link: LinkState,
+    /// Everything that was committed when the server was last asked is in the inbox.
+    pub caught_up: bool,
+    /// Messages that are still sent.
+    pub sending: usize,
+    /// Messages that failed and wait for [`crate::Client::resend`].
+    pub failed: usize,
+    /// Messages refused since the client was opened.
+    pub refused: u64,
+    /// Entries that are not confirmed.
+    pub unconfirmed: usize,
+}
+
+/// The state of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The first attempt is under way.
+    Connecting,
+    /// The server has answered the hello on this link.
+    Up(Link),
+    /// No link; the client tries again by itself. Says why the last one ended.
+    Down(String),
+    /// The client does nothing more.
+    Stopped(Stop),
+}
+
+/// Why a client stopped for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// [`crate::Client::close`], or every handle was dropped.
+    #[error("closed")]
+    Closed,
+    /// The same device connected elsewhere.
+    #[error("the same device connected elsewhere")]
+    Displaced,
+    /// The server will not have this client: its token, its device id or its protocol.
+    #[error("the server refused the connection: {}", .0.as_str_name())]
+    Refused(v1::Code),
+    /// The local store failed.
+    #[error("{0}")]
+    Store(String),
+}
+
+impl Status {
+    /// Why the client does nothing more, if so.
+    pub fn stopped(&self) -> Option<&Stop> {
+        match &self.link {
+            LinkState::Stopped(stop) => Some(stop),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The outbox: messages from the moment that the application hands them over until they are settled.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tern_proto::{UserId, limits, v1};
+
+use super::{SETTLED, Store, StoreError};
+use crate::backoff::ATTEMPTS;
+use crate::message::{Fate, MessageState, Outgoing, Sent, check_text};
+
+/// How many messages may be waiting or failed.
+pub const OPEN: usize = 10_000;
+
+const SENDING: i64 = 0;
+const SENT: i64 = 1;
+const REFUSED: i64 = 2;
+const FAILED: i64 = 3;
+
+/// Encoded bytes of one send request: a packet less its header and slack.
+const BATCH_BYTES: usize = limits::PACKET_BYTES - 512;
+/// Encoded bytes that a message takes besides its text and recipient, at most.
+const MESSAGE_BYTES: usize = 32;
+
+/// A message and its new state.
+pub(crate) type Change = (u64, MessageState);
+
+const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_msg_id, conversation, seq, time_ms,
+    (SELECT max(CASE WHEN r.kind = 2 THEN 2 ELSE 1 END) FROM receipts r
+     WHERE r.conversation = outbox.conversation AND r.seq >= outbox.seq AND r.member <> (SELECT user FROM me))
+    FROM outbox";
+
+impl Store {
+    /// Takes messages in, all or none; they have ids in their order. A note is stored in the same transaction.
+    pub(crate) fn enqueue(
+        &mut self,
+        to: &UserId,
+        texts: &[String],
+        note: Option<&str>,
+    ) -> Result<Vec<u64>, StoreError> {
+        if self.peeking {
+            return Err(StoreError::Peeking);
+        }
+        texts.iter().try_for_each(|text| check_text(text))?;
+        let (sending, failed) = self.open_messages()?;
+        if sending + failed + texts.len() > OPEN {
+            return Err(StoreError::OutboxFull);
+        }
+        let tx = self.db.transaction()?;
+        let last: i64 = tx.query_row("SELECT last_id FROM me", [], |row| row.get(0))?;
+        let new_last = last.checked_add(texts.len() as i64).ok_or(StoreError::NoIdsLeft)?;
+        let mut insert = tx.prepare("INSERT INTO outbox (id, recipient, text, state) VALUES (?1, ?2, ?3, ?4)")?;
+        for (id, text) in (last + 1..).zip(texts) {
+            insert.execute(params![id, to.as_str(), text, SENDING])?;
+        }
+        drop(insert);
+        tx.execute("UPDATE me SET last_id = ?1", [new_last])?;
+        if let Some(note) = note {
+            tx.execute("INSERT INTO notes (text) VALUES (?1)", [note])?;
+        }
+        tx.commit()?;
+        Ok((last + 1..=new_last).map(|id| id as u64).collect())
+    }
+
+    /// Ids go on above this one.
+    pub(crate) fn go_on_above(&mut self, highest: u64) -> Result<(), StoreError> {
+        let highest = i64::try_from(highest).unwrap_or(i64::MAX);
+        self.db.execute("UPDATE me SET last_id = max(last_id, ?1)", [highest])?;
+        Ok(())
+    }
+
+    /// The first messages that wait for an answer, in id order, as many as fit one request.
+    pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
+        let mut query =
+            self.db.prepare("SELECT id, recipient, text FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1")?;
+        let mut rows = query.query([limits::SEND_MESSAGES as i64])?;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let message =
+                v1::OutMessage { client_msg_id: row.get::<_, i64>(0)? as u64, to: row.get(1)?, text: row.get(2)? };
+            bytes += message.to.len() + message.text.len() + MESSAGE_BYTES;
+            if bytes > BATCH_BYTES {
+                break;
+            }
+            batch.push(message);
+        }
+        Ok(batch)
+    }
+
+    /// Takes the server's results in. Whatever is neither accepted nor refused for good is a failed attempt.
+    pub(crate) fn settle(&mut self, results: &[v1::SendResult]) -> Result<Vec<Change>, StoreError> {
+        let tx = self.db.transaction()?;
+        let mut changes = Vec::new();
+        for result in results {
+            changes.extend(match Fate::of(result.code) {
+                Fate::Sent => close(&tx, result.client_msg_id, &sent(result))?,
+                Fate::Refused(code) => refuse(&tx, result.client_msg_id, code)?,
+                Fate::Again => fail(&tx, result.client_msg_id, result.code().as_str_name())?,
+            });
+        }
+        forget_settled(&tx)?;
+        tx.commit()?;
+        Ok(changes)
+    }
+
+    /// These were transmitted and not answered.
+    pub(crate) fn unanswered(&mut self, ids: &[u64], reason: &str) -> Result<Vec<Change>, StoreError> {
+        let tx = self.db.transaction()?;
+        let mut changes = Vec::new();
+        for id in ids {
+            changes.extend(fail(&tx, *id, reason)?);
+        }
+        tx.commit()?;
+        Ok(changes)
+    }
+
+    /// No link could be had while messages waited: one failed attempt for each of them.
+    pub(crate) fn unreachable(&mut self, reason: &str) -> Result<Vec<Change>, StoreError> {
+        let tx = self.db.transaction()?;
+        tx.execute("UPDATE outbox SET attempts = attempts + 1 WHERE state = 0", [])?;
+        let mut update =
+            tx.prepare("UPDATE outbox SET state = 3, reason = ?1 WHERE state = 0 AND attempts >= ?2 RETURNING id")?;
+        let failed = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as u64, MessageState::Failed(reason.to_owned())));
+        let changes = update.query_map(params![reason, ATTEMPTS], failed)?.collect::<Result<_, _>>()?;
+        drop(update);
+        tx.commit()?;
+        Ok(changes)
+    }
+
+    /// Starts again with a failed message; `false` if it is not a failed one.
+    pub(crate) fn resend(&mut self, id: u64) -> Result<bool, StoreError> {
+        let again = "UPDATE outbox SET state = 0, attempts = 0, reason = NULL WHERE id = ?1 AND state = 3";
+        Ok(self.db.execute(again, [id as i64])? == 1)
+    }
+
+    /// How many messages are sending, and how many failed.
+    pub(crate) fn open_messages(&self) -> Result<(usize, usize), StoreError> {
+        let count =
+            "SELECT (SELECT count(*) FROM outbox WHERE state = 0), (SELECT count(*) FROM outbox WHERE state = 3)";
+        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize));
+        Ok(self.db.query_row(count, [], read)?)
+    }
+
+    /// A message, while it is remembered.
+    pub(crate) fn outgoing(&self, id: u64) -> Result<Option<Outgoing>, StoreError> {
+        Ok(self.db.query_row(&format!("{COLUMNS} WHERE id = ?1"), [id as i64], outgoing).optional()?)
+    }
+
+    /// The latest messages, oldest first.
+    pub(crate) fn latest_outgoing(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+        let mut query = self.db.prepare(&format!("{COLUMNS} ORDER BY id DESC LIMIT ?1"))?;
+        let mut latest = query.query_map([limit as i64], outgoing)?.collect::<Result<Vec<_>, _>>()?;
+        latest.reverse();
+        Ok(latest)
+    }
+}
+
+fn sent(result: &v1::SendResult) -> Sent {
+    Sent {
+        server_msg_id: result.server_msg_id,
+        conversation: result.conversation.clone(),
+        seq: result.seq,
+        time_ms: result.time_ms,
+    }
+}
+
+/// The server has the message. A failed one counts too: its last attempt may have arrived after all.
+pub(super) fn close(db: &Connection, id: u64, sent: &Sent) -> rusqlite::Result<Option<Change>> {
+    let update =
+        "UPDATE outbox SET state = 1, reason = NULL, server_msg_id = ?2, conversation = ?3, seq = ?4, time_ms = ?5
+        WHERE id = ?1 AND state IN (0, 3)";
+    let (server_msg_id, seq) = (sent.server_msg_id as i64, sent.seq as i64);
+    let changed = db.execute(update, params![id as i64, server_msg_id, sent.conversation, seq, sent.time_ms])?;
+    Ok((changed == 1).then(|| (id, MessageState::Sent(sent.clone()))))
+}
+
+fn refuse(db: &Connection, id: u64, code: v1::Code) -> rusqlite::Result<Option<Change>> {
+    let update = "UPDATE outbox SET state = 2, code = ?2 WHERE id = ?1 AND state IN (0, 3)";
+    let changed = db.execute(update, params![id as i64, code as i32])?;
+    Ok((changed == 1).then_some((id, MessageState::Refused(code))))
+}
+
+fn fail(db: &Connection, id: u64, reason: &str) -> rusqlite::Result<Option<Change>> {
+    let update = "UPDATE outbox SET attempts = attempts + 1, reason = ?2,
+        state = CASE WHEN attempts + 1 >= ?3 THEN 3 ELSE 0 END WHERE id = ?1 AND state = 0 RETURNING state";
+    let state: Option<i64> = db.query_row(update, params![id as i64, reason, ATTEMPTS], |row| row.get(0)).optional()?;
+    Ok((state == Some(FAILED)).then(|| (id, MessageState::Failed(reason.to_owned()))))
+}
+
+fn forget_settled(db: &Connection) -> rusqlite::Result<usize> {
+    db.execute("DELETE FROM outbox WHERE id <= (SELECT last_id FROM me) - ?1 AND state IN (1, 2)", [SETTLED])
+}
+
+fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
+    let sent = || {
+        Ok::<_, rusqlite::Error>(Sent {
+            server_msg_id: row.get::<_, i64>(6)? as u64,
+            conversation: row.get(7)?,
+            seq: row.get::<_, i64>(8)? as u64,
+            time_ms: row.get(9)?,
+        })
+    };
+    let receipt: Option<i32> = row.get(10)?;
+    let state = match (row.get(3)?, receipt.map(v1::ReceiptKind::try_from)) {
+        (SENT, Some(Ok(v1::ReceiptKind::Read))) => MessageState::Read(sent()?),
+        (SENT, Some(Ok(v1::ReceiptKind::Delivered))) => MessageState::Delivered(sent()?),
+        (SENT, _) => MessageState::Sent(sent()?),
+        (REFUSED, _) => MessageState::Refused(v1::Code::try_from(row.get::<_, i32>(4)?).unwrap_or_default()),
+        (FAILED, _) => MessageState::Failed(row.get::<_, Option<String>>(5)?.unwrap_or_default()),
+        _ => MessageState::Sending,
+    };
+    Ok(Outgoing { id: row.get::<_, i64>(0)? as u64, to: row.get(1)?, text: row.get(2)?, state })
+}

@@ -1,0 +1,309 @@
+//! What the store keeps across a kill: dropping it without ceremony and opening it again.
+
+use tempfile::TempDir;
+use tern_proto::{Key, UserId, v1};
+
+use super::{OPEN, OpenError, Store, StoreError};
+use crate::backoff::ATTEMPTS;
+use crate::message::{BadText, EntryBody, MessageState, Sent};
+
+struct Device {
+    directory: TempDir,
+    store: Option<Store>,
+}
+
+impl Device {
+    fn new() -> Device {
+        let directory = TempDir::new().unwrap();
+        let store = Store::open(directory.path(), &user("alice"), false).unwrap();
+        Device { directory, store: Some(store) }
+    }
+
+    fn store(&mut self) -> &mut Store {
+        self.store.as_mut().unwrap()
+    }
+
+    fn killed(&mut self) -> &mut Store {
+        self.store = None;
+        self.store = Some(Store::open(self.directory.path(), &user("alice"), false).unwrap());
+        self.store()
+    }
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| text.to_string()).collect()
+}
+
+fn message(version: u64, server_msg_id: u64) -> v1::Entry {
+    let message = v1::Message {
+        from: "bob".into(),
+        conversation: "alice:bob".into(),
+        seq: version,
+        server_msg_id,
+        client_msg_id: version,
+        text: format!("text {server_msg_id}"),
+        time_ms: 0,
+    };
+    v1::Entry { class: 1, version, body: Some(v1::entry::Body::Message(message)) }
+}
+
+fn stub(version: u64, client_msg_id: u64) -> v1::Entry {
+    let stub = v1::Stub { client_msg_id, server_msg_id: 900, conversation: "alice:bob".into(), seq: 7, time_ms: 5 };
+    v1::Entry { class: 1, version, body: Some(v1::entry::Body::Stub(stub)) }
+}
+
+fn receipt(version: u64, kind: v1::ReceiptKind, seq: u64) -> v1::Entry {
+    let (conversation, member) = ("alice:bob".into(), "bob".into());
+    let receipt = v1::Receipt { conversation, member, kind: kind.into(), seq, time_ms: 0 };
+    v1::Entry { class: 2, version, body: Some(v1::entry::Body::Receipt(receipt)) }
+}
+
+fn accepted(id: u64, seq: u64) -> v1::SendResult {
+    v1::SendResult {
+        client_msg_id: id,
+        server_msg_id: 100 + id,
+        conversation: "alice:bob".into(),
+        seq,
+        ..v1::SendResult::default()
+    }
+}
+
+fn refused(id: u64, code: v1::Code) -> v1::SendResult {
+    v1::SendResult { client_msg_id: id, code: code.into(), ..v1::SendResult::default() }
+}
+
+fn state(store: &Store, id: u64) -> MessageState {
+    store.outgoing(id).unwrap().unwrap().state
+}
+
+fn ids(store: &Store) -> Vec<u64> {
+    store.take(0, 100).unwrap().iter().map(|entry| entry.message().unwrap().server_msg_id).collect()
+}
+
+#[test]
+fn a_directory_is_one_device_of_one_user_and_one_process() {
+    let mut device = Device::new();
+    let id = device.store().device().to_owned();
+    assert_eq!(id.len(), 32);
+    assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let path = device.directory.path().to_owned();
+    assert!(matches!(Store::open(&path, &user("alice"), false), Err(OpenError::InUse(_))));
+    assert_eq!(device.killed().device(), id);
+    device.store = None;
+    assert!(
+        matches!(Store::open(&path, &user("bob"), false), Err(OpenError::OtherUser { owner, .. }) if owner == "alice")
+    );
+    assert_ne!(Device::new().store().device(), id);
+}
+
+#[test]
+fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
+    let mut device = Device::new();
+    assert_eq!(device.store().enqueue(&user("bob"), &texts(&["a", "b"]), Some("note 1")).unwrap(), [1, 2]);
+    let store = device.killed();
+    assert_eq!(store.enqueue(&user("bob"), &texts(&["c"]), Some("note 2")).unwrap(), [3]);
+    let batch = store.batch().unwrap();
+    assert_eq!(
+        batch.iter().map(|m| (m.client_msg_id, m.text.as_str())).collect::<Vec<_>>(),
+        [(1, "a"), (2, "b"), (3, "c")]
+    );
+    assert_eq!(store.notes().unwrap(), ["note 1", "note 2"]);
+    store.truncate_notes(1).unwrap();
+    assert_eq!(store.notes().unwrap(), ["note 1"]);
+
+    store.settle(&[accepted(1, 1), accepted(2, 2), accepted(3, 3)]).unwrap();
+    let store = device.killed();
+    assert!(store.batch().unwrap().is_empty());
+    assert!(matches!(state(store, 2), MessageState::Sent(sent) if sent.server_msg_id == 102));
+    store.go_on_above(40).unwrap();
+    store.go_on_above(7).unwrap();
+    assert_eq!(device.killed().enqueue(&user("bob"), &texts(&["d"]), None).unwrap(), [41]);
+}
+
+#[test]
+fn a_batch_fits_a_packet() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.enqueue(&user("bob"), &vec!["x".repeat(16 * 1024); 5], None).unwrap();
+    assert_eq!(store.batch().unwrap().len(), 3);
+    let messages = store.batch().unwrap();
+    let body = v1::SendRequest { messages };
+    assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
+
+    let store = &mut *device.store();
+    store.settle(&(1..=5).map(|id| accepted(id, id)).collect::<Vec<_>>()).unwrap();
+    store.enqueue(&user("bob"), &texts(&["y"; 300]), None).unwrap();
+    assert_eq!(store.batch().unwrap().len(), 256);
+}
+
+#[test]
+fn what_cannot_be_sent_does_not_enter_the_outbox() {
+    let mut device = Device::new();
+    let store = device.store();
+    let bob = user("bob");
+    let enqueue = |store: &mut Store, text: String| store.enqueue(&bob, &["ok".to_owned(), text], None);
+    assert!(matches!(enqueue(store, String::new()), Err(StoreError::BadText(BadText::Empty))));
+    assert!(matches!(enqueue(store, "x".repeat(16_385)), Err(StoreError::BadText(BadText::TooLong(16_385)))));
+    assert!(store.batch().unwrap().is_empty(), "all or none");
+    store.enqueue(&bob, &vec!["x".to_owned(); OPEN], None).unwrap();
+    assert!(matches!(store.enqueue(&bob, &texts(&["x"]), None), Err(StoreError::OutboxFull)));
+    store.settle(&[accepted(1, 1)]).unwrap();
+    store.enqueue(&bob, &texts(&["x"]), None).unwrap();
+}
+
+#[test]
+fn attempts_are_bounded_and_a_resend_starts_again() {
+    let mut device = Device::new();
+    device.store().enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    for attempt in 1..ATTEMPTS {
+        let changes = match attempt % 3 {
+            0 => device.store().unanswered(&[1], "lost"),
+            1 => device.store().unreachable("down"),
+            _ => device.killed().settle(&[refused(1, v1::Code::Unavailable), refused(2, v1::Code::OutcomeUnknown)]),
+        };
+        assert_eq!(changes.unwrap(), [], "attempt {attempt}");
+    }
+    let failed = MessageState::Failed("down".to_owned());
+    assert_eq!(device.store().unreachable("down").unwrap(), [(1, failed.clone())], "the second was tried less often");
+    let store = device.killed();
+    assert_eq!((state(store, 1), state(store, 2)), (failed, MessageState::Sending));
+    assert_eq!(store.open_messages().unwrap(), (1, 1));
+    assert_eq!(store.batch().unwrap()[0].client_msg_id, 2);
+
+    assert!(store.resend(1).unwrap());
+    assert!(!store.resend(1).unwrap(), "only what failed");
+    assert_eq!(store.batch().unwrap()[0].client_msg_id, 1);
+    assert_eq!(store.unreachable("down").unwrap().len(), 0, "it has all its attempts again");
+}
+
+#[test]
+fn final_refusals_end_a_message_and_unknown_codes_do_not() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    let unknown = v1::SendResult { client_msg_id: 2, code: 9_999, ..v1::SendResult::default() };
+    let changes = store.settle(&[refused(1, v1::Code::Conflict), unknown]).unwrap();
+    assert_eq!(changes, [(1, MessageState::Refused(v1::Code::Conflict))]);
+    assert_eq!(state(store, 2), MessageState::Sending);
+    assert_eq!(state(device.killed(), 1), MessageState::Refused(v1::Code::Conflict));
+}
+
+#[test]
+fn a_page_is_applied_once_and_handed_out_until_it_is_confirmed() {
+    let mut device = Device::new();
+    let key = Key::at(7, [12, 0]);
+    device.store().apply(&[message(11, 500), message(12, 501)], &key).unwrap();
+    let store = device.killed();
+    assert_eq!(store.key().unwrap(), Some(key));
+    assert_eq!(ids(store), [500, 501]);
+    let first = store.take(0, 1).unwrap();
+    store.confirm(&[first[0].number]).unwrap();
+
+    let store = device.killed();
+    assert_eq!(ids(store), [501], "only what is not confirmed");
+    store.replace_key(&Key::oldest(8)).unwrap();
+    store.apply(&[message(1, 500), message(2, 501), message(3, 502)], &Key::at(8, [3, 0])).unwrap();
+    assert_eq!(ids(store), [501, 502], "after a replaced key the processed ones are skipped");
+}
+
+#[test]
+fn confirming_the_last_entry_does_not_hide_the_next() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
+    let seen = store.take(0, 10).unwrap()[0].number;
+    store.confirm(&[seen]).unwrap();
+    store.apply(&[message(2, 501)], &Key::at(7, [2, 0])).unwrap();
+    assert_eq!(store.take(seen, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn a_stub_closes_the_message_whose_acknowledgement_was_lost() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.enqueue(&user("bob"), &texts(&["a"]), None).unwrap();
+    for _ in 0..ATTEMPTS {
+        store.unreachable("down").unwrap();
+    }
+    let applied = store.apply(&[stub(5, 1)], &Key::at(7, [5, 0])).unwrap();
+    let sent = Sent { server_msg_id: 900, conversation: "alice:bob".into(), seq: 7, time_ms: 5 };
+    assert_eq!(applied.closed, [(1, MessageState::Sent(sent))]);
+    assert_eq!(store.open_messages().unwrap(), (0, 0));
+    assert_eq!(store.backlog().unwrap(), 0, "a stub is nothing for the application");
+}
+
+#[test]
+fn receipts_raise_states_and_old_ones_are_skipped() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    // A receipt may come before the answer.
+    store.apply(&[receipt(1, v1::ReceiptKind::Delivered, 2)], &Key::at(7, [0, 1])).unwrap();
+    store.settle(&[accepted(1, 1), accepted(2, 2)]).unwrap();
+    let applied = store.apply(&[receipt(2, v1::ReceiptKind::Read, 1)], &Key::at(7, [0, 2])).unwrap();
+    assert_eq!(applied.receipts.len(), 1);
+    assert!(matches!(state(store, 1), MessageState::Read(_)));
+    assert!(matches!(state(device.killed(), 2), MessageState::Delivered(_)));
+    let again = device.store().apply(&[receipt(3, v1::ReceiptKind::Read, 1)], &Key::at(7, [0, 3])).unwrap();
+    assert!(again.receipts.is_empty());
+    assert_eq!(device.store().backlog().unwrap(), 2);
+}
+
+#[test]
+fn damaged_entries_are_handed_out_and_unknown_ones_are_not() {
+    let mut device = Device::new();
+    let store = device.store();
+    let damaged = v1::Damaged { conversation: "alice:bob".into(), seq: 3 };
+    let entries = [
+        v1::Entry { class: 1, version: 1, body: Some(v1::entry::Body::Damaged(damaged.clone())) },
+        v1::Entry { class: 1, version: 2, body: None },
+        v1::Entry { class: 77, ..message(3, 500) },
+    ];
+    store.apply(&entries, &Key::at(7, [3, 0])).unwrap();
+    let taken = store.take(0, 10).unwrap();
+    assert_eq!(taken.len(), 1);
+    assert_eq!((taken[0].version, &taken[0].body), (1, &EntryBody::Damaged(damaged)));
+}
+
+#[test]
+fn read_marks_wait_for_the_server_and_never_go_back() {
+    let mut device = Device::new();
+    device.store().want_read("alice:bob", 5).unwrap();
+    device.store().want_read("alice:bob", 3).unwrap();
+    let store = device.killed();
+    assert_eq!(store.next_read().unwrap(), Some(("alice:bob".to_owned(), 5)));
+    store.want_read("alice:bob", 6).unwrap();
+    store.read_done("alice:bob", 5).unwrap();
+    assert_eq!(
+        store.next_read().unwrap(),
+        Some(("alice:bob".to_owned(), 6)),
+        "a newer mark is not answered by an older"
+    );
+    store.read_done("alice:bob", 6).unwrap();
+    assert_eq!(store.next_read().unwrap(), None);
+}
+
+#[test]
+fn a_peek_leaves_nothing_behind() {
+    let mut device = Device::new();
+    device.store().apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
+    device.store = None;
+    let path = device.directory.path().to_owned();
+    let mut peek = Store::open(&path, &user("alice"), true).unwrap();
+    assert_eq!(ids(&peek), [500], "what is not confirmed is there for a peek too");
+    peek.apply(&[message(1, 500), message(2, 501)], &Key::at(7, [2, 0])).unwrap();
+    assert_eq!(ids(&peek), [500, 501]);
+    assert!(matches!(peek.enqueue(&user("bob"), &texts(&["a"]), None), Err(StoreError::Peeking)));
+    let number = peek.take(0, 1).unwrap()[0].number;
+    peek.confirm(&[number]).unwrap();
+    let id = peek.device().to_owned();
+    drop(peek);
+
+    let store = device.killed();
+    assert_eq!((store.device(), store.key().unwrap()), (id.as_str(), Some(Key::at(7, [1, 0]))));
+    assert_eq!(ids(store), [500]);
+}

@@ -1,0 +1,226 @@
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+//! The whole client against a server that misbehaves, over real sockets.
+
+mod fake;
+
+use std::time::Duration;
+
+use fake::Fake;
+use tempfile::TempDir;
+use tern_client::{Client, ClientOptions, Event, Inbox, Link, LinkState, MessageState, Receive, Status, Stop, Token};
+use tern_proto::{Command, ConversationId, Key, UserId, v1};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options(fake: &Fake, data: &TempDir) -> ClientOptions {
+    let alice = UserId::new("alice").unwrap();
+    let mut options = ClientOptions::new(data.path(), alice, Token::fixed("JWT".to_owned()));
+    options.long_link = fake.long_link.to_string();
+    options.http = fake.http.to_string();
+    options
+}
+
+fn bob() -> UserId {
+    UserId::new("bob").unwrap()
+}
+
+async fn open(fake: &Fake, data: &TempDir) -> (Client, Inbox) {
+    Client::open(options(fake, data)).await.unwrap()
+}
+
+async fn until(client: &Client, what: &str, wanted: impl FnMut(&Status) -> bool) {
+    let mut status = client.status();
+    let reached = timeout(PATIENCE, status.wait_for(wanted)).await.map(|reached| reached.is_ok());
+    assert!(reached == Ok(true), "never: {what}; {:?}", client.status().borrow());
+}
+
+async fn next_text(inbox: &mut Inbox) -> String {
+    let entry = timeout(PATIENCE, inbox.next()).await.expect("an entry").unwrap().unwrap();
+    let text = entry.message().unwrap().text.clone();
+    inbox.confirm(&[entry]).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_lost_acknowledgement_means_the_same_id_again_before_anything_new() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().swallow = 2;
+    let (client, _inbox) = open(&fake, &data).await;
+    let mut events = client.events();
+    let first = client.send(&bob(), "one").await.unwrap();
+    fake.until("the first is stored", |state| state.stored.len() == 1).await;
+    let second = client.send(&bob(), "two").await.unwrap();
+    until(&client, "all are acknowledged", |status| status.sending == 0).await;
+    assert_eq!(fake.state().order, [first, second]);
+    assert!(fake.state().count_all(Command::Send) >= 3);
+    assert!(matches!(client.outcome(first).await.unwrap(), Some(MessageState::Sent(sent)) if sent.seq == first));
+    assert!(matches!(events.recv().await, Ok(Event::Message { id, state: MessageState::Sent(_) }) if id == first));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_reconnect_presents_the_key_and_resumes_the_outbox() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let (client, mut inbox) = open(&fake, &data).await;
+    fake.arrive(1, "first");
+    until(&client, "it is up", |status| status.link == LinkState::Up(Link::Tcp)).await;
+    fake.push(Command::Notify, &());
+    assert_eq!(next_text(&mut inbox).await, "first");
+    let acknowledged = Some(v1::SyncKey::from(&Key::at(7, [1, 0])));
+    // By an ack, or by the sync that the hint caused.
+    fake.until("the entry is acknowledged", |state| {
+        state.last(Command::Ack).is_some_and(|ack: v1::AckRequest| ack.key == acknowledged)
+            || state.last(Command::Sync).is_some_and(|sync: v1::SyncRequest| sync.key == acknowledged)
+    })
+    .await;
+
+    fake.state().refuse_long = true;
+    fake.cut();
+    until(&client, "it is off the long link", |status| status.link != LinkState::Up(Link::Tcp)).await;
+    fake.arrive(2, "second");
+    client.send_all(&bob(), vec!["a".into(), "b".into()]).await.unwrap();
+    fake.state().refuse_long = false;
+    until(&client, "it is back", |status| status.link == LinkState::Up(Link::Tcp) && status.sending == 0).await;
+    assert_eq!(next_text(&mut inbox).await, "second");
+    assert_eq!(fake.state().order, [1, 2]);
+    let hello: v1::HelloRequest = fake.state().last(Command::Hello).unwrap();
+    assert!(Key::from(&hello.key.unwrap()).versions[0] >= Some(1));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_delta_from_another_key_means_a_sync_and_doubles_nothing() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.arrive(1, "first");
+    let (client, mut inbox) = open(&fake, &data).await;
+    assert_eq!(next_text(&mut inbox).await, "first");
+    let key = |version| Some(v1::SyncKey::from(&Key::at(7, [version, 0])));
+    let second = fake.arrive(2, "second");
+    let delta = v1::Delta { before: key(1), entries: vec![second], after: key(2) };
+    fake.push(Command::Delta, &delta);
+    assert_eq!(next_text(&mut inbox).await, "second");
+    assert_eq!(fake.state().count("long", Command::Sync), 1, "a delta at the key needs no sync");
+
+    fake.push(Command::Delta, &delta);
+    fake.arrive(3, "third");
+    let fourth = fake.arrive(4, "fourth");
+    fake.push(Command::Delta, &v1::Delta { before: key(3), entries: vec![fourth], after: key(4) });
+    assert_eq!(next_text(&mut inbox).await, "third");
+    assert_eq!(next_text(&mut inbox).await, "fourth");
+    assert!(fake.state().count("long", Command::Sync) > 1);
+    assert!(inbox.try_next().await.unwrap().is_none());
+    client.close().await;
+}
+
+#[tokio::test]
+async fn the_short_link_carries_everything_while_the_long_one_is_down() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().refuse_long = true;
+    fake.arrive(1, "first");
+    let (client, mut inbox) = open(&fake, &data).await;
+    client.send(&bob(), "over HTTP").await.unwrap();
+    until(&client, "it falls back", |status| status.link == LinkState::Up(Link::Http)).await;
+    until(&client, "it is sent", |status| status.sending == 0).await;
+    assert_eq!(next_text(&mut inbox).await, "first");
+    fake.arrive(2, "by the long poll");
+    assert_eq!(next_text(&mut inbox).await, "by the long poll");
+    assert!(fake.state().count("http", Command::Send) >= 1);
+
+    fake.state().refuse_long = false;
+    until(&client, "it goes back", |status| status.link == LinkState::Up(Link::Tcp)).await;
+    client.mark_read(&ConversationId::new("alice:bob").unwrap(), 2).await.unwrap();
+    fake.until("the mark is taken", |state| {
+        state.last::<v1::ReadRequest>(Command::Read).is_some_and(|read| read.seq == 2)
+    })
+    .await;
+    client.close().await;
+}
+
+#[tokio::test]
+async fn the_short_link_alone_is_enough() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let mut http = options(&fake, &data);
+    http.link = Link::Http;
+    let (client, mut inbox) = Client::open(http).await.unwrap();
+    client.send_all(&bob(), vec!["x".into(); 300]).await.unwrap();
+    fake.arrive(1, "first");
+    assert_eq!(next_text(&mut inbox).await, "first");
+    until(&client, "all are sent", |status| status.sending == 0 && status.caught_up).await;
+    assert!(fake.state().order.iter().copied().eq(1..=300));
+    assert_eq!(fake.state().count("long", Command::Hello), 0);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn what_was_not_confirmed_comes_again_and_nothing_else() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    for version in 1..=3 {
+        fake.arrive(version, &format!("text {version}"));
+    }
+    let (client, mut inbox) = open(&fake, &data).await;
+    assert_eq!(next_text(&mut inbox).await, "text 1");
+    let unconfirmed = inbox.next().await.unwrap().unwrap();
+    assert_eq!(unconfirmed.message().unwrap().text, "text 2");
+    client.close().await;
+
+    let (client, mut inbox) = open(&fake, &data).await;
+    assert_eq!(next_text(&mut inbox).await, "text 2");
+    assert_eq!(next_text(&mut inbox).await, "text 3");
+    until(&client, "it is caught up", |status| status.caught_up && status.unconfirmed == 0).await;
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_peek_sees_the_same_twice() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.arrive(1, "first");
+    for _ in 0..2 {
+        let mut peek = options(&fake, &data);
+        peek.receive = Receive::Peek;
+        let (client, mut inbox) = Client::open(peek).await.unwrap();
+        assert_eq!(next_text(&mut inbox).await, "first");
+        until(&client, "it is caught up", |status| status.caught_up).await;
+        client.close().await;
+    }
+    assert!(fake.state().last::<v1::AckRequest>(Command::Ack).is_none());
+    assert!(fake.state().last::<v1::SyncRequest>(Command::Sync).unwrap().peek);
+}
+
+#[tokio::test]
+async fn a_displaced_client_does_not_come_back() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let (client, mut inbox) = open(&fake, &data).await;
+    until(&client, "it is up", |status| status.link == LinkState::Up(Link::Tcp)).await;
+    fake.push(Command::GoAway, &v1::GoAway { reason: v1::GoAwayReason::Displaced.into(), retry_after_ms: 0 });
+    until(&client, "it stops", |status| status.stopped() == Some(&Stop::Displaced)).await;
+    assert_eq!(inbox.next().await.unwrap(), None);
+    assert_eq!(fake.state().count_all(Command::Hello), 1);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_refused_token_stops_the_client_and_keeps_the_outbox() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().refuse_hello = Some(v1::Code::BadToken);
+    let (client, _inbox) = open(&fake, &data).await;
+    let id = client.send(&bob(), "later").await.unwrap();
+    until(&client, "it stops", |status| status.stopped() == Some(&Stop::Refused(v1::Code::BadToken))).await;
+    client.close().await;
+
+    fake.state().refuse_hello = None;
+    let (client, _inbox) = open(&fake, &data).await;
+    until(&client, "it is sent", |status| status.sending == 0).await;
+    assert_eq!(fake.state().order, [id]);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn ids_go_on_above_what_the_server_has_seen() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().stored.insert(41, "from before a restored backup".to_owned());
+    let (client, _inbox) = open(&fake, &data).await;
+    until(&client, "it is caught up", |status| status.caught_up).await;
+    assert_eq!(client.send(&bob(), "new").await.unwrap(), 42);
+    client.close().await;
+}

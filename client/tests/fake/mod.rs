@@ -1,0 +1,287 @@
+#![allow(clippy::unwrap_used, reason = "a test's server may fail loudly")]
+//! A server with one user, alice, on real sockets: enough to see what a client does when things go wrong.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use prost::Message;
+use tern_proto::{Command, Key, Packet, packet, v1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+
+/// What the server knows and how it misbehaves.
+#[derive(Default)]
+pub struct State {
+    /// Every request: its link and its packet.
+    pub requests: Vec<(&'static str, Packet)>,
+    /// Messages by `client_msg_id`; a resend changes nothing.
+    pub stored: BTreeMap<u64, String>,
+    /// `client_msg_id`s in the order in which they were stored.
+    pub order: Vec<u64>,
+    /// The timeline of class 1.
+    pub entries: Vec<v1::Entry>,
+    /// So many sends are stored, and then the link is cut instead of answering.
+    pub swallow: usize,
+    /// The long link is cut at once.
+    pub refuse_long: bool,
+    /// Every hello is refused with this.
+    pub refuse_hello: Option<v1::Code>,
+}
+
+/// The running server.
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+    pushes: broadcast::Sender<Option<Packet>>,
+    pub long_link: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Fake {
+    pub async fn start() -> Fake {
+        let (long, http) = (listen().await, listen().await);
+        let fake = Fake {
+            state: Arc::default(),
+            pushes: broadcast::Sender::new(16),
+            long_link: long.local_addr().unwrap(),
+            http: http.local_addr().unwrap(),
+        };
+        let (state, pushes) = (Arc::clone(&fake.state), fake.pushes.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = long.accept().await {
+                if !lock(&state).refuse_long {
+                    tokio::spawn(serve_long(stream, Arc::clone(&state), pushes.subscribe()));
+                }
+            }
+        });
+        let state = Arc::clone(&fake.state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = http.accept().await {
+                tokio::spawn(serve_http(stream, Arc::clone(&state)));
+            }
+        });
+        fake
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Starts a packet on every long link.
+    pub fn push(&self, command: Command, body: &impl Message) {
+        self.pushes.send(Some(Packet::new(command.number(), 0, body))).unwrap();
+    }
+
+    /// Cuts every long link.
+    pub fn cut(&self) {
+        self.pushes.send(None).unwrap();
+    }
+
+    /// Bob sends alice a message; gives its entry.
+    pub fn arrive(&self, version: u64, text: &str) -> v1::Entry {
+        let message = v1::Message {
+            from: "bob".into(),
+            conversation: "alice:bob".into(),
+            seq: version,
+            server_msg_id: 1_000 + version,
+            client_msg_id: version,
+            text: text.into(),
+            time_ms: 0,
+        };
+        let entry = v1::Entry { class: 1, version, body: Some(v1::entry::Body::Message(message)) };
+        self.state().entries.push(entry.clone());
+        entry
+    }
+
+    /// Waits until the state is as wanted.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !wanted(&self.state()) {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl State {
+    /// How many requests of a kind came over a link.
+    pub fn count(&self, link: &str, command: Command) -> usize {
+        self.requests.iter().filter(|(l, p)| *l == link && p.known_command() == Some(command)).count()
+    }
+
+    /// How many requests of a kind came over both links.
+    pub fn count_all(&self, command: Command) -> usize {
+        self.count("long", command) + self.count("http", command)
+    }
+
+    /// The last request of a kind.
+    pub fn last<T: Message + Default>(&self, command: Command) -> Option<T> {
+        let last = self.requests.iter().rev().find(|(_, packet)| packet.known_command() == Some(command))?;
+        Some(T::decode(last.1.body.clone()).unwrap())
+    }
+
+    fn answer(&mut self, link: &'static str, request: &Packet) -> Option<Packet> {
+        self.requests.push((link, request.clone()));
+        let reply = |body: Vec<u8>| {
+            let command = request.known_command().unwrap().reply();
+            Some(Packet { command, sequence: request.sequence, body: body.into() })
+        };
+        match request.known_command().unwrap() {
+            Command::Hello => match self.refuse_hello {
+                None => reply(self.hello(&v1::HelloRequest::decode(request.body.clone()).unwrap()).encode_to_vec()),
+                Some(code) => {
+                    let error = v1::Error { code: code.into(), ..Default::default() };
+                    Some(Packet::new(Command::Error.number(), request.sequence, &error))
+                }
+            },
+            Command::Send => {
+                let results = self.store(v1::SendRequest::decode(request.body.clone()).unwrap());
+                if self.swallow > 0 {
+                    self.swallow -= 1;
+                    return None;
+                }
+                reply(v1::SendReply { results }.encode_to_vec())
+            }
+            Command::Sync => {
+                let key = v1::SyncRequest::decode(request.body.clone()).unwrap().key.as_ref().map(Key::from).unwrap();
+                let entries: Vec<_> = self.above(&key).cloned().collect();
+                let mut after = key;
+                after.versions[0] = entries.last().map(|entry| entry.version).max(key.versions[0]);
+                let key = Some(v1::SyncKey::from(&after));
+                reply(v1::SyncReply { entries, key, ..Default::default() }.encode_to_vec())
+            }
+            Command::Check => {
+                let key = v1::CheckRequest::decode(request.body.clone()).unwrap().key.as_ref().map(Key::from).unwrap();
+                reply(v1::CheckReply { pending: self.above(&key).count() > 0, ..Default::default() }.encode_to_vec())
+            }
+            _ => reply(Vec::new()),
+        }
+    }
+
+    fn hello(&self, request: &v1::HelloRequest) -> v1::HelloReply {
+        let start = Key::oldest(7);
+        let key = request.key.as_ref().map_or(start, Key::from);
+        v1::HelloReply {
+            heartbeat_ms: 60_000,
+            pending: self.above(&key).count() > 0,
+            highest_client_msg_id: self.stored.keys().max().copied().unwrap_or(0),
+            key_order: if request.key.is_none() { v1::KeyOrder::Start.into() } else { 0 },
+            key: request.key.is_none().then(|| v1::SyncKey::from(&start)),
+            ..Default::default()
+        }
+    }
+
+    fn store(&mut self, request: v1::SendRequest) -> Vec<v1::SendResult> {
+        let store = |message: v1::OutMessage| {
+            let id = message.client_msg_id;
+            if self.stored.insert(id, message.text).is_none() {
+                self.order.push(id);
+            }
+            v1::SendResult {
+                client_msg_id: id,
+                server_msg_id: id,
+                conversation: "alice:bob".into(),
+                seq: id,
+                ..Default::default()
+            }
+        };
+        request.messages.into_iter().map(store).collect()
+    }
+
+    fn above(&self, key: &Key) -> impl Iterator<Item = &v1::Entry> {
+        let version = key.versions[0].unwrap_or(0);
+        self.entries.iter().filter(move |entry| entry.version > version)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap()
+}
+
+async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+async fn serve_long(mut stream: TcpStream, state: Arc<Mutex<State>>, mut pushes: broadcast::Receiver<Option<Packet>>) {
+    let mut input = BytesMut::new();
+    loop {
+        let mut output = BytesMut::new();
+        while let Some(request) = packet::decode(&mut input).unwrap() {
+            match lock(&state).answer("long", &request) {
+                Some(answer) => answer.encode(&mut output),
+                None => return,
+            }
+        }
+        if stream.write_all(&output).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            read = stream.read_buf(&mut input) => if !matches!(read, Ok(1..)) { return },
+            pushed = pushes.recv() => match pushed.unwrap() {
+                Some(packet) => {
+                    let mut bytes = BytesMut::new();
+                    packet.encode(&mut bytes);
+                    stream.write_all(&bytes).await.unwrap();
+                }
+                None => return,
+            },
+        }
+    }
+}
+
+async fn serve_http(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+    let mut input = BytesMut::new();
+    loop {
+        let Some(mut body) = read_http(&mut stream, &mut input).await else { return };
+        let mut output = BytesMut::new();
+        while let Some(request) = packet::decode(&mut body).unwrap() {
+            wait(&request, &state).await;
+            match lock(&state).answer("http", &request) {
+                Some(answer) => answer.encode(&mut output),
+                None => return,
+            }
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", output.len());
+        if stream.write_all(&[head.as_bytes(), &output].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A waiting check waits for an entry above its key.
+async fn wait(request: &Packet, state: &Mutex<State>) {
+    if request.known_command() != Some(Command::Check) {
+        return;
+    }
+    let check = v1::CheckRequest::decode(request.body.clone()).unwrap();
+    let key = check.key.as_ref().map(Key::from).unwrap();
+    let deadline = Instant::now() + Duration::from_millis(check.wait_ms.into());
+    while Instant::now() < deadline && lock(state).above(&key).count() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn read_http(stream: &mut TcpStream, input: &mut BytesMut) -> Option<BytesMut> {
+    let end = loop {
+        if let Some(at) = input.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(input).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(input.split_to(end).to_vec()).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("post /v1/packets http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nauthorization: bearer jwt\r\n") && head.contains("\r\ntern-device: "), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let length: usize = length.parse().unwrap();
+    while input.len() < length {
+        if stream.read_buf(input).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(input.split_to(length))
+}

@@ -1,0 +1,250 @@
+//! `tern chat`: a conversation in the terminal, with the state of each own message as a phone shows it.
+//!
+//! [`room::Room`] is what is known of the conversation; `screen` draws it on a terminal, `plain` prints its changes where
+//! there is none. Both feed [`Chat::run`] with lines that the user typed.
+
+mod plain;
+mod room;
+mod screen;
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use tern_client::{Client, Event, Inbox, InboxEntry, Link, LinkState, MessageState, Status};
+use tern_proto::{ConversationId, UserId};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use self::room::Room;
+use super::client_options::ClientArgs;
+
+/// Messages of other conversations that are left for a later chat; beyond them the oldest are let go on this device.
+const LEFT_ALONE: usize = 1_000;
+/// Own messages that are looked through at the start and after missed events.
+const OWN: usize = 1_000;
+
+/// What `--help` says at its end.
+pub(crate) const HELP: &str = "\
+Marks: ◷ sending, ✓ sent, ✓✓ delivered, ✓✓ in blue: read, ! in red: failed after 12 attempts, ✗ refused.
+Lines that begin with / are commands: /resend tries all failed messages again, /resend N that one, /quit ends; // begins a \
+message with a slash. Without a terminal it reads lines from stdin, prints what happens, and ends when stdin has ended and \
+nothing is on its way.
+
+Example:
+  tern chat --as alice --to bob";
+
+/// Who talks to whom.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The user to talk to
+    #[arg(long, value_name = "USER")]
+    to: UserId,
+}
+
+/// Chats until the user quits.
+///
+/// # Errors
+/// The client cannot be opened or has to stop, or the terminal fails.
+pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(args.to != args.client.user, "--to must be another user than --as");
+    let options = args.client.options("chat")?;
+    let (client, inbox) = Client::open(options).await?;
+    let result = Chat::new(&client, inbox, args).run().await;
+    client.close().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// What the user did.
+enum Input {
+    /// A line was entered.
+    Line(String),
+    /// The line being typed has changed, or the terminal its size.
+    Redraw,
+    /// No more lines come.
+    End,
+    /// End now.
+    Quit,
+}
+
+/// Where a room is shown.
+enum View {
+    Screen(screen::Screen),
+    Plain(plain::Plain),
+}
+
+impl View {
+    fn open() -> Result<(View, mpsc::Receiver<Input>)> {
+        if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+            let (screen, input) = screen::Screen::open()?;
+            return Ok((View::Screen(screen), input));
+        }
+        let (plain, input) = plain::Plain::open()?;
+        Ok((View::Plain(plain), input))
+    }
+
+    fn show(&mut self, room: &mut Room, status: &Status) -> Result<()> {
+        match self {
+            View::Screen(screen) => screen.draw(room, status),
+            View::Plain(plain) => plain.print(room, status),
+        }
+        .context("the terminal")
+    }
+}
+
+/// The connection in words.
+fn connection(status: &Status) -> String {
+    match &status.link {
+        LinkState::Connecting => "connecting".to_owned(),
+        LinkState::Up(Link::Tcp) => "connected".to_owned(),
+        LinkState::Up(Link::Http) => "connected over HTTP".to_owned(),
+        LinkState::Down(reason) => format!("no connection, trying again: {reason}"),
+        LinkState::Stopped(stop) => format!("stopped: {stop}"),
+    }
+}
+
+struct Chat<'a> {
+    client: &'a Client,
+    inbox: Inbox,
+    me: UserId,
+    to: UserId,
+    conversation: ConversationId,
+    room: Room,
+    left_alone: VecDeque<InboxEntry>,
+    status: watch::Receiver<Status>,
+    events: broadcast::Receiver<Event>,
+}
+
+impl<'a> Chat<'a> {
+    fn new(client: &'a Client, inbox: Inbox, args: &Args) -> Chat<'a> {
+        let (me, to) = (args.client.user.clone(), args.to.clone());
+        Chat {
+            client,
+            inbox,
+            conversation: ConversationId::of_two(&me, &to),
+            room: Room::new(&me, &to),
+            me,
+            to,
+            left_alone: VecDeque::new(),
+            status: client.status(),
+            events: client.events(),
+        }
+    }
+
+    /// Inputs: the user, entries, events about own messages, the connection.
+    async fn run(mut self) -> Result<()> {
+        let (mut view, mut input) = View::open()?;
+        self.load_own(true).await?;
+        let mut ending = false;
+        loop {
+            let status = self.status.borrow_and_update().clone();
+            view.show(&mut self.room, &status)?;
+            if let Some(stop) = status.stopped() {
+                bail!("{stop}");
+            }
+            if ending && status.sending == 0 {
+                return Ok(());
+            }
+            tokio::select! {
+                what = input.recv(), if !ending => match what {
+                    Some(Input::Line(line)) if line.trim() == "/quit" => return Ok(()),
+                    Some(Input::Line(line)) => self.entered(line).await?,
+                    Some(Input::Redraw) => {}
+                    Some(Input::End) => ending = true,
+                    Some(Input::Quit) | None => return Ok(()),
+                },
+                entry = self.inbox.next() => self.arrived(entry?).await?,
+                event = self.events.recv() => self.happened(event).await?,
+                changed = self.status.changed() => changed.context("the client is gone")?,
+            }
+        }
+    }
+
+    async fn entered(&mut self, line: String) -> Result<()> {
+        let line = line.trim_end();
+        if let Some(number) = line.strip_prefix("/resend") {
+            return self.resend(number.trim()).await;
+        }
+        let text = match line.strip_prefix('/') {
+            Some(text) if text.starts_with('/') => text,
+            Some(_) => {
+                self.room.notice(format!("{line}: not a command; there are /resend, /resend N and /quit"));
+                return Ok(());
+            }
+            None => line,
+        };
+        if text.is_empty() {
+            return Ok(());
+        }
+        match self.client.send(&self.to, text).await {
+            Ok(id) => self.room.own(id, text.to_owned(), MessageState::Sending),
+            Err(error) => self.room.notice(error.to_string()),
+        }
+        Ok(())
+    }
+
+    async fn resend(&mut self, number: &str) -> Result<()> {
+        let failed = self.room.failed();
+        let chosen: Vec<u64> = match number.parse::<u64>() {
+            Ok(number) => failed.into_iter().filter(|id| *id == number).collect(),
+            Err(_) if number.is_empty() => failed,
+            Err(_) => Vec::new(),
+        };
+        if chosen.is_empty() {
+            self.room.notice("no such failed message".to_owned());
+        }
+        for id in chosen {
+            self.client.resend(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn arrived(&mut self, entry: Option<InboxEntry>) -> Result<()> {
+        let Some(entry) = entry else {
+            // The client has stopped; the status says why.
+            return Ok(());
+        };
+        let other = entry.message().filter(|message| message.conversation != self.conversation.as_str());
+        if let Some(message) = other {
+            self.room.notice(format!("a message of {} waits for another chat", message.conversation));
+            self.left_alone.push_back(entry);
+            if self.left_alone.len() > LEFT_ALONE
+                && let Some(oldest) = self.left_alone.pop_front()
+            {
+                self.inbox.confirm(&[oldest]).await?;
+            }
+            return Ok(());
+        }
+        self.room.take(&entry);
+        if let Some(message) = entry.message_to(&self.me) {
+            self.client.mark_read(&self.conversation, message.seq).await?;
+        }
+        self.inbox.confirm(&[entry]).await?;
+        Ok(())
+    }
+
+    async fn happened(&mut self, event: Result<Event, RecvError>) -> Result<()> {
+        match event {
+            Ok(Event::Message { id, state }) => self.room.state(id, state),
+            Ok(Event::Receipt(receipt)) => self.room.receipt(&receipt),
+            Err(_) => self.load_own(false).await?,
+        }
+        Ok(())
+    }
+
+    /// Takes the states of own messages from the store; at the start also the messages that are still open.
+    async fn load_own(&mut self, start: bool) -> Result<()> {
+        for message in self.client.outbox(OWN).await? {
+            let open = matches!(message.state, MessageState::Sending | MessageState::Failed(_));
+            if start && open && message.to == self.to.as_str() {
+                self.room.own(message.id, message.text, message.state);
+            } else {
+                self.room.state(message.id, message.state);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! What is known of a conversation while it is on the screen.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tern_client::{EntryBody, InboxEntry, MessageState};
+use tern_proto::{UserId, v1};
+
+/// Lines that are kept; older ones scroll away for good.
+const LINES: usize = 2_000;
+
+/// One line of the conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Sent from here.
+    Own {
+        /// Its `client_msg_id`.
+        id: u64,
+        text: String,
+        state: MessageState,
+    },
+    /// From the other, or from another device of this user.
+    From { who: String, text: String },
+    /// About the conversation.
+    Notice(String),
+}
+
+/// A conversation of two.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) me: UserId,
+    pub(super) to: UserId,
+    lines: VecDeque<Line>,
+    /// How many lines have scrolled away, so that line numbers stay true.
+    gone: usize,
+    /// Numbers of lines that are new or changed since they were asked for.
+    changed: BTreeSet<usize>,
+}
+
+impl Room {
+    pub(super) fn new(me: &UserId, to: &UserId) -> Room {
+        Room { me: me.clone(), to: to.clone(), lines: VecDeque::new(), gone: 0, changed: BTreeSet::new() }
+    }
+
+    /// The lines, oldest first.
+    pub(super) fn lines(&self) -> impl DoubleEndedIterator<Item = &Line> {
+        self.lines.iter()
+    }
+
+    /// The lines that are new or changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<Line> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().filter_map(|number| self.lines.get(number.checked_sub(self.gone)?).cloned()).collect()
+    }
+
+    pub(super) fn notice(&mut self, text: String) {
+        self.push(Line::Notice(text));
+    }
+
+    /// An own message was entered, or found in the outbox.
+    pub(super) fn own(&mut self, id: u64, text: String, state: MessageState) {
+        self.push(Line::Own { id, text, state });
+    }
+
+    /// An entry of this conversation came. Receipts come as events.
+    pub(super) fn take(&mut self, entry: &InboxEntry) {
+        match &entry.body {
+            EntryBody::Message(message) => {
+                self.push(Line::From { who: message.from.clone(), text: message.text.clone() });
+            }
+            EntryBody::Damaged(_) => self.notice("a message is damaged and cannot be shown".to_owned()),
+            EntryBody::Receipt(_) => {}
+        }
+    }
+
+    /// An own message has a new state.
+    pub(super) fn state(&mut self, id: u64, new: MessageState) {
+        self.change(|line| match line {
+            Line::Own { id: own, state, .. } if *own == id => set(state, new.clone()),
+            _ => false,
+        });
+    }
+
+    /// The other has received or read own messages.
+    pub(super) fn receipt(&mut self, receipt: &v1::Receipt) {
+        if receipt.member != self.to.as_str() {
+            return;
+        }
+        self.change(|line| match line {
+            Line::Own { state, .. } => raised(state, receipt).is_some_and(|new| set(state, new)),
+            _ => false,
+        });
+    }
+
+    /// The ids of failed messages.
+    pub(super) fn failed(&self) -> Vec<u64> {
+        let failed = |line: &Line| match line {
+            Line::Own { id, state: MessageState::Failed(_), .. } => Some(*id),
+            _ => None,
+        };
+        self.lines.iter().filter_map(failed).collect()
+    }
+
+    fn push(&mut self, line: Line) {
+        self.lines.push_back(line);
+        self.changed.insert(self.gone + self.lines.len() - 1);
+        if self.lines.len() > LINES {
+            self.lines.pop_front();
+            self.gone += 1;
+            self.changed.retain(|number| *number >= self.gone);
+        }
+    }
+
+    fn change(&mut self, mut change: impl FnMut(&mut Line) -> bool) {
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            let number = self.gone + index;
+            if change(line) {
+                self.changed.insert(number);
+            }
+        }
+    }
+}
+
+/// The state that a receipt of the other gives a message, if it concerns it and says more than is known.
+fn raised(state: &MessageState, receipt: &v1::Receipt) -> Option<MessageState> {
+    let (MessageState::Sent(sent) | MessageState::Delivered(sent)) = state else {
+        return None;
+    };
+    if sent.conversation != receipt.conversation || sent.seq > receipt.seq {
+        return None;
+    }
+    match receipt.kind() {
+        v1::ReceiptKind::Read => Some(MessageState::Read(sent.clone())),
+        v1::ReceiptKind::Delivered => Some(MessageState::Delivered(sent.clone())),
+        v1::ReceiptKind::Unspecified => None,
+    }
+}
+
+fn set(state: &mut MessageState, new: MessageState) -> bool {
+    let changed = *state != new;
+    *state = new;
+    changed
+}
+
+/// The mark of a state, as a phone shows it.
+pub(super) fn mark(state: &MessageState) -> &'static str {
+    match state {
+        MessageState::Sending => "◷",
+        MessageState::Sent(_) => "✓",
+        MessageState::Delivered(_) | MessageState::Read(_) => "✓✓",
+        MessageState::Failed(_) => "!",
+        MessageState::Refused(_) => "✗",
+    }
+}
+
+/// The name of a state.
+pub(super) fn name(state: &MessageState) -> String {
+    match state {
+        MessageState::Sending => "sending".to_owned(),
+        MessageState::Sent(_) => "sent".to_owned(),
+        MessageState::Delivered(_) => "delivered".to_owned(),
+        MessageState::Read(_) => "read".to_owned(),
+        MessageState::Failed(reason) => format!("failed: {reason}"),
+        MessageState::Refused(code) => format!("refused: {}", code.as_str_name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tern_client::Sent;
+
+    use super::*;
+
+    fn sent(seq: u64) -> MessageState {
+        MessageState::Sent(Sent { server_msg_id: seq, conversation: "alice:bob".into(), seq, time_ms: 0 })
+    }
+
+    fn receipt(member: &str, kind: v1::ReceiptKind, seq: u64) -> v1::Receipt {
+        let (conversation, member) = ("alice:bob".to_owned(), member.to_owned());
+        v1::Receipt { conversation, member, kind: kind.into(), seq, time_ms: 0 }
+    }
+
+    fn marks(room: &Room) -> Vec<String> {
+        let state = |line: &Line| match line {
+            Line::Own { state, .. } => Some(name(state)),
+            _ => None,
+        };
+        room.lines().filter_map(state).collect()
+    }
+
+    #[test]
+    fn receipts_raise_the_messages_up_to_theirs() {
+        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        for id in 1..=3 {
+            room.own(id, "hi".to_owned(), MessageState::Sending);
+        }
+        room.state(1, sent(1));
+        room.state(2, sent(2));
+        assert_eq!(marks(&room), ["sent", "sent", "sending"]);
+        room.receipt(&receipt("bob", v1::ReceiptKind::Delivered, 2));
+        room.receipt(&receipt("alice", v1::ReceiptKind::Read, 2));
+        assert_eq!(marks(&room), ["delivered", "delivered", "sending"]);
+        room.receipt(&receipt("bob", v1::ReceiptKind::Read, 1));
+        room.receipt(&receipt("bob", v1::ReceiptKind::Delivered, 2));
+        assert_eq!(marks(&room), ["read", "delivered", "sending"]);
+        assert_eq!(room.take_changed().len(), 3);
+        assert!(room.take_changed().is_empty());
+    }
+
+    #[test]
+    fn old_lines_scroll_away() {
+        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        for id in 0..LINES as u64 + 10 {
+            room.own(id, String::new(), MessageState::Sending);
+        }
+        assert_eq!(room.lines().count(), LINES);
+        assert_eq!(room.take_changed().len(), LINES);
+        room.state(LINES as u64 + 9, MessageState::Failed("no link".to_owned()));
+        assert_eq!(room.failed(), [LINES as u64 + 9]);
+        assert_eq!(room.take_changed().len(), 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! The commands beside the server, one module each.
+
+pub(crate) mod chat;
+pub(crate) mod client_options;
+pub(crate) mod send;
+pub(crate) mod smoke;
+pub(crate) mod token;
+pub(crate) mod watch;

@@ -1,0 +1,204 @@
+//! `tern send`: each line of stdin is a message.
+//!
+//! A line is sent without its line feed. An empty line is sent as the text "\n", because a message must not be empty; no
+//! other line can be that text, so `tern watch` turns it back.
+//!
+//! The lines go through the device's outbox, at most [`WINDOW`] unacknowledged at a time, so an interrupted run loses none.
+//! With each batch its count and checksum are noted: the same input again is then recognised and goes on where the outbox
+//! ended.
+
+mod lines;
+mod progress;
+mod resume;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use tern_client::{Client, MessageState, Receive, Status};
+use tern_proto::{UserId, v1};
+use tokio::sync::watch;
+
+use self::lines::{BadLine, Lines};
+use self::progress::Progress;
+use self::resume::Resume;
+use super::client_options::ClientArgs;
+
+/// Unacknowledged messages at a time.
+const WINDOW: usize = 1_024;
+
+/// A line cannot be sent.
+const EXIT_BAD_LINE: u8 = 2;
+/// Messages failed after all attempts.
+const EXIT_FAILED: u8 = 3;
+/// The server refused messages for good.
+const EXIT_REFUSED: u8 = 4;
+
+/// What `--help` says at its end.
+pub(crate) const HELP: &str = "\
+Each line is one message, without its line feed; an empty line is sent as the text \"\\n\", which `tern watch` prints as an \
+empty line again. Lines go through an outbox on disk: after an interruption the next run sends first what is left in it, and \
+the same input given again goes on where it stopped.
+
+Exit codes:
+  0   every line is acknowledged by the server
+  1   it could not start, or the server or the local store refused to go on
+  2   a line is longer than 16384 bytes or not UTF-8: named on stderr; the lines before it are acknowledged
+  3   messages failed after 12 attempts; they stay in the outbox, and the next run tries them again
+  4   the server refused messages for good
+  64  the command line is wrong
+
+Example:
+  printf 'one\\ntwo\\n' | tern send --as alice --to bob";
+
+/// From whom, to whom.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The user who gets the messages
+    #[arg(long, value_name = "USER")]
+    to: UserId,
+    /// Take the input as new even if it begins like that of an interrupted run
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Sends stdin.
+///
+/// # Errors
+/// The client cannot be opened or has to stop.
+pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(args.to != args.client.user, "--to must be another user than --as");
+    let mut options = args.client.options("send")?;
+    options.receive = Receive::Nothing;
+    options.start = v1::Start::Heads;
+    let (client, _inbox) = Client::open(options).await?;
+    let code = Sending::start(&client, args).await?.run(args).await;
+    client.close().await;
+    code
+}
+
+/// One run over one input.
+struct Sending<'a> {
+    client: &'a Client,
+    status: watch::Receiver<Status>,
+    resume: Resume,
+    progress: Progress,
+}
+
+impl Sending<'_> {
+    /// Takes up what an earlier run left.
+    async fn start<'a>(client: &'a Client, args: &Args) -> Result<Sending<'a>> {
+        if args.fresh {
+            client.truncate_notes(0).await?;
+        }
+        let resume = Resume::new(&args.to, client.notes().await?);
+        let status = client.status();
+        let (sending, failed) = (status.borrow().sending, status.borrow().failed);
+        if sending + failed > 0 {
+            eprintln!("tern send: sending first {} messages that an earlier run left", sending + failed);
+        }
+        if failed > 0 {
+            for message in client.outbox(tern_client::OUTBOX_MESSAGES).await? {
+                if matches!(message.state, MessageState::Failed(_)) {
+                    client.resend(message.id).await?;
+                }
+            }
+        }
+        Ok(Sending { client, status, resume, progress: Progress::new() })
+    }
+
+    async fn run(mut self, args: &Args) -> Result<ExitCode> {
+        let bad_line = self.take_input(&args.to).await?;
+        self.until(|status| status.sending == 0).await?;
+        let status = self.status.borrow().clone();
+        self.progress.finish();
+        if status.failed > 0 {
+            eprintln!("tern send: {} messages failed after all attempts; run again to send them", status.failed);
+            return Ok(ExitCode::from(EXIT_FAILED));
+        }
+        if let Some(bad) = bad_line {
+            eprintln!("tern send: {bad}; the lines before it are sent");
+            return Ok(ExitCode::from(EXIT_BAD_LINE));
+        }
+        self.client.truncate_notes(0).await?;
+        if status.refused > 0 {
+            eprintln!("tern send: the server refused {} messages: {}", status.refused, self.refusal().await?);
+            return Ok(ExitCode::from(EXIT_REFUSED));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Puts the lines into the outbox; ends with the input, with a line that cannot be sent, or with a failed message.
+    async fn take_input(&mut self, to: &UserId) -> Result<Option<BadLine>> {
+        let mut lines = Lines::of_stdin()?;
+        while let Some(batch) = lines.next().await {
+            match batch {
+                Ok(batch) => {
+                    let new = self.resume.skip_known(batch);
+                    self.enqueue(to, new).await?;
+                }
+                Err(bad) => {
+                    self.end_of_input(to).await?;
+                    return Ok(Some(bad));
+                }
+            }
+            if self.status.borrow().failed > 0 {
+                return Ok(None);
+            }
+        }
+        self.end_of_input(to).await?;
+        Ok(None)
+    }
+
+    /// Lines that were held to be compared turn out to be new.
+    async fn end_of_input(&mut self, to: &UserId) -> Result<()> {
+        let rest = self.resume.end();
+        self.enqueue(to, rest).await
+    }
+
+    async fn enqueue(&mut self, to: &UserId, lines: Vec<String>) -> Result<()> {
+        if let Some(keep) = self.resume.diverged() {
+            self.client.truncate_notes(keep).await?;
+        }
+        let mut lines = lines.into_iter().peekable();
+        while lines.peek().is_some() {
+            self.until(|status| status.sending < WINDOW).await?;
+            if self.status.borrow().failed > 0 {
+                return Ok(());
+            }
+            let room = WINDOW.saturating_sub(self.status.borrow().sending);
+            let batch: Vec<String> = lines.by_ref().take(room.min(resume::BATCH)).collect();
+            let note = self.resume.note(&batch);
+            let texts = batch.into_iter().map(|line| if line.is_empty() { "\n".to_owned() } else { line }).collect();
+            let ids = self.client.send_noted(to, texts, note).await.context("the outbox")?;
+            self.progress.taken(ids.len());
+        }
+        Ok(())
+    }
+
+    /// Waits for the outbox, or for a message to fail.
+    async fn until(&mut self, done: impl Fn(&Status) -> bool) -> Result<()> {
+        loop {
+            let status = self.status.borrow_and_update().clone();
+            self.progress.show(&status);
+            if let Some(stop) = status.stopped() {
+                bail!("{stop}; {} messages stay in the outbox", status.sending + status.failed);
+            }
+            if done(&status) || status.failed > 0 {
+                return Ok(());
+            }
+            self.status.changed().await.context("the client is gone")?;
+        }
+    }
+
+    /// The code of the latest refusal.
+    async fn refusal(&self) -> Result<&'static str> {
+        let latest = self.client.outbox(WINDOW).await?;
+        let code = latest.iter().rev().find_map(|message| match message.state {
+            MessageState::Refused(code) => Some(code.as_str_name()),
+            _ => None,
+        });
+        Ok(code.unwrap_or("unknown"))
+    }
+}

@@ -1,0 +1,229 @@
+//! `tern watch`: prints what a user gets, each entry once and in order.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use tern_client::{Client, EntryBody, Inbox, InboxEntry, Receive, Status};
+use tern_proto::v1;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::client_options::ClientArgs;
+
+/// Entries between two confirmations; as many come again if the process is killed just before one.
+const BATCH: usize = 256;
+
+/// What `--help` says at its end.
+pub(crate) const HELP: &str = "\
+A device that has never been here starts at the oldest message. An entry counts as received once its line is written; what was \
+not comes again at the next start. The text of an empty line that `tern send` sent is printed as an empty line.
+
+With --json each line is an object with from, conversation, seq, version, server_msg_id, client_msg_id, text and time (Unix \
+milliseconds); \"text\": \"\" is an empty line. A record that the server cannot read any more has \"damaged\": true. With --receipts \
+also objects with receipt (\"delivered\" or \"read\"), member, conversation, seq, version and time.
+
+Exit codes: 0 idle for the given time; 1 it could not start or go on; 64 the command line is wrong.
+
+Example:
+  tern watch --as bob --json --idle 5";
+
+/// Whose entries, and how they are printed.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Print JSON, one object per line, instead of the text alone
+    #[arg(long)]
+    json: bool,
+    /// End after this many seconds without an entry, once everything has come
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    idle: Option<Duration>,
+    /// Acknowledge and store nothing: the next watch gets the same entries again
+    #[arg(long)]
+    peek: bool,
+    /// Print receipts too
+    #[arg(long)]
+    receipts: bool,
+}
+
+/// Prints entries until it is interrupted or idle.
+///
+/// # Errors
+/// The client cannot be opened or has to stop, or stdout fails.
+pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
+    let mut options = args.client.options("watch")?;
+    if args.peek {
+        options.receive = Receive::Peek;
+    }
+    let (client, mut inbox) = Client::open(options).await?;
+    let result = print_all(&client, &mut inbox, args).await;
+    client.close().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn print_all(client: &Client, inbox: &mut Inbox, args: &Args) -> Result<()> {
+    let mut status = client.status();
+    let printer = Printer { json: args.json, receipts: args.receipts, raw: !std::io::stdout().is_terminal() };
+    let mut quiet_since = None;
+    loop {
+        quiet_since = quiet(&mut status, quiet_since);
+        let idle = args.idle.zip(quiet_since).map(|(idle, since)| since + idle);
+        let entry = tokio::select! {
+            entry = inbox.next() => entry?,
+            changed = status.changed() => {
+                changed.context("the client is gone")?;
+                continue;
+            }
+            () = async { sleep_until(idle.unwrap_or_else(Instant::now)).await }, if idle.is_some() => return Ok(()),
+        };
+        let Some(entry) = entry else {
+            match status.borrow().stopped() {
+                Some(stop) => bail!("{stop}"),
+                None => bail!("the client is gone"),
+            }
+        };
+        let mut batch = vec![entry];
+        while batch.len() < BATCH
+            && let Some(entry) = inbox.try_next().await?
+        {
+            batch.push(entry);
+        }
+        match printer.print(&batch) {
+            // Whoever read the output has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error).context("stdout"),
+            Ok(true) => quiet_since = None,
+            Ok(false) => {}
+        }
+        inbox.confirm(&batch).await?;
+    }
+}
+
+/// Since when everything that was there has been printed; `None` if more may be coming.
+fn quiet(status: &mut watch::Receiver<Status>, since: Option<Instant>) -> Option<Instant> {
+    let status = status.borrow_and_update();
+    let quiet = status.caught_up && status.unconfirmed == 0;
+    quiet.then(|| since.unwrap_or_else(Instant::now))
+}
+
+struct Printer {
+    json: bool,
+    receipts: bool,
+    /// Not a terminal: texts go out byte for byte.
+    raw: bool,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Message {
+        from: &'a str,
+        conversation: &'a str,
+        seq: u64,
+        version: u64,
+        server_msg_id: u64,
+        client_msg_id: u64,
+        text: &'a str,
+        time: i64,
+    },
+    Receipt {
+        receipt: &'static str,
+        member: &'a str,
+        conversation: &'a str,
+        seq: u64,
+        version: u64,
+        time: i64,
+    },
+    Damaged {
+        damaged: bool,
+        conversation: &'a str,
+        seq: u64,
+        version: u64,
+    },
+}
+
+impl Printer {
+    /// Writes and flushes the lines; tells whether there were any.
+    fn print(&self, batch: &[InboxEntry]) -> std::io::Result<bool> {
+        let mut out = Vec::new();
+        for line in batch.iter().filter_map(|entry| self.line(entry)) {
+            if self.json {
+                serde_json::to_writer(&mut out, &line)?;
+            } else {
+                out.extend(self.plain(&line).bytes());
+            }
+            out.push(b'\n');
+        }
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&out)?;
+        stdout.flush()?;
+        Ok(!out.is_empty())
+    }
+
+    fn line<'a>(&self, entry: &'a InboxEntry) -> Option<Line<'a>> {
+        let version = entry.version;
+        Some(match &entry.body {
+            EntryBody::Message(message) => Line::Message {
+                from: &message.from,
+                conversation: &message.conversation,
+                seq: message.seq,
+                version,
+                server_msg_id: message.server_msg_id,
+                client_msg_id: message.client_msg_id,
+                text: line_of(&message.text),
+                time: message.time_ms,
+            },
+            EntryBody::Receipt(_) if !self.receipts => return None,
+            EntryBody::Receipt(receipt) => Line::Receipt {
+                receipt: kind(receipt.kind()),
+                member: &receipt.member,
+                conversation: &receipt.conversation,
+                seq: receipt.seq,
+                version,
+                time: receipt.time_ms,
+            },
+            EntryBody::Damaged(damaged) => {
+                Line::Damaged { damaged: true, conversation: &damaged.conversation, seq: damaged.seq, version }
+            }
+        })
+    }
+
+    fn plain(&self, line: &Line<'_>) -> String {
+        match line {
+            Line::Message { text, .. } if self.raw => (*text).to_owned(),
+            Line::Message { text, .. } => printable(text),
+            Line::Receipt { receipt, member, conversation, seq, .. } => {
+                format!("[{conversation}: {member}: {receipt} up to {seq}]")
+            }
+            Line::Damaged { conversation, seq, .. } => format!("[{conversation}: message {seq} is damaged]"),
+        }
+    }
+}
+
+/// The line that a text stands for: the reverse of what `tern send` does with an empty one.
+pub(super) fn line_of(text: &str) -> &str {
+    if text == "\n" { "" } else { text }
+}
+
+/// A text without what could steer a terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+fn kind(kind: v1::ReceiptKind) -> &'static str {
+    match kind {
+        v1::ReceiptKind::Delivered => "delivered",
+        v1::ReceiptKind::Read => "read",
+        v1::ReceiptKind::Unspecified => "unknown",
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

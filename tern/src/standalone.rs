@@ -1,0 +1,156 @@
+//! `tern standalone`: the four services in this process, with the embedded store.
+//!
+//! Settings → build (may fail: open the store, bind) → serve (cannot fail) → drain. This is where the services are wired: nothing in
+//! them knows that they share a process.
+
+pub(crate) mod secret;
+mod settings;
+mod welcome;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tern_gateway::{Gateway, Registry, TokenVerifier, listen, serve_long_link, serve_short_link};
+use tern_runtime::logs;
+use tern_runtime::settings::{Flag, Sources};
+use tern_runtime::shutdown::{self, Stop};
+use tern_storage::Durability;
+use tern_storage::embedded::{Embedded, Options};
+use tern_sync::SyncService;
+use tokio::net::TcpListener;
+
+use settings::{Secret, Standalone};
+use welcome::Welcome;
+
+/// Where the data is, unless the operator says otherwise.
+pub(crate) const DEFAULT_DATA: &str = "tern-data";
+
+/// At a stop, the longest wait for acknowledgements and receipts that follow the last requests. A crash would lose as much.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The settings that have a flag. Their values are judged with all the others, so that everything wrong is told at once.
+#[derive(clap::Args, Debug, Default)]
+pub(crate) struct Args {
+    /// The data directory; made if it is not there [default: ./tern-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Where the long link listens; port 0 takes a free one [default: 127.0.0.1:7180]
+    #[arg(long, value_name = "ADDR")]
+    long_link: Option<String>,
+    /// Where the short link listens; port 0 takes a free one [default: 127.0.0.1:7181]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// A TOML file with settings; docs/operations.md has the table [env: TERN_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the server until SIGTERM or SIGINT. `log` takes the place of the setting `log.level`.
+///
+/// # Errors
+/// [`tern_runtime::settings::BadSettings`], or why the start failed.
+pub(crate) async fn run(args: Args, log: Option<String>) -> Result<()> {
+    let settings = Standalone::read(args.sources(log))?;
+    let server = Server::build(settings).await?;
+    let stop = shutdown::on_signal().context("handling signals")?;
+    server.welcome.print();
+    server.serve(stop).await;
+    Ok(())
+}
+
+impl Args {
+    fn sources(self, log: Option<String>) -> Sources {
+        let flags = [
+            ("--data", "storage.dir", self.data),
+            ("--long-link", "listen.long_link", self.long_link),
+            ("--http", "listen.http", self.http),
+            ("--log", "log.level", log),
+        ];
+        let given = flags.into_iter().filter_map(|(flag, name, value)| Some(Flag { flag, name, value: value? }));
+        // Read here and not by the parser, which is not asked when `tern` is started without a command.
+        let file =
+            self.config.or_else(|| std::env::var_os("TERN_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from));
+        Sources::of_process(file, given.collect())
+    }
+}
+
+/// Everything that serves, with both listeners bound.
+struct Server {
+    welcome: Welcome,
+    long_link: TcpListener,
+    http: TcpListener,
+    gateway: Arc<Gateway>,
+    sync: Arc<SyncService>,
+    store: Arc<Embedded>,
+}
+
+impl Server {
+    async fn build(settings: Standalone) -> Result<Server> {
+        logs::start(settings.log_filter, settings.log_format);
+        if cfg!(feature = "planted-faults") {
+            tracing::warn!("this build can break its rules on request: it is for the checker alone");
+        }
+        let (data, durability) = (settings.data, settings.durability);
+        let store = open(&data, durability).await?;
+        let verifier = verifier(&data, &settings.secret, settings.eddsa_public_key_file.as_deref())?;
+        let long_link = bind("long link", settings.long_link)?;
+        let http = bind("short link", settings.http)?;
+        let bound = (long_link.local_addr()?, http.local_addr()?);
+        let welcome = Welcome { long_link: bound.0, http: bound.1, data, secret: settings.secret, durability };
+
+        let registry = Registry::new();
+        let sync = SyncService::new(store.clone(), registry.clone());
+        let gateway = Gateway::new(sync.clone(), registry, settings.gateway, verifier);
+        Ok(Server { welcome, long_link, http, gateway, sync, store })
+    }
+
+    /// Serves until the stop, then drains from the outside in: links, what they left to do, the store.
+    async fn serve(self, stop: Stop) {
+        self.sync.recover();
+        let long = tokio::spawn(serve_long_link(self.long_link, self.gateway.clone(), stop.clone()));
+        let short = tokio::spawn(serve_short_link(self.http, self.gateway, stop));
+        for (listener, name) in [(long, "long link"), (short, "short link")] {
+            if let Err(error) = listener.await {
+                tracing::error!(%error, name, "a listener broke off");
+            }
+        }
+        if tokio::time::timeout(QUIET, self.sync.quiet()).await.is_err() {
+            tracing::warn!(
+                "acknowledgements or receipts could not be stored in time; they follow after the next start"
+            );
+        }
+        let store = self.store;
+        // Commits what waits and writes a checkpoint; a thread of its own, because it blocks.
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "closing the store broke off; the next start reads the log");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Opens the store. It takes the data directory's lock, and everything else in the directory is done under that.
+async fn open(data: &Path, durability: Durability) -> Result<Arc<Embedded>> {
+    let options = Options { durability, ..Options::new(data) };
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(options)).await.context("opening the store")?;
+    Ok(Arc::new(opened?))
+}
+
+fn verifier(data: &Path, secret: &Secret, eddsa: Option<&Path>) -> Result<TokenVerifier> {
+    let secret = match secret {
+        Secret::Given(secret) => secret.clone(),
+        Secret::File(file) => secret::read(file)?,
+        Secret::Own => secret::read_or_make(data)?,
+    };
+    let verifier = TokenVerifier::default().with_secret(&secret)?;
+    let Some(file) = eddsa else { return Ok(verifier) };
+    let pem = fs::read(file).with_context(|| format!("reading the public key {}", file.display()))?;
+    verifier.with_public_key(&pem).with_context(|| format!("the public key {}", file.display()))
+}
+
+fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    listen(address).with_context(|| format!("the {name} cannot listen on {address}"))
+}

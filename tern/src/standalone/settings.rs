@@ -1,0 +1,159 @@
+//! What an operator may set. `docs/operations.md` has the table.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tern_runtime::logs::{self, EnvFilter, Format};
+use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_storage::Durability;
+
+/// The port of the long link.
+pub(crate) const LONG_LINK_PORT: u16 = 7180;
+/// The port of the short link.
+pub(crate) const HTTP_PORT: u16 = 7181;
+/// A secret that is shorter can be guessed.
+const SECRET_BYTES: usize = 32;
+
+/// Everything that `tern standalone` is told.
+pub(crate) struct Standalone {
+    pub(crate) long_link: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) data: PathBuf,
+    pub(crate) durability: Durability,
+    pub(crate) secret: Secret,
+    pub(crate) eddsa_public_key_file: Option<PathBuf>,
+    pub(crate) gateway: tern_gateway::Settings,
+    pub(crate) log_filter: EnvFilter,
+    pub(crate) log_format: Format,
+}
+
+/// Where the secret that signs tokens is. Shows nothing of it in `Debug`.
+pub(crate) enum Secret {
+    /// Here.
+    Given(Vec<u8>),
+    /// In this file.
+    File(PathBuf),
+    /// In the data directory, made at the first start.
+    Own,
+}
+
+impl Standalone {
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub(crate) fn read(sources: Sources) -> Result<Standalone, BadSettings> {
+        let mut from = Settings::read(sources);
+        let standalone = Standalone {
+            long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
+            http: from.addr("listen.http", loopback(HTTP_PORT)),
+            data: from.path("storage.dir").unwrap_or_else(|| super::DEFAULT_DATA.into()),
+            durability: from.one_of("storage.durability", &DURABILITIES, Durability::Disk),
+            secret: secret(&mut from),
+            eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
+            gateway: gateway(&mut from),
+            log_filter: log_filter(&mut from),
+            log_format: from.one_of("log.format", &Format::ALL, Format::Text),
+        };
+        from.finish().map(|()| standalone)
+    }
+}
+
+/// This machine alone: the default, since plain links and a first try belong there.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Secret::Given(_) => "Given",
+            Secret::File(_) => "File",
+            Secret::Own => "Own",
+        })
+    }
+}
+
+const DURABILITIES: [(&str, Durability); 2] = [("disk", Durability::Disk), ("os", Durability::Os)];
+
+fn secret(from: &mut Settings) -> Secret {
+    match (from.secret("token.secret", SECRET_BYTES), from.path("token.secret_file")) {
+        (Some(secret), None) => Secret::Given(secret),
+        (None, Some(file)) => Secret::File(file),
+        (None, None) => Secret::Own,
+        (Some(_), Some(_)) => {
+            from.refuse("token.secret", "token.secret_file is set as well, and they exclude each other");
+            Secret::Own
+        }
+    }
+}
+
+fn gateway(from: &mut Settings) -> tern_gateway::Settings {
+    let default = tern_gateway::Settings::default();
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let mut count = |name, default: usize| {
+        let count = from.number(name, default as u64, 1..=1_000_000);
+        usize::try_from(count).unwrap_or(default)
+    };
+    let max_links = count("link.max_long_links", default.max_links);
+    let max_short_links = count("link.max_short_links", default.max_short_links);
+    tern_gateway::Settings {
+        heartbeat: from.duration("link.heartbeat", default.heartbeat, second..=minute * 60),
+        write_stall: from.duration("link.write_stall", default.write_stall, second..=minute * 10),
+        drain_window: from.duration("drain.window", default.drain_window, Duration::ZERO..=minute * 10),
+        drain_grace: from.duration("drain.grace", default.drain_grace, Duration::ZERO..=minute * 10),
+        max_links,
+        max_short_links,
+        ..default
+    }
+}
+
+fn log_filter(from: &mut Settings) -> EnvFilter {
+    let given = from.parsed("log.level", |text| logs::filter(text).map_err(|error| error.to_string()));
+    given.unwrap_or_else(|| EnvFilter::new("info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Standalone, BadSettings> {
+        let environment = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Standalone::read(Sources { environment, ..Sources::default() })
+    }
+
+    #[test]
+    fn without_any_setting_the_server_is_on_the_loopback_and_durable() {
+        let standalone = read(&[]).ok().unwrap();
+        assert!(standalone.long_link.ip().is_loopback() && standalone.http.ip().is_loopback());
+        assert_eq!(standalone.durability, Durability::Disk);
+        assert!(matches!(standalone.secret, Secret::Own));
+        assert_eq!(standalone.gateway, tern_gateway::Settings::default());
+    }
+
+    #[test]
+    fn the_environment_reaches_every_part() {
+        let standalone = read(&[
+            ("TERN_LISTEN__HTTP", "[::1]:0"),
+            ("TERN_STORAGE__DURABILITY", "os"),
+            ("TERN_TOKEN__SECRET_FILE", "/run/secret"),
+            ("TERN_LINK__HEARTBEAT", "5s"),
+            ("TERN_LINK__MAX_LONG_LINKS", "3"),
+            ("TERN_LOG__FORMAT", "json"),
+        ]);
+        let standalone = standalone.ok().unwrap();
+        assert!(standalone.http.is_ipv6());
+        assert_eq!(standalone.durability, Durability::Os);
+        assert!(matches!(standalone.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
+        assert_eq!((standalone.gateway.heartbeat, standalone.gateway.max_links), (Duration::from_secs(5), 3));
+        assert_eq!(standalone.log_format, Format::Json);
+    }
+
+    #[test]
+    fn two_secrets_are_one_too_many_and_a_short_one_is_none() {
+        let long = "x".repeat(SECRET_BYTES);
+        let both = read(&[("TERN_TOKEN__SECRET", &long), ("TERN_TOKEN__SECRET_FILE", "f")]).err().unwrap();
+        let short = read(&[("TERN_TOKEN__SECRET", &long[1..])]).err().unwrap();
+        assert_eq!((both.0.len(), short.0.len()), (1, 1));
+    }
+}

@@ -1,0 +1,373 @@
+//! The history, indexed: exchanges, handouts, the truth of each user, and what became of each message.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tern_proto::key::{CLASSES, Class, Key, Version};
+use tern_proto::v1::{self, Code, entry::Body};
+use tern_proto::{ConversationId, UserId, limits};
+
+use crate::event::{Reply, Request, Via, What};
+use crate::history::{History, Role};
+
+/// A request and what came back.
+#[derive(Clone, Copy)]
+pub(crate) struct Exchange<'a> {
+    /// Index of the device.
+    pub(crate) device: usize,
+    /// Index of the event that asked.
+    pub(crate) ask: usize,
+    /// The link.
+    pub(crate) via: Via,
+    /// What was asked.
+    pub(crate) request: &'a Request,
+    /// Index of the event that answered, and the reply.
+    pub(crate) answer: Option<(usize, &'a Reply)>,
+}
+
+impl Exchange<'_> {
+    /// The events of it.
+    pub(crate) fn events(&self) -> Vec<usize> {
+        std::iter::once(self.ask).chain(self.answer.map(|(at, _)| at)).collect()
+    }
+}
+
+/// Entries between two keys: a page or a delta.
+pub(crate) struct Handout<'a> {
+    /// Index of the device that was given it.
+    pub(crate) device: usize,
+    /// The events that show it; the last is the one that brought it.
+    pub(crate) events: Vec<usize>,
+    /// The key that the entries lie above.
+    pub(crate) before: Key,
+    /// The key after them.
+    pub(crate) after: Key,
+    /// In the order of the page.
+    pub(crate) entries: &'a [v1::Entry],
+    /// How it came.
+    pub(crate) kind: HandoutKind<'a>,
+}
+
+/// How a handout came.
+pub(crate) enum HandoutKind<'a> {
+    /// As the reply to a sync: the request and the classes that have more.
+    Page(&'a v1::SyncRequest, &'a [u32]),
+    /// By itself.
+    Delta,
+}
+
+/// What a user's timelines hold in the end, as its first reader read it.
+pub(crate) struct Truth<'a> {
+    /// The reader's last key.
+    pub(crate) head: Key,
+    /// By class.
+    pub(crate) entries: [BTreeMap<Version, &'a v1::Entry>; CLASSES],
+    /// By class and version: the event that brought the entry.
+    pub(crate) event: HashMap<(usize, Version), usize>,
+    /// The versions of the messages with a client_msg_id, whoever sent them.
+    by_id: HashMap<u64, Vec<Version>>,
+}
+
+impl<'a> Truth<'a> {
+    /// The messages by version.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (Version, &'a v1::Message)> {
+        self.entries[Class::Messages as usize].iter().filter_map(|(version, entry)| Some((*version, message(entry)?)))
+    }
+
+    /// The message that a user sent under an id with this text.
+    pub(crate) fn find(&self, from: &str, id: u64, text: &str) -> Option<(Version, &'a v1::Message)> {
+        self.under_id(from, id).find(|(_, message)| message.text == text)
+    }
+
+    /// The messages that a user sent under an id, whatever the device and text.
+    pub(crate) fn under_id(&self, from: &str, id: u64) -> impl Iterator<Item = (Version, &'a v1::Message)> {
+        let versions = self.by_id.get(&id).into_iter().flatten();
+        versions.filter_map(move |version| {
+            let entry = self.entries[Class::Messages as usize].get(version)?;
+            Some((*version, message(entry).filter(|message| message.from == from)?))
+        })
+    }
+
+    /// The event that brought an entry.
+    pub(crate) fn event_of(&self, class: Class, version: Version) -> Option<usize> {
+        self.event.get(&(class as usize, version)).copied()
+    }
+
+    /// The latest receipt of (conversation, member, kind).
+    pub(crate) fn receipt(&self, like: &v1::Receipt) -> Option<(Version, &'a v1::Receipt)> {
+        let entries = self.entries[Class::Receipts as usize].iter().rev();
+        let mut receipts = entries.filter_map(|(version, entry)| Some((*version, receipt(entry)?)));
+        receipts.find(|(_, one)| same_receipt(one, like))
+    }
+}
+
+/// One attempt to send one message.
+#[derive(Clone, Copy)]
+pub(crate) struct Try<'a> {
+    /// Index of the exchange.
+    pub(crate) exchange: usize,
+    /// Place in its request.
+    pub(crate) place: usize,
+    /// What was sent.
+    pub(crate) content: &'a v1::OutMessage,
+    /// What was answered.
+    pub(crate) result: Option<&'a v1::SendResult>,
+}
+
+impl<'a> Try<'a> {
+    /// The result if it is neither retryable nor a conflict.
+    pub(crate) fn settled(&self) -> Option<&'a v1::SendResult> {
+        self.result.filter(|result| !result.code().is_retryable() && result.code() != Code::Conflict)
+    }
+}
+
+/// A message that was accepted.
+pub(crate) struct Accepted<'a> {
+    /// Index of the sending device.
+    pub(crate) device: usize,
+    /// The answer that said so first.
+    pub(crate) answer: usize,
+    /// Its ask and answer.
+    pub(crate) events: Vec<usize>,
+    /// The first ask of the id with this content, and the place in its request.
+    pub(crate) first_ask: (usize, usize),
+    /// What was sent.
+    pub(crate) content: &'a v1::OutMessage,
+    /// What was answered.
+    pub(crate) result: &'a v1::SendResult,
+}
+
+/// A history with its indices.
+pub(crate) struct Case<'a> {
+    /// The history.
+    pub(crate) history: &'a History,
+    /// In the order of their asks.
+    pub(crate) exchanges: Vec<Exchange<'a>>,
+    /// In the order of their coming.
+    pub(crate) handouts: Vec<Handout<'a>>,
+    /// By user; users without a reader have none.
+    pub(crate) truths: BTreeMap<&'a str, Truth<'a>>,
+    /// By device and client_msg_id: the attempts in order.
+    pub(crate) tries: BTreeMap<(usize, u64), Vec<Try<'a>>>,
+    /// Each accepted message once, in the order of the acceptances.
+    pub(crate) accepted: Vec<Accepted<'a>>,
+}
+
+impl<'a> Case<'a> {
+    /// Indexes a history.
+    pub(crate) fn new(history: &'a History) -> Case<'a> {
+        let exchanges = exchanges(history);
+        let handouts = handouts(history, &exchanges);
+        let truths = truths(history, &handouts);
+        let tries = tries(&exchanges);
+        let accepted = accepted(&exchanges, &tries);
+        Case { history, exchanges, handouts, truths, tries, accepted }
+    }
+
+    /// The user of a device.
+    pub(crate) fn user(&self, device: usize) -> &'a str {
+        &self.history.roster[device].user
+    }
+
+    /// `user/device`.
+    pub(crate) fn name(&self, device: usize) -> String {
+        let member = &self.history.roster[device];
+        format!("{}/{}", member.user, member.device)
+    }
+
+    /// What a device is for.
+    pub(crate) fn role(&self, device: usize) -> Role {
+        self.history.roster[device].role
+    }
+
+    /// The truth of the device's user.
+    pub(crate) fn truth(&self, device: usize) -> Option<&Truth<'a>> {
+        self.truths.get(self.user(device))
+    }
+
+    /// When an event was recorded.
+    pub(crate) fn at(&self, event: usize) -> u64 {
+        self.history.events[event].at
+    }
+
+    /// Whether the first event is over before the second begins; they are an answer and an ask.
+    pub(crate) fn before(&self, answer: usize, ask: usize) -> bool {
+        let (a, b) = (&self.history.events[answer], &self.history.events[ask]);
+        if a.device == b.device { answer < ask } else { a.at < b.at }
+    }
+
+    /// The events of every attempt under an id.
+    pub(crate) fn events_of_id(&self, device: usize, id: u64) -> Vec<usize> {
+        let tries = self.tries.get(&(device, id)).into_iter().flatten();
+        tries.flat_map(|attempt| self.exchanges[attempt.exchange].events()).collect()
+    }
+
+    /// The device that sent a message with this id and text.
+    pub(crate) fn sender(&self, message: &v1::Message) -> Option<usize> {
+        let of_user = (0..self.history.roster.len()).filter(|device| self.user(*device) == message.from);
+        let mut devices = of_user.filter(|device| {
+            let tries = self.tries.get(&(*device, message.client_msg_id)).into_iter().flatten();
+            tries.map(|attempt| attempt.content).any(|content| {
+                content.text == message.text && conversation(&message.from, &content.to) == message.conversation
+            })
+        });
+        devices.next()
+    }
+}
+
+/// The name of the conversation of two users; not a valid one if they are the same or a name is bad.
+pub(crate) fn conversation(a: &str, b: &str) -> String {
+    match (UserId::new(a), UserId::new(b)) {
+        (Ok(a), Ok(b)) => ConversationId::of_two(&a, &b).to_string(),
+        _ => String::new(),
+    }
+}
+
+/// The final refusal that a message deserves, or OK.
+pub(crate) fn deserves(from: &str, content: &v1::OutMessage) -> Code {
+    if content.client_msg_id == 0 {
+        Code::BadMessageId
+    } else if UserId::new(&content.to).is_err() || content.to == from {
+        Code::BadRecipient
+    } else if content.text.is_empty() {
+        Code::EmptyText
+    } else if content.text.len() > limits::TEXT_BYTES {
+        Code::TextTooLong
+    } else {
+        Code::Ok
+    }
+}
+
+/// The message of an entry.
+pub(crate) fn message(entry: &v1::Entry) -> Option<&v1::Message> {
+    match &entry.body {
+        Some(Body::Message(message)) => Some(message),
+        _ => None,
+    }
+}
+
+/// The receipt of an entry.
+pub(crate) fn receipt(entry: &v1::Entry) -> Option<&v1::Receipt> {
+    match &entry.body {
+        Some(Body::Receipt(receipt)) => Some(receipt),
+        _ => None,
+    }
+}
+
+/// Whether two receipts are of the same (conversation, member, kind).
+pub(crate) fn same_receipt(a: &v1::Receipt, b: &v1::Receipt) -> bool {
+    a.kind == b.kind && a.conversation == b.conversation && a.member == b.member
+}
+
+fn exchanges(history: &History) -> Vec<Exchange<'_>> {
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    let mut open: HashMap<(usize, u64), usize> = HashMap::new();
+    for (at, event) in history.events.iter().enumerate() {
+        match &event.what {
+            What::Ask { n, via, request } => {
+                open.insert((event.device, *n), exchanges.len());
+                exchanges.push(Exchange { device: event.device, ask: at, via: *via, request, answer: None });
+            }
+            What::Answer { n, reply } => {
+                if let Some(exchange) = open.get(&(event.device, *n)) {
+                    exchanges[*exchange].answer = Some((at, reply));
+                }
+            }
+            _ => {}
+        }
+    }
+    exchanges
+}
+
+fn handouts<'a>(history: &'a History, exchanges: &[Exchange<'a>]) -> Vec<Handout<'a>> {
+    let pages = exchanges.iter().filter_map(|exchange| {
+        let (Request::Sync(request), Some((_, Reply::Sync(reply)))) = (exchange.request, exchange.answer) else {
+            return None;
+        };
+        let after = Key::from(reply.key.as_ref()?);
+        let before = request.key.as_ref().map_or(Key::oldest(after.epoch), Key::from);
+        let kind = HandoutKind::Page(request, &reply.more);
+        let ordered = reply.key_order() != v1::KeyOrder::None;
+        (!ordered).then(|| Handout {
+            device: exchange.device,
+            events: exchange.events(),
+            before,
+            after,
+            entries: &reply.entries,
+            kind,
+        })
+    });
+    let deltas = history.events.iter().enumerate().filter_map(|(at, event)| {
+        let What::Push { delta, .. } = &event.what else { return None };
+        let (before, after) = (Key::from(delta.before.as_ref()?), Key::from(delta.after.as_ref()?));
+        let kind = HandoutKind::Delta;
+        Some(Handout { device: event.device, events: vec![at], before, after, entries: &delta.entries, kind })
+    });
+    let mut handouts: Vec<Handout> = pages.chain(deltas).collect();
+    handouts.sort_by_key(|handout| handout.events.last().copied());
+    handouts
+}
+
+fn truths<'a>(history: &'a History, handouts: &[Handout<'a>]) -> BTreeMap<&'a str, Truth<'a>> {
+    let mut truths: BTreeMap<&str, Truth> = BTreeMap::new();
+    for handout in handouts {
+        let member = &history.roster[handout.device];
+        if member.role != Role::Reader(0) {
+            continue;
+        }
+        let truth = truths.entry(&member.user).or_insert_with(|| Truth {
+            head: handout.after,
+            entries: Default::default(),
+            event: HashMap::new(),
+            by_id: HashMap::new(),
+        });
+        truth.head.merge(&handout.after);
+        for entry in handout.entries {
+            if let (Some(class), Some(event)) = (Class::from_number(entry.class), handout.events.last()) {
+                truth.entries[class as usize].insert(entry.version, entry);
+                truth.event.insert((class as usize, entry.version), *event);
+            }
+            if let Some(message) = message(entry) {
+                truth.by_id.entry(message.client_msg_id).or_default().push(entry.version);
+            }
+        }
+    }
+    truths
+}
+
+fn tries<'a>(exchanges: &[Exchange<'a>]) -> BTreeMap<(usize, u64), Vec<Try<'a>>> {
+    let mut tries: BTreeMap<(usize, u64), Vec<Try>> = BTreeMap::new();
+    for (index, exchange) in exchanges.iter().enumerate() {
+        let Request::Send(request) = exchange.request else { continue };
+        let results = match exchange.answer {
+            Some((_, Reply::Send(reply))) => reply.results.as_slice(),
+            _ => &[],
+        };
+        for (place, content) in request.messages.iter().enumerate() {
+            let attempt = Try { exchange: index, place, content, result: results.get(place) };
+            tries.entry((exchange.device, content.client_msg_id)).or_default().push(attempt);
+        }
+    }
+    tries
+}
+
+fn accepted<'a>(exchanges: &[Exchange<'a>], tries: &BTreeMap<(usize, u64), Vec<Try<'a>>>) -> Vec<Accepted<'a>> {
+    let mut all: Vec<Accepted> = Vec::new();
+    for ((device, _), tries) in tries {
+        let answered = tries.iter().filter_map(|attempt| {
+            let answer = exchanges[attempt.exchange].answer?.0;
+            attempt.result.filter(|result| result.code == 0).map(|result| (answer, attempt, result))
+        });
+        let Some((answer, attempt, result)) = answered.min_by_key(|(answer, _, _)| *answer) else { continue };
+        let first = tries.iter().find(|first| first.content == attempt.content).unwrap_or(attempt);
+        all.push(Accepted {
+            device: *device,
+            answer,
+            events: exchanges[attempt.exchange].events(),
+            first_ask: (exchanges[first.exchange].ask, first.place),
+            content: attempt.content,
+            result,
+        });
+    }
+    all.sort_by_key(|accepted| accepted.answer);
+    all
+}

@@ -1,0 +1,72 @@
+//! Rule 0: errors are those that the protocol allows.
+
+use tern_proto::ConversationId;
+use tern_proto::v1::{self, Code};
+
+use super::case::{Case, Exchange};
+use super::{Findings, Proof};
+use crate::event::{Reply, Request};
+
+pub(crate) fn judge(case: &Case, findings: &mut Findings) {
+    for exchange in &case.exchanges {
+        let Some((_, Reply::Error(error))) = exchange.answer else { continue };
+        findings.hold("0", is_allowed(case, exchange, error), || {
+            let what = format!("{} was refused as {:?}: {}", case.name(exchange.device), error.code(), error.message);
+            Proof::new(what, exchange.events())
+        });
+    }
+}
+
+fn is_allowed(case: &Case, exchange: &Exchange, error: &v1::Error) -> bool {
+    let code = error.code();
+    if code.is_retryable() || code == Code::TooManyRequests {
+        return true;
+    }
+    if let Request::Ack(ack) = exchange.request {
+        return ack.key.is_none() && code == Code::BadBody;
+    }
+    // Whether a seq is beyond the head is judged by 15b.
+    let Request::Read(read) = exchange.request else { return false };
+    match code {
+        Code::NotAMember => !is_member(case.user(exchange.device), &read.conversation),
+        Code::BeyondHead => is_member(case.user(exchange.device), &read.conversation),
+        _ => false,
+    }
+}
+
+/// Whether the conversation is one of the user.
+pub(crate) fn is_member(user: &str, conversation: &str) -> bool {
+    let Ok(conversation) = ConversationId::new(conversation) else { return false };
+    conversation.members().iter().any(|member| member.as_str() == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::{Story, assert_breaks, assert_holds, key};
+    use super::*;
+
+    #[test]
+    fn an_error_that_the_request_does_not_deserve() {
+        let refused = |conversation: &str, code: Code| {
+            let mut story = Story::new();
+            let n = story.ask(0, Request::Read(v1::ReadRequest { conversation: conversation.into(), seq: 9 }));
+            story.answer(0, n, Reply::Error(v1::Error { code: code as i32, ..Default::default() }));
+            story.end()
+        };
+        assert_breaks("0", &refused("ann:ben", Code::BadBody));
+        assert_breaks("0", &refused("ann:ben", Code::NotAMember));
+        assert_holds(&refused("ann:ben", Code::BeyondHead));
+        assert_holds(&refused("ben:cat", Code::NotAMember));
+        assert_holds(&refused("ann:ben", Code::Busy));
+    }
+
+    #[test]
+    fn an_ack_needs_a_key() {
+        for (key, holds) in [(None, true), (Some(key((0, 0))), false)] {
+            let mut story = Story::new();
+            let n = story.ask(0, Request::Ack(v1::AckRequest { key }));
+            story.answer(0, n, Reply::Error(v1::Error { code: Code::BadBody as i32, ..Default::default() }));
+            if holds { assert_holds(&story.end()) } else { assert_breaks("0", &story.end()) }
+        }
+    }
+}

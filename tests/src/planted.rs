@@ -1,0 +1,71 @@
+//! One run for each planted fault: the checker must be seen to fail before its success means anything.
+
+use std::fmt::Write;
+
+use tern_runtime::planted::Fault;
+
+use crate::report::Verdict;
+use crate::run::{Plan, one_run};
+
+/// How many seeds a fault gets; one is nearly always enough.
+const ATTEMPTS: u64 = 3;
+
+/// The invariants under which a fault shows.
+fn shows_as(fault: Fault) -> &'static [&'static str] {
+    match fault {
+        Fault::NoDedup | Fault::DedupForgottenAtRestart => &["2a", "2d"],
+        Fault::AckBeforeCommit => &["1a", "8a", "8b"],
+        Fault::VersionOutOfCommitOrder => &["4a", "4c", "5b", "8a"],
+        Fault::RecipientDropped => &["1a"],
+        Fault::KeyBackAtRestart => &["3d"],
+        Fault::DeltaWithoutBeforeCheck => &["4a", "4d"],
+        Fault::OwnStubMissing => &["4a"],
+        Fault::ConflictAccepted => &["2b"],
+        Fault::PeekAcknowledges => &["6b", "6c"],
+        Fault::AckMovesOtherDevices => &["6b"],
+        Fault::ReadMarkGoesBack => &["15a", "15d"],
+        Fault::ReadAhead => &["15b"],
+        Fault::ForeignEntry => &["9"],
+        Fault::SequenceBackAtRestart => &["5a"],
+    }
+}
+
+/// Runs without a fault, which must hold, and then with each one, which must be caught by a rule that fits it.
+///
+/// # Errors
+/// A run could not be carried out.
+pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
+    let mut report = String::new();
+    let sound = Box::pin(one_run(&Plan { planted: None, ..plan.clone() })).await?;
+    if !sound.passed {
+        return Ok(Verdict::of_several(plan.seed, false, format!("{sound}without a fault the build must hold\n")));
+    }
+    let mut missed = 0;
+    for (fault, name) in Fault::ALL {
+        let (told, caught) = Box::pin(one_fault(plan, fault, name)).await?;
+        eprintln!("{told}");
+        // Writing to a string does not fail.
+        let _ = writeln!(report, "{told}");
+        missed += u32::from(!caught);
+    }
+    let _ = writeln!(report, "seed {}: {} faults, {missed} not caught", plan.seed, Fault::ALL.len());
+    Ok(Verdict::of_several(plan.seed, missed == 0, report))
+}
+
+async fn one_fault(plan: &Plan, fault: Fault, name: &str) -> anyhow::Result<(String, bool)> {
+    let mut seen = Vec::new();
+    for attempt in 0..ATTEMPTS {
+        let seed = plan.seed.wrapping_add(attempt);
+        let plan = Plan { seed, planted: Some(name.into()), ..plan.clone() };
+        let verdict = Box::pin(one_run(&plan)).await?;
+        let fitting = verdict.broken.iter().find(|rule| shows_as(fault).contains(rule));
+        if let Some(rule) = fitting {
+            return Ok((
+                format!("{name}: caught by rule {rule} with seed {seed} (broken: {})", verdict.broken.join(" ")),
+                true,
+            ));
+        }
+        seen.extend(verdict.broken);
+    }
+    Ok((format!("{name}: NOT CAUGHT (broken: {})", seen.join(" ")), false))
+}

@@ -1,0 +1,113 @@
+//! What `tern check` does: its options, one run, and its verdict.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::model::{Violation, judge};
+use crate::planted;
+use crate::report::Verdict;
+use crate::stage::Stage;
+
+/// The options of `tern check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Where every random choice comes from; printed first, and random if it is not given
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How long the clients act before everything is healed [default: 60; for each planted fault 6]
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// The same in minutes
+    #[arg(long, conflicts_with = "seconds")]
+    pub minutes: Option<u64>,
+    /// Kill the server at least this many times [default: one in 12 seconds; for each planted fault 4]
+    #[arg(long)]
+    pub kills: Option<u32>,
+    /// Users, two devices each
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(3..=8))]
+    pub users: u64,
+    /// The binary of the server under test [default: this one]
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+    /// Switch on a planted fault in a build that has them; `all` for each in turn
+    #[arg(long, value_name = "NAME")]
+    pub planted: Option<String>,
+    /// Keep the server's data, its log and the history here
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Where every random choice comes from.
+    pub(crate) seed: u64,
+    /// How long the clients act.
+    pub(crate) duration: Duration,
+    /// Kills of the server in that time.
+    pub(crate) kills: u32,
+    /// How many users.
+    pub(crate) users: usize,
+    /// The server's binary.
+    pub(crate) binary: PathBuf,
+    /// The client processes' binary: this one.
+    pub(crate) program: PathBuf,
+    /// The fault that is switched on.
+    pub(crate) planted: Option<String>,
+    /// Where to keep everything.
+    pub(crate) keep: Option<PathBuf>,
+}
+
+/// Carries out `tern check`: prints the seed first and the report last.
+///
+/// # Errors
+/// The run could not be carried out; what it finds is in the verdict.
+pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
+    let program = std::env::current_exe().context("where is this binary?")?;
+    let all = args.planted.as_deref() == Some("all");
+    let seconds = args.minutes.map(|minutes| minutes * 60).or(args.seconds).unwrap_or(if all { 6 } else { 60 });
+    let plan = Plan {
+        seed: args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000)),
+        duration: Duration::from_secs(seconds),
+        kills: args.kills.unwrap_or(if all { 4 } else { u32::try_from(seconds / 12)?.max(1) }),
+        users: usize::try_from(args.users)?,
+        binary: args.binary.unwrap_or_else(|| program.clone()),
+        program,
+        planted: args.planted.filter(|_| !all),
+        keep: args.keep,
+    };
+    println!("seed {}", plan.seed);
+    let verdict = if all { Box::pin(planted::run_all(&plan)).await? } else { Box::pin(one_run(&plan)).await? };
+    print!("{verdict}");
+    Ok(verdict)
+}
+
+/// One run and its verdict.
+///
+/// # Errors
+/// It could not be carried out.
+pub(crate) async fn one_run(plan: &Plan) -> anyhow::Result<Verdict> {
+    let temporary = tempfile::Builder::new().prefix("tern-check-").tempdir()?;
+    let directory = plan.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&directory)?;
+    let mut stage = Stage::build(plan, &directory).await?;
+    let trouble = match Box::pin(stage.play()).await {
+        Ok(()) => None,
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let (history, counts) = stage.end().await;
+    let mut findings = judge(&history);
+    if let Some(what) = trouble {
+        findings.broken.insert("0", 1);
+        findings.violations.push(Violation { rule: "0", what, evidence: Vec::new(), versions: Vec::new() });
+    }
+    let failed = !findings.broken.is_empty();
+    let verdict = Verdict::over(plan.seed, &history, &findings, &counts, &directory, plan.keep.is_some())?;
+    if failed && plan.planted.is_none() {
+        // The history of a real failure outlives the run.
+        let _ = temporary.keep();
+    }
+    Ok(verdict)
+}

@@ -1,0 +1,85 @@
+//! Child processes that end with their owner.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How often a child is asked whether it has ended.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a child may take to obey SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A child process; killed when dropped, so that a failed step leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    /// The child; its pipes may be taken.
+    pub(crate) child: Child,
+}
+
+impl Process {
+    /// Starts it.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Process> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().with_context(|| format!("starting {name}"))?;
+        Ok(Process { name, child })
+    }
+
+    /// Waits for success.
+    pub(crate) fn succeed(&mut self, limit: Duration) -> Result<()> {
+        let status = self.end(limit)?;
+        ensure!(status.success(), "{} ended with {status}", self.name);
+        Ok(())
+    }
+
+    /// Asks it to stop as an operator does, and expects a clean end.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        self.ask_to_stop()?;
+        self.succeed(DRAIN)
+    }
+
+    fn ask_to_stop(&self) -> Result<()> {
+        // The standard library has no SIGTERM; the shell has.
+        let status = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status()?;
+        ensure!(status.success(), "cannot signal {}", self.name);
+        Ok(())
+    }
+
+    fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                // It may have children of its own: let it stop them.
+                self.ask_to_stop()?;
+                sleep(Duration::from_secs(5));
+                bail!("{} did not end within {} s", self.name, limit.as_secs());
+            }
+            sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command in the root of the checkout, without stdin and without the caller's `TERN_` variables: a developer's settings are no
+/// part of a test.
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).current_dir(crate::root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TERN_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}

@@ -1,0 +1,63 @@
+//! Steps: named, counted, each of which can be run alone.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// A piece of a task.
+pub(crate) struct Step {
+    /// What the command line calls it.
+    pub(crate) name: &'static str,
+    /// What it does, in a line.
+    pub(crate) what: &'static str,
+    /// Does it, and tells how many tests passed and failed. An error counts as one failed.
+    pub(crate) run: fn() -> Result<Tally>,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Passed.
+    pub(crate) passed: u32,
+    /// Failed.
+    pub(crate) failed: u32,
+}
+
+impl Tally {
+    /// So many passed.
+    pub(crate) fn passed(passed: u32) -> Tally {
+        Tally { passed, failed: 0 }
+    }
+
+    /// Adds another one.
+    pub(crate) fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Runs the steps one after the other, all of them even if one fails, and ends with a line of the total.
+pub(crate) fn run(task: &str, steps: &[&Step]) -> Tally {
+    let mut total = Tally::default();
+    for (i, step) in steps.iter().enumerate() {
+        println!("\n== [{}/{}] {}: {}", i + 1, steps.len(), step.name, step.what);
+        total.add(run_one(task, step));
+    }
+    println!("\n{} passed, {} failed", total.passed, total.failed);
+    total
+}
+
+fn run_one(task: &str, step: &Step) -> Tally {
+    let started = Instant::now();
+    let tally = (step.run)().unwrap_or_else(|error| {
+        println!("{error:#}");
+        Tally { passed: 0, failed: 1 }
+    });
+    let (name, seconds) = (step.name, started.elapsed().as_secs_f32());
+    if tally.failed == 0 {
+        println!("== {name}: ok, {} passed ({seconds:.1} s)", tally.passed);
+    } else {
+        println!("== {name}: FAILED ({seconds:.1} s); to run it alone: cargo xtask {task} {name}");
+    }
+    tally
+}

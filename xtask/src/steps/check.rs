@@ -1,0 +1,36 @@
+//! `tern check`: faults, recorded by clients and held against the model.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::build;
+use crate::process::{Process, command};
+use crate::step::Tally;
+
+/// For a run of a minute or so, with what surrounds it.
+const SHORT: Duration = Duration::from_secs(300);
+/// For a run of five minutes, with what surrounds it.
+const LONG: Duration = Duration::from_secs(900);
+
+/// A minute with ten kills of the server.
+pub(crate) fn short() -> Result<Tally> {
+    check(&build::tern()?, &["--kills", "10"], SHORT)
+}
+
+/// Five minutes with fifty kills.
+pub(crate) fn long() -> Result<Tally> {
+    check(&build::tern()?, &["--minutes", "5", "--kills", "50"], LONG)
+}
+
+/// Every rule that can be broken on purpose is seen to be broken.
+pub(crate) fn planted() -> Result<Tally> {
+    let planted = build::planted()?;
+    check(&build::tern()?, &["--planted", "all", "--binary", &planted.to_string_lossy()], LONG)
+}
+
+fn check(binary: &Path, args: &[&str], limit: Duration) -> Result<Tally> {
+    Process::spawn(command(binary).arg("check").args(args))?.succeed(limit)?;
+    Ok(Tally::passed(1))
+}

@@ -1,0 +1,38 @@
+//! The README's conversation needs curl; the rest of the tests need nothing beside Rust, and no server of somebody else.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, ensure};
+
+use crate::step::Tally;
+
+/// What is needed, each also the name of its Debian package.
+const TOOLS: [&str; 1] = ["curl"];
+
+/// Installs what is missing.
+pub(crate) fn run() -> Result<Tally> {
+    for tool in TOOLS {
+        if !works(tool) {
+            println!("installing {tool}");
+            install(tool);
+        }
+        ensure!(works(tool), "{tool} is missing and could not be installed: install it, then try again");
+        println!("{tool} is there");
+    }
+    Ok(Tally::passed(TOOLS.len() as u32))
+}
+
+fn works(tool: &str) -> bool {
+    succeeds(Command::new(tool).arg("--version").stdout(Stdio::null()))
+}
+
+/// As root, or by sudo where that asks no questions. Whether it worked is judged by the tool.
+fn install(package: &str) {
+    let apt = format!("apt-get update -qq && apt-get install -y -qq --no-install-recommends {package}");
+    let _ = succeeds(Command::new("sh").args(["-c", &apt]))
+        || succeeds(Command::new("sudo").args(["-n", "sh", "-c", &apt]));
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
