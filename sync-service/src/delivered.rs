@@ -19,8 +19,10 @@ use tracing::{debug, warn};
 use crate::paced::{Job, Paced};
 use crate::{Hints, RECEIPT_PACE, RETRY_AFTER};
 
-/// Bytes that a step reads at most, beside its entries.
-const STEP_BYTES: usize = 1024 * 1024;
+/// Pages that a step reads at most: it bounds what a crash between two steps repeats.
+const STEP_PAGES: usize = 4;
+/// Bytes of one of them at most, beside its entries.
+const PAGE_BYTES: usize = 1024 * 1024;
 /// How many devices are recovered at a time.
 const RECOVERED_AT_ONCE: usize = 128;
 
@@ -97,18 +99,25 @@ impl Derivation {
         if state.derived >= acked {
             return Ok(None);
         }
-        let request = PageRequest {
-            device: device.clone(),
-            above: [Some(state.derived), None],
-            max_entries: limits::PAGE_ENTRIES,
-            max_bytes: STEP_BYTES,
-        };
-        let page = self.storage.page(request).await?;
-        let acknowledged = page.entries.iter().take_while(|entry| entry.version <= acked);
-        let count = acknowledged.clone().count();
-        let last = count < page.entries.len() || !page.more[Class::Messages as usize];
-        let derived = if last { acked } else { page.entries.last().map_or(acked, |entry| entry.version) };
-        Ok(Some(Step { device: device.clone(), derived, positions: positions(&device.user, acknowledged), last }))
+        let mut step = Step { device: device.clone(), derived: state.derived, positions: BTreeMap::new(), last: false };
+        for _ in 0..STEP_PAGES {
+            let request = PageRequest {
+                device: device.clone(),
+                above: [Some(step.derived), None],
+                max_entries: limits::PAGE_ENTRIES,
+                max_bytes: PAGE_BYTES,
+            };
+            let page = self.storage.page(request).await?;
+            let acknowledged = page.entries.iter().take_while(|entry| entry.version <= acked);
+            step.last = acknowledged.clone().count() < page.entries.len() || !page.more[Class::Messages as usize];
+            raise(&mut step.positions, &device.user, acknowledged);
+            if step.last {
+                step.derived = acked;
+                break;
+            }
+            step.derived = page.entries.last().map_or(acked, |entry| entry.version);
+        }
+        Ok(Some(step))
     }
 
     /// Commits the steps of one user's devices and tells whom it concerns.
@@ -142,9 +151,12 @@ impl Derivation {
     }
 }
 
-/// The highest sequence of what others sent, by conversation. A damaged entry counts where it is known.
-fn positions<'a>(user: &UserId, entries: impl Iterator<Item = &'a v1::Entry>) -> BTreeMap<ConversationId, u64> {
-    let mut positions = BTreeMap::new();
+/// Raises each conversation's position to the highest sequence of what others sent. A damaged entry counts where it is known.
+fn raise<'a>(
+    positions: &mut BTreeMap<ConversationId, u64>,
+    user: &UserId,
+    entries: impl Iterator<Item = &'a v1::Entry>,
+) {
     for entry in entries {
         let (conversation, seq) = match &entry.body {
             Some(Body::Message(message)) if message.from != user.as_str() => (&message.conversation, message.seq),
@@ -152,11 +164,10 @@ fn positions<'a>(user: &UserId, entries: impl Iterator<Item = &'a v1::Entry>) ->
             _ => continue,
         };
         if let Ok(conversation) = ConversationId::new(conversation) {
-            let position: &mut u64 = positions.entry(conversation).or_default();
+            let position = positions.entry(conversation).or_default();
             *position = (*position).max(seq);
         }
     }
-    positions
 }
 
 /// Derives for the devices of a user that have acknowledged. Paced by user, because that is who a receipt speaks of.

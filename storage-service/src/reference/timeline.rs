@@ -1,6 +1,7 @@
 //! What a user reads: its timelines, an entry per version.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use prost::Message;
 use tern_proto::key::{CLASSES, Class, Version};
@@ -49,7 +50,7 @@ impl Timelines {
         let mut bytes = 0;
         for class in Class::ALL {
             let Some(above) = request.above[class as usize] else { continue };
-            for (&version, item) in self.classes[class as usize].iter().filter(|(version, _)| **version > above) {
+            for (&version, item) in self.classes[class as usize].range((Excluded(above), Unbounded)) {
                 let entry = item.entry(class, version, &request.device);
                 bytes += encoded_bytes(&entry);
                 let fits = page.entries.len() < request.max_entries && bytes <= request.max_bytes;

@@ -108,7 +108,7 @@ async fn delivered_receipts_keep_their_pace_and_the_last_comes() {
 #[tokio::test(start_paused = true)]
 async fn long_arrears_are_derived_in_bounded_steps() {
     let stage = Stage::new();
-    for first in (1..=2_500).step_by(250) {
+    for first in (1..=10_000).step_by(250) {
         let batch = (first..first + 250).map(|id| message(id, "bob", "x")).collect();
         stage.service.send(&device("alice/d1"), batch).await;
     }
@@ -117,13 +117,13 @@ async fn long_arrears_are_derived_in_bounded_steps() {
     stage.ack("bob/d1", head).await;
     stage.storage.take_commits();
     stage.service.quiet().await;
-    assert_eq!(delivered_commits(&stage), 3, "1,000 entries a step");
+    assert_eq!(delivered_commits(&stage), 3, "four pages of 1,000 entries a step");
     assert_eq!(stage.state("bob/d1").await.derived, head.versions[0].unwrap());
     let messages = stage.state("alice/d1").await.heads[0];
     let reply =
         stage.peek("alice/d1", Some(Key { versions: [Some(messages), Some(0)], ..stage.head("alice/d1").await })).await;
     assert!(
-        matches!(&reply.entries[..], [v1::Entry { body: Some(Body::Receipt(receipt)), .. }] if receipt.seq == 2_500),
+        matches!(&reply.entries[..], [v1::Entry { body: Some(Body::Receipt(receipt)), .. }] if receipt.seq == 10_000),
         "{reply:?}"
     );
 }
