@@ -7,9 +7,10 @@ use std::time::Duration;
 use tern_proto::{ConversationId, UserId};
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::driver::{Driver, Shared};
+use crate::driver::Driver;
 use crate::message::{Event, InboxEntry, MessageState, Outgoing};
 use crate::options::{ClientOptions, Receive};
+use crate::shared::Shared;
 use crate::status::{LinkState, Status};
 use crate::store::worker::Worker;
 use crate::store::{OpenError, Store, StoreError};
@@ -92,13 +93,19 @@ impl Client {
         self.enqueue(to, texts, None).await
     }
 
-    /// [`Client::send_all`] with a note in the same transaction, from which the application can tell after a crash how far it
-    /// has come. See [`Client::notes`].
+    /// [`Client::send_all`] with a note, stored in the same transaction, from which the application can tell after a crash how
+    /// far it has come. The note takes the given place among the [`Client::notes`]; those behind it are forgotten.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn send_noted(&self, to: &UserId, texts: Vec<String>, note: String) -> Result<Vec<u64>, StoreError> {
-        self.enqueue(to, texts, Some(note)).await
+    pub async fn send_noted(
+        &self,
+        to: &UserId,
+        texts: Vec<String>,
+        place: usize,
+        note: String,
+    ) -> Result<Vec<u64>, StoreError> {
+        self.enqueue(to, texts, Some((place, note))).await
     }
 
     /// The notes of [`Client::send_noted`], oldest first.
@@ -109,12 +116,12 @@ impl Client {
         self.shared.store.call(|store| store.notes()).await
     }
 
-    /// Forgets the notes but the first `keep`.
+    /// Forgets the notes.
     ///
     /// # Errors
     /// Those of a failed store.
-    pub async fn truncate_notes(&self, keep: usize) -> Result<(), StoreError> {
-        self.shared.store.call(move |store| store.truncate_notes(keep)).await
+    pub async fn clear_notes(&self) -> Result<(), StoreError> {
+        self.shared.store.call(Store::clear_notes).await
     }
 
     /// What became of a message; `None` if it never was or is forgotten. The latest 10,000 are remembered, and all that wait.
@@ -178,9 +185,18 @@ impl Client {
         self.shared.store.close().await;
     }
 
-    async fn enqueue(&self, to: &UserId, texts: Vec<String>, note: Option<String>) -> Result<Vec<u64>, StoreError> {
+    async fn enqueue(
+        &self,
+        to: &UserId,
+        texts: Vec<String>,
+        note: Option<(usize, String)>,
+    ) -> Result<Vec<u64>, StoreError> {
         let to = to.clone();
-        let ids = self.shared.change(move |store| store.enqueue(&to, &texts, note.as_deref())).await?;
+        let enqueue = move |store: &mut Store| {
+            let note = note.as_ref().map(|(place, text)| (*place, text.as_str()));
+            store.enqueue(&to, &texts, note)
+        };
+        let ids = self.shared.change(enqueue).await?;
         self.shared.wake.notify_one();
         Ok(ids)
     }

@@ -14,64 +14,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tern_proto::{Key, v1};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::link::{LinkError, LongLink};
-use crate::message::{Event, MessageState};
+use crate::message::{Event, Fate, MessageState};
 use crate::options::{ClientOptions, Link};
-use crate::session::{Action, BACKLOG, Leave, Profile, Session};
-use crate::status::{LinkState, Status, Stop};
-use crate::store::worker::Worker;
+use crate::session::{Action, Leave, Profile, Session};
+use crate::shared::Shared;
+use crate::status::{LinkState, Stop};
 use crate::store::{Change, Store, StoreError};
 use crate::transport::{Lanes, Transport};
 
 /// How often in a row a token may be refused before the client stops: the provider gets a chance to give another.
 const TOKENS: u32 = 2;
-
-/// What the driver and the handles of a client have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) store: Worker,
-    /// Messages, read marks or confirmations came.
-    pub(crate) wake: Notify,
-    /// Entries came.
-    pub(crate) arrived: Notify,
-    pub(crate) status: watch::Sender<Status>,
-    /// Whoever lags loses events, not states.
-    pub(crate) events: broadcast::Sender<Event>,
-}
-
-impl Shared {
-    /// Runs a call that changes the outbox or the inbox, and counts again on the store's thread, so that the counts appear in
-    /// the order of the changes.
-    pub(crate) async fn change<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let status = self.status.clone();
-        let change = move |store: &mut Store| {
-            let result = call(store)?;
-            let (sending, failed) = store.open_messages()?;
-            let unconfirmed = store.backlog()?;
-            status.send_modify(|status| {
-                (status.sending, status.failed, status.unconfirmed) = (sending, failed, unconfirmed);
-            });
-            Ok(result)
-        };
-        self.store.call(change).await
-    }
-
-    /// Tells of an event; nobody has to listen.
-    pub(crate) fn tell(&self, event: Event) {
-        let _ = self.events.send(event);
-    }
-
-    fn is_full(&self) -> bool {
-        self.status.borrow().unconfirmed >= BACKLOG
-    }
-}
 
 /// Why [`Driver::serve`] ended.
 enum End {
@@ -269,6 +226,9 @@ impl Driver {
                     session.set_full(shared.is_full(), Instant::now());
                 }
                 Action::Settle(results) => {
+                    if results.iter().any(|result| Fate::of(result.code) != Fate::Again) {
+                        self.reset_backoff(transport.link());
+                    }
                     self.settle(move |store| store.settle(&results)).await?;
                     *work = true;
                 }
@@ -294,13 +254,21 @@ impl Driver {
     }
 
     fn opened(&mut self, link: Link) {
+        self.refused_tokens = 0;
+        tracing::debug!(?link, "connected");
+        self.shared.status.send_modify(|status| status.link = LinkState::Up(link));
+        if self.shared.status.borrow().sending == 0 {
+            self.reset_backoff(link);
+        }
+    }
+
+    /// A link works once it has taken a message or has none to take: one that opens and then breaks on each message must not
+    /// use up their attempts in no time.
+    fn reset_backoff(&mut self, link: Link) {
         match link {
             Link::Tcp => self.long_backoff.reset(),
             Link::Http => self.short_backoff.reset(),
         }
-        self.refused_tokens = 0;
-        tracing::debug!(?link, "connected");
-        self.shared.status.send_modify(|status| status.link = LinkState::Up(link));
     }
 
     /// Runs a call that settles messages and tells of their new states.
@@ -343,7 +311,8 @@ impl Driver {
         match end {
             End::Left(Leave::Displaced) => Err(Stop::Displaced),
             End::Left(Leave::GoAway(_, retry_after)) => Ok(retry_after),
-            End::Left(Leave::Refused { code, retry_after, .. }) => self.refused(code, retry_after),
+            End::Left(Leave::Refused { code, retry_after, .. })
+            | End::Lost(LinkError::Refused { code, retry_after, .. }) => self.refused(code, retry_after),
             _ => Ok(Duration::ZERO),
         }
     }

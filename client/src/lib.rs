@@ -32,6 +32,7 @@ pub mod link;
 mod message;
 mod options;
 mod session;
+mod shared;
 mod status;
 mod store;
 mod transport;

@@ -31,7 +31,17 @@ pub enum LinkError {
     /// HTTP failed below the protocol.
     #[error("HTTP failed: {0}")]
     Http(#[from] hyper::Error),
-    /// Something that is not the server's packet handler answered.
+    /// The short link refused the HTTP request as a whole, before any packet in it.
+    #[error("refused: {} {message}", code.as_str_name())]
+    Refused {
+        /// Why.
+        code: v1::Code,
+        /// For developers.
+        message: String,
+        /// With a retryable code: how long to wait.
+        retry_after: Duration,
+    },
+    /// Something that is not the server answered.
     #[error("HTTP status {0}")]
     Status(u16),
     /// The answer is not what an HTTP short link gives: too large, or not made of packets.
@@ -47,7 +57,7 @@ pub enum LinkError {
 pub enum RequestError {
     /// The link failed: the request may have been carried out.
     #[error(transparent)]
-    Link(#[from] LinkError),
+    Link(LinkError),
     /// The server answered with an error packet.
     #[error("refused: {} {}", code.as_str_name(), message)]
     Refused {
@@ -61,6 +71,16 @@ pub enum RequestError {
     /// The reply is not the one that belongs to the request.
     #[error("the reply to {0:?} cannot be understood")]
     BadReply(Command),
+}
+
+impl From<LinkError> for RequestError {
+    /// What the short link refuses as a whole is refused like any other request.
+    fn from(error: LinkError) -> RequestError {
+        match error {
+            LinkError::Refused { code, message, retry_after } => RequestError::Refused { code, message, retry_after },
+            error => RequestError::Link(error),
+        }
+    }
 }
 
 /// Reads the answer to `command`.

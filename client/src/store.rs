@@ -67,7 +67,7 @@ CREATE TABLE receipts (
     PRIMARY KEY (conversation, member, kind)
 ) WITHOUT ROWID;
 CREATE TABLE reads (conversation TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE notes (number INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL);
+CREATE TABLE notes (place INTEGER PRIMARY KEY, text TEXT NOT NULL);
 ";
 
 /// The store could not be opened.
@@ -206,15 +206,14 @@ impl Store {
 
     /// The application's notes, oldest first.
     pub(crate) fn notes(&self) -> Result<Vec<String>, StoreError> {
-        let mut query = self.db.prepare("SELECT text FROM notes ORDER BY number")?;
+        let mut query = self.db.prepare("SELECT text FROM notes ORDER BY place")?;
         let notes = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(notes)
     }
 
-    /// Forgets the notes but the first `keep`.
-    pub(crate) fn truncate_notes(&mut self, keep: usize) -> Result<(), StoreError> {
-        let cut = "DELETE FROM notes WHERE number NOT IN (SELECT number FROM notes ORDER BY number LIMIT ?1)";
-        self.db.execute(cut, [keep as i64])?;
+    /// Forgets the notes.
+    pub(crate) fn clear_notes(&mut self) -> Result<(), StoreError> {
+        self.db.execute("DELETE FROM notes", [])?;
         Ok(())
     }
 }

@@ -64,9 +64,13 @@ impl Findings {
         INVARIANTS.into_iter().filter(|number| self.checks_of(*number) == 0).collect()
     }
 
-    /// The violation that the fewest events prove.
-    pub(crate) fn smallest(&self) -> Option<&Violation> {
-        self.violations.iter().min_by_key(|violation| violation.evidence.len())
+    /// Of each broken rule the violation that the fewest events prove, the smallest of all first.
+    pub(crate) fn smallest(&self) -> Vec<&Violation> {
+        let of =
+            |rule: &&str| self.violations.iter().filter(|one| one.rule == *rule).min_by_key(|one| one.evidence.len());
+        let mut smallest: Vec<&Violation> = self.broken.keys().filter_map(of).collect();
+        smallest.sort_by_key(|violation| violation.evidence.len());
+        smallest
     }
 
     /// One comparison: unless `ok`, the rule is broken and `proof` says how.

@@ -1,6 +1,7 @@
 //! One run for each planted fault: the checker must be seen to fail before its success means anything.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use tern_runtime::planted::Fault;
 
@@ -36,7 +37,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
 /// A run could not be carried out.
 pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
     let mut report = String::new();
-    let sound = Box::pin(one_run(&Plan { planted: None, ..plan.clone() })).await?;
+    let sound = Box::pin(one_run(&Plan { planted: None, keep: kept(plan, "none"), ..plan.clone() })).await?;
     if !sound.passed {
         return Ok(Verdict::of_several(plan.seed, false, format!("{sound}without a fault the build must hold\n")));
     }
@@ -56,7 +57,8 @@ async fn one_fault(plan: &Plan, fault: Fault, name: &str) -> anyhow::Result<(Str
     let mut seen = Vec::new();
     for attempt in 0..ATTEMPTS {
         let seed = plan.seed.wrapping_add(attempt);
-        let plan = Plan { seed, planted: Some(name.into()), ..plan.clone() };
+        let keep = kept(plan, &format!("{name}-{attempt}"));
+        let plan = Plan { seed, planted: Some(name.into()), expects_failure: true, keep, ..plan.clone() };
         let verdict = Box::pin(one_run(&plan)).await?;
         let fitting = verdict.broken.iter().find(|rule| shows_as(fault).contains(rule));
         if let Some(rule) = fitting {
@@ -68,4 +70,9 @@ async fn one_fault(plan: &Plan, fault: Fault, name: &str) -> anyhow::Result<(Str
         seen.extend(verdict.broken);
     }
     Ok((format!("{name}: NOT CAUGHT (broken: {})", seen.join(" ")), false))
+}
+
+/// A directory of its own for each run.
+fn kept(plan: &Plan, name: &str) -> Option<PathBuf> {
+    plan.keep.as_ref().map(|directory| directory.join(name))
 }

@@ -12,6 +12,8 @@ use crate::model::{Findings, INVARIANTS, Violation};
 
 /// Events of a smallest history that are printed; the file has the rest.
 const SHOWN: usize = 40;
+/// Broken rules of which the smallest history is printed.
+const HISTORIES: usize = 3;
 /// Entries of a page that are printed when none of them is meant.
 const ENTRIES: usize = 2;
 /// Bytes of a text that are printed.
@@ -26,7 +28,7 @@ pub struct Verdict {
     pub passed: bool,
     /// The broken rules; the number in front is the invariant.
     pub broken: Vec<&'static str>,
-    /// The file with the whole history, if it was written.
+    /// The file with the whole history, if it was written; the server's log is beside it.
     pub history: Option<PathBuf>,
     report: String,
 }
@@ -38,7 +40,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Verdict {
-    /// The verdict over a history; `counts` are of what the nemesis did. Writes the history into the directory if a rule is broken, or if `keep`.
+    /// The verdict over a history; `counts` are of what the nemesis did. Writes the history into the directory if it did not pass, or if `keep`.
     ///
     /// # Errors
     /// The history cannot be written.
@@ -53,18 +55,17 @@ impl Verdict {
         let broken: Vec<&'static str> = findings.broken.keys().copied().collect();
         let unchecked = findings.unchecked();
         let passed = broken.is_empty() && unchecked.is_empty();
-        let path = (keep || !broken.is_empty()).then(|| directory.join("history.jsonl"));
+        let path = (keep || !passed).then(|| directory.join("history.jsonl"));
         if let Some(path) = &path {
             history.write(path)?;
         }
         let mut report = counted(history, findings, counts);
-        for (rule, count) in &findings.broken {
-            let first = findings.violations.iter().find(|violation| violation.rule == *rule);
-            let what = first.map_or("", |violation| &violation.what);
-            line(&mut report, &format!("BROKEN rule {rule}, {count} times: {what}"));
+        let smallest = findings.smallest();
+        for Violation { rule, what, .. } in &smallest {
+            line(&mut report, &format!("BROKEN rule {rule}, {} times: {what}", findings.broken[rule]));
         }
-        if let Some(smallest) = findings.smallest() {
-            line(&mut report, &smallest_history(history, smallest));
+        for violation in smallest.into_iter().take(HISTORIES) {
+            line(&mut report, &smallest_history(history, violation));
         }
         for number in &unchecked {
             line(&mut report, &format!("UNCHECKED invariant {number}: the run had no occasion for it"));

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use tern_runtime::planted::Fault;
 
 use crate::model::{Violation, judge};
 use crate::planted;
@@ -56,7 +57,9 @@ pub(crate) struct Plan {
     pub(crate) program: PathBuf,
     /// The fault that is switched on.
     pub(crate) planted: Option<String>,
-    /// Where to keep everything.
+    /// Whether a failure is expected, so that its history need not outlive the run.
+    pub(crate) expects_failure: bool,
+    /// Where to keep everything; a directory that holds no earlier run.
     pub(crate) keep: Option<PathBuf>,
 }
 
@@ -67,6 +70,12 @@ pub(crate) struct Plan {
 pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
     let program = std::env::current_exe().context("where is this binary?")?;
     let all = args.planted.as_deref() == Some("all");
+    if let Some(name) = args.planted.as_deref().filter(|_| !all)
+        && !Fault::ALL.iter().any(|(_, known)| *known == name)
+    {
+        let names = Fault::ALL.map(|(_, known)| known);
+        bail!("no fault is called {name}; there are: all {}", names.join(" "));
+    }
     let seconds = args.minutes.map(|minutes| minutes * 60).or(args.seconds).unwrap_or(if all { 6 } else { 60 });
     let plan = Plan {
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000)),
@@ -76,6 +85,7 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
         binary: args.binary.unwrap_or_else(|| program.clone()),
         program,
         planted: args.planted.filter(|_| !all),
+        expects_failure: false,
         keep: args.keep,
     };
     println!("seed {}", plan.seed);
@@ -92,6 +102,9 @@ pub(crate) async fn one_run(plan: &Plan) -> anyhow::Result<Verdict> {
     let temporary = tempfile::Builder::new().prefix("tern-check-").tempdir()?;
     let directory = plan.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&directory)?;
+    if directory.join("data").exists() {
+        bail!("{} holds an earlier run", directory.display());
+    }
     let mut stage = Stage::build(plan, &directory).await?;
     let trouble = match Box::pin(stage.play()).await {
         Ok(()) => None,
@@ -100,13 +113,12 @@ pub(crate) async fn one_run(plan: &Plan) -> anyhow::Result<Verdict> {
     let (history, counts) = stage.end().await;
     let mut findings = judge(&history);
     if let Some(what) = trouble {
-        findings.broken.insert("0", 1);
+        *findings.broken.entry("0").or_default() += 1;
         findings.violations.push(Violation { rule: "0", what, evidence: Vec::new(), versions: Vec::new() });
     }
-    let failed = !findings.broken.is_empty();
     let verdict = Verdict::over(plan.seed, &history, &findings, &counts, &directory, plan.keep.is_some())?;
-    if failed && plan.planted.is_none() {
-        // The history of a real failure outlives the run.
+    if !verdict.passed && !plan.expects_failure {
+        // The history of a failure outlives the run.
         let _ = temporary.keep();
     }
     Ok(verdict)

@@ -277,7 +277,9 @@ impl<'p> Stage<'p> {
         Ok(())
     }
 
-    async fn compare_links(&mut self) -> anyhow::Result<()> {
+    /// The script on each kind of link, side by side: most of its time it waits for receipts.
+    async fn compare_links(&self) -> anyhow::Result<()> {
+        let mut scripts = JoinSet::new();
         for (path, left, right) in [
             (Path::Long, "twin-1-left", "twin-1-right"),
             (Path::Packets, "twin-2-left", "twin-2-right"),
@@ -287,8 +289,10 @@ impl<'p> Stage<'p> {
                 let index = self.enrol(user, "one", Role::Twin);
                 self.wire(user, "one", index)
             };
-            let (left, right) = (wire(left)?, wire(right)?);
-            Box::pin(script::carry_out(path, left, right)).await?;
+            scripts.spawn(Box::pin(script::carry_out(path, wire(left)?, wire(right)?)));
+        }
+        while let Some(script) = scripts.join_next().await {
+            script??;
         }
         Ok(())
     }

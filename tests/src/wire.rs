@@ -10,7 +10,7 @@ use tern_proto::{Command, Packet, v1};
 use tokio::time::Instant;
 
 use crate::device::State;
-use crate::event::{Reply, Request, Via, What};
+use crate::event::{BadReply, Reply, Request, Via, What};
 use crate::long_link::{LongLink, Lost};
 use crate::short_link::ShortLink;
 
@@ -165,6 +165,9 @@ impl Wire {
                 }
             } else if let Some(place) = waiting.remove(&packet.sequence) {
                 answers[place] = Some(self.answered(&requests[place], &packet));
+            } else {
+                let reply = nonsense(BadReply("nothing asks for it".into()));
+                self.record(What::Answer { n: packet.sequence.into(), reply });
             }
         }
         self.long = Some(link);
@@ -266,6 +269,6 @@ impl Wire {
 }
 
 /// What is recorded of a reply that cannot be read: an error that no rule allows.
-fn nonsense(bad: crate::event::BadReply) -> Reply {
+fn nonsense(bad: BadReply) -> Reply {
     Reply::Error(v1::Error { message: bad.to_string(), ..Default::default() })
 }

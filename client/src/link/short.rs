@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
-use tern_proto::{Command, Packet, packet};
+use tern_proto::{Command, Packet, packet, v1};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -43,7 +43,7 @@ impl ShortLink {
         let post = self.post("/v1/packets", "application/octet-stream", body.freeze());
         let (status, answer) = timeout(wait + REPLY_WAIT, post).await.map_err(|_| LinkError::Timeout)??;
         if status != 200 {
-            return Err(LinkError::Status(status));
+            return Err(refusal(status, &answer));
         }
         let mut answer = BytesMut::from(answer);
         let mut packets = Vec::new();
@@ -127,5 +127,32 @@ impl ShortLink {
         // Carries the bytes of this one connection; ends when `sender` is dropped or the server closes.
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+fn refusal(status: u16, answer: &[u8]) -> LinkError {
+    match serde_json::from_slice::<v1::Error>(answer) {
+        Ok(error) if error.code != 0 => LinkError::Refused {
+            code: error.code(),
+            retry_after: Duration::from_millis(error.retry_after_ms.into()),
+            message: error.message,
+        },
+        _ => LinkError::Status(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_a_stranger() {
+        let json = br#"{"code":"CODE_BUSY","message":"later","retryAfterMs":1500}"#;
+        let wait = Duration::from_millis(1_500);
+        assert!(
+            matches!(refusal(429, json), LinkError::Refused { code: v1::Code::Busy, retry_after, .. } if retry_after == wait)
+        );
+        assert!(matches!(refusal(502, b"<html>Bad Gateway</html>"), LinkError::Status(502)));
+        assert!(matches!(refusal(404, b"{}"), LinkError::Status(404)));
     }
 }

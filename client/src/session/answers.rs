@@ -181,7 +181,10 @@ impl Session {
         match request {
             Request::Send(ids) => {
                 self.hold_sending = now + self.sending.wait(retry_after);
-                let result = |id| v1::SendResult { client_msg_id: id, code: code.into(), ..Default::default() };
+                // No message was judged on its own, so none is settled by it.
+                let known = Fate::of(error.code) == Fate::Again;
+                let code = if known { error.code } else { v1::Code::Unavailable.into() };
+                let result = |id| v1::SendResult { client_msg_id: id, code, ..Default::default() };
                 self.actions.push_back(Action::Settle(ids.into_iter().map(result).collect()));
             }
             Request::Read(..) if code.is_retryable() => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tern_proto::{Command, Key, Packet, v1};
 
 use super::{Action, Leave, Profile, Session};
+use crate::message::Fate;
 use crate::options::Receive;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -308,6 +309,21 @@ fn retryable_answers_hold_the_outbox_with_growing_waits() {
     assert_eq!(settled, [Action::Settle(vec![result(1, v1::Code::Unavailable)])], "the request as a whole");
     assert!(!run.session.wants_batch(run.now + SECOND / 2));
     assert!(run.session.wants_batch(run.now + SECOND));
+}
+
+#[test]
+fn an_error_for_the_whole_batch_settles_no_message() {
+    for code in [0, v1::Code::Conflict.into(), v1::Code::BadBody.into(), 9_999] {
+        let mut run = Run::open();
+        run.send(&[1]);
+        run.actions();
+        let sequence = run.session.in_flight.last().unwrap().sequence;
+        let error = v1::Error { code, ..Default::default() };
+        run.session.on_packet(&Packet::new(Command::Error.number(), sequence, &error), run.now);
+        let Some(Action::Settle(results)) = run.actions().pop() else { panic!("{code}") };
+        assert_eq!(Fate::of(results[0].code), Fate::Again, "{code}");
+        assert!(!run.session.wants_batch(run.now));
+    }
 }
 
 #[test]

@@ -29,12 +29,13 @@ const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_m
     FROM outbox";
 
 impl Store {
-    /// Takes messages in, all or none; they have ids in their order. A note is stored in the same transaction.
+    /// Takes messages in, all or none; they have ids in their order. A note takes its place in the same transaction, and
+    /// those behind it are forgotten.
     pub(crate) fn enqueue(
         &mut self,
         to: &UserId,
         texts: &[String],
-        note: Option<&str>,
+        note: Option<(usize, &str)>,
     ) -> Result<Vec<u64>, StoreError> {
         if self.peeking {
             return Err(StoreError::Peeking);
@@ -53,8 +54,9 @@ impl Store {
         }
         drop(insert);
         tx.execute("UPDATE me SET last_id = ?1", [new_last])?;
-        if let Some(note) = note {
-            tx.execute("INSERT INTO notes (text) VALUES (?1)", [note])?;
+        if let Some((place, text)) = note {
+            tx.execute("DELETE FROM notes WHERE place >= ?1", [place as i64])?;
+            tx.execute("INSERT INTO notes VALUES (?1, ?2)", params![place as i64, text])?;
         }
         tx.commit()?;
         Ok((last + 1..=new_last).map(|id| id as u64).collect())
@@ -93,7 +95,7 @@ impl Store {
             changes.extend(match Fate::of(result.code) {
                 Fate::Sent => close(&tx, result.client_msg_id, &sent(result))?,
                 Fate::Refused(code) => refuse(&tx, result.client_msg_id, code)?,
-                Fate::Again => fail(&tx, result.client_msg_id, result.code().as_str_name())?,
+                Fate::Again => fail(&tx, result.client_msg_id, reason(result.code))?,
             });
         }
         forget_settled(&tx)?;
@@ -183,6 +185,10 @@ fn fail(db: &Connection, id: u64, reason: &str) -> rusqlite::Result<Option<Chang
         state = CASE WHEN attempts + 1 >= ?3 THEN 3 ELSE 0 END WHERE id = ?1 AND state = 0 RETURNING state";
     let state: Option<i64> = db.query_row(update, params![id as i64, reason, ATTEMPTS], |row| row.get(0)).optional()?;
     Ok((state == Some(FAILED)).then(|| (id, MessageState::Failed(reason.to_owned()))))
+}
+
+fn reason(code: i32) -> &'static str {
+    v1::Code::try_from(code).map_or("an answer of a newer server", |code| code.as_str_name())
 }
 
 fn forget_settled(db: &Connection) -> rusqlite::Result<usize> {

@@ -103,17 +103,19 @@ fn a_directory_is_one_device_of_one_user_and_one_process() {
 #[test]
 fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
     let mut device = Device::new();
-    assert_eq!(device.store().enqueue(&user("bob"), &texts(&["a", "b"]), Some("note 1")).unwrap(), [1, 2]);
+    assert_eq!(device.store().enqueue(&user("bob"), &texts(&["a", "b"]), Some((0, "note 1"))).unwrap(), [1, 2]);
     let store = device.killed();
-    assert_eq!(store.enqueue(&user("bob"), &texts(&["c"]), Some("note 2")).unwrap(), [3]);
+    assert_eq!(store.enqueue(&user("bob"), &texts(&["c"]), Some((1, "note 2"))).unwrap(), [3]);
     let batch = store.batch().unwrap();
     assert_eq!(
         batch.iter().map(|m| (m.client_msg_id, m.text.as_str())).collect::<Vec<_>>(),
         [(1, "a"), (2, "b"), (3, "c")]
     );
     assert_eq!(store.notes().unwrap(), ["note 1", "note 2"]);
-    store.truncate_notes(1).unwrap();
-    assert_eq!(store.notes().unwrap(), ["note 1"]);
+    store.enqueue(&user("bob"), &[], Some((0, "note 3"))).unwrap();
+    assert_eq!(store.notes().unwrap(), ["note 3"], "later ones are forgotten");
+    store.clear_notes().unwrap();
+    assert!(store.notes().unwrap().is_empty());
 
     store.settle(&[accepted(1, 1), accepted(2, 2), accepted(3, 3)]).unwrap();
     let store = device.killed();

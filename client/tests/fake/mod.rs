@@ -15,33 +15,33 @@ use tokio::sync::broadcast;
 
 /// What the server knows and how it misbehaves.
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// Every request: its link and its packet.
-    pub requests: Vec<(&'static str, Packet)>,
+    pub(crate) requests: Vec<(&'static str, Packet)>,
     /// Messages by `client_msg_id`; a resend changes nothing.
-    pub stored: BTreeMap<u64, String>,
+    pub(crate) stored: BTreeMap<u64, String>,
     /// `client_msg_id`s in the order in which they were stored.
-    pub order: Vec<u64>,
+    pub(crate) order: Vec<u64>,
     /// The timeline of class 1.
-    pub entries: Vec<v1::Entry>,
+    pub(crate) entries: Vec<v1::Entry>,
     /// So many sends are stored, and then the link is cut instead of answering.
-    pub swallow: usize,
+    pub(crate) swallow: usize,
     /// The long link is cut at once.
-    pub refuse_long: bool,
+    pub(crate) refuse_long: bool,
     /// Every hello is refused with this.
-    pub refuse_hello: Option<v1::Code>,
+    pub(crate) refuse_hello: Option<v1::Code>,
 }
 
 /// The running server.
-pub struct Fake {
+pub(crate) struct Fake {
     state: Arc<Mutex<State>>,
     pushes: broadcast::Sender<Option<Packet>>,
-    pub long_link: SocketAddr,
-    pub http: SocketAddr,
+    pub(crate) long_link: SocketAddr,
+    pub(crate) http: SocketAddr,
 }
 
 impl Fake {
-    pub async fn start() -> Fake {
+    pub(crate) async fn start() -> Fake {
         let (long, http) = (listen().await, listen().await);
         let fake = Fake {
             state: Arc::default(),
@@ -66,22 +66,22 @@ impl Fake {
         fake
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
     /// Starts a packet on every long link.
-    pub fn push(&self, command: Command, body: &impl Message) {
+    pub(crate) fn push(&self, command: Command, body: &impl Message) {
         self.pushes.send(Some(Packet::new(command.number(), 0, body))).unwrap();
     }
 
     /// Cuts every long link.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.pushes.send(None).unwrap();
     }
 
     /// Bob sends alice a message; gives its entry.
-    pub fn arrive(&self, version: u64, text: &str) -> v1::Entry {
+    pub(crate) fn arrive(&self, version: u64, text: &str) -> v1::Entry {
         let message = v1::Message {
             from: "bob".into(),
             conversation: "alice:bob".into(),
@@ -97,7 +97,7 @@ impl Fake {
     }
 
     /// Waits until the state is as wanted.
-    pub async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) {
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !wanted(&self.state()) {
             assert!(Instant::now() < deadline, "never: {what}");
@@ -108,17 +108,17 @@ impl Fake {
 
 impl State {
     /// How many requests of a kind came over a link.
-    pub fn count(&self, link: &str, command: Command) -> usize {
+    pub(crate) fn count(&self, link: &str, command: Command) -> usize {
         self.requests.iter().filter(|(l, p)| *l == link && p.known_command() == Some(command)).count()
     }
 
     /// How many requests of a kind came over both links.
-    pub fn count_all(&self, command: Command) -> usize {
+    pub(crate) fn count_all(&self, command: Command) -> usize {
         self.count("long", command) + self.count("http", command)
     }
 
     /// The last request of a kind.
-    pub fn last<T: Message + Default>(&self, command: Command) -> Option<T> {
+    pub(crate) fn last<T: Message + Default>(&self, command: Command) -> Option<T> {
         let last = self.requests.iter().rev().find(|(_, packet)| packet.known_command() == Some(command))?;
         Some(T::decode(last.1.body.clone()).unwrap())
     }

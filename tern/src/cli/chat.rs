@@ -209,7 +209,10 @@ impl<'a> Chat<'a> {
         };
         let other = entry.message().filter(|message| message.conversation != self.conversation.as_str());
         if let Some(message) = other {
-            self.room.notice(format!("a message of {} waits for another chat", message.conversation));
+            let told = |left: &InboxEntry| left.message().is_some_and(|m| m.conversation == message.conversation);
+            if !self.left_alone.iter().any(told) {
+                self.room.notice(format!("messages of {} wait for another chat", message.conversation));
+            }
             self.left_alone.push_back(entry);
             if self.left_alone.len() > LEFT_ALONE
                 && let Some(oldest) = self.left_alone.pop_front()

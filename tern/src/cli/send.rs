@@ -4,8 +4,7 @@
 //! other line can be that text, so `tern watch` turns it back.
 //!
 //! The lines go through the device's outbox, at most [`WINDOW`] unacknowledged at a time, so an interrupted run loses none.
-//! With each batch its count and checksum are noted: the same input again is then recognised and goes on where the outbox
-//! ended.
+//! With them their count and checksum are noted: the same input again is then recognised and goes on where the outbox ended.
 
 mod lines;
 mod progress;
@@ -89,10 +88,8 @@ struct Sending<'a> {
 impl Sending<'_> {
     /// Takes up what an earlier run left.
     async fn start<'a>(client: &'a Client, args: &Args) -> Result<Sending<'a>> {
-        if args.fresh {
-            client.truncate_notes(0).await?;
-        }
-        let resume = Resume::new(&args.to, client.notes().await?);
+        let notes = if args.fresh { Vec::new() } else { client.notes().await? };
+        let resume = Resume::new(&args.to, notes);
         let status = client.status();
         let (sending, failed) = (status.borrow().sending, status.borrow().failed);
         if sending + failed > 0 {
@@ -121,7 +118,7 @@ impl Sending<'_> {
             eprintln!("tern send: {bad}; the lines before it are sent");
             return Ok(ExitCode::from(EXIT_BAD_LINE));
         }
-        self.client.truncate_notes(0).await?;
+        self.client.clear_notes().await?;
         if status.refused > 0 {
             eprintln!("tern send: the server refused {} messages: {}", status.refused, self.refusal().await?);
             return Ok(ExitCode::from(EXIT_REFUSED));
@@ -158,9 +155,6 @@ impl Sending<'_> {
     }
 
     async fn enqueue(&mut self, to: &UserId, lines: Vec<String>) -> Result<()> {
-        if let Some(keep) = self.resume.diverged() {
-            self.client.truncate_notes(keep).await?;
-        }
         let mut lines = lines.into_iter().peekable();
         while lines.peek().is_some() {
             self.until(|status| status.sending < WINDOW).await?;
@@ -169,9 +163,9 @@ impl Sending<'_> {
             }
             let room = WINDOW.saturating_sub(self.status.borrow().sending);
             let batch: Vec<String> = lines.by_ref().take(room.min(resume::BATCH)).collect();
-            let note = self.resume.note(&batch);
+            let (place, note) = self.resume.note(&batch);
             let texts = batch.into_iter().map(|line| if line.is_empty() { "\n".to_owned() } else { line }).collect();
-            let ids = self.client.send_noted(to, texts, note).await.context("the outbox")?;
+            let ids = self.client.send_noted(to, texts, place, note).await.context("the outbox")?;
             self.progress.taken(ids.len());
         }
         Ok(())

@@ -142,6 +142,8 @@ pub(crate) struct Case<'a> {
     pub(crate) history: &'a History,
     /// In the order of their asks.
     pub(crate) exchanges: Vec<Exchange<'a>>,
+    /// Answers to nothing, and second answers.
+    pub(crate) strays: Vec<usize>,
     /// In the order of their coming.
     pub(crate) handouts: Vec<Handout<'a>>,
     /// By user; users without a reader have none.
@@ -155,12 +157,12 @@ pub(crate) struct Case<'a> {
 impl<'a> Case<'a> {
     /// Indexes a history.
     pub(crate) fn new(history: &'a History) -> Case<'a> {
-        let exchanges = exchanges(history);
+        let (exchanges, strays) = exchanges(history);
         let handouts = handouts(history, &exchanges);
         let truths = truths(history, &handouts);
         let tries = tries(&exchanges);
         let accepted = accepted(&exchanges, &tries);
-        Case { history, exchanges, handouts, truths, tries, accepted }
+        Case { history, exchanges, strays, handouts, truths, tries, accepted }
     }
 
     /// The user of a device.
@@ -258,7 +260,9 @@ pub(crate) fn same_receipt(a: &v1::Receipt, b: &v1::Receipt) -> bool {
     a.kind == b.kind && a.conversation == b.conversation && a.member == b.member
 }
 
-fn exchanges(history: &History) -> Vec<Exchange<'_>> {
+/// The exchanges, and the answers that belong to none.
+fn exchanges(history: &History) -> (Vec<Exchange<'_>>, Vec<usize>) {
+    let mut strays = Vec::new();
     let mut exchanges: Vec<Exchange> = Vec::new();
     let mut open: HashMap<(usize, u64), usize> = HashMap::new();
     for (at, event) in history.events.iter().enumerate() {
@@ -268,14 +272,16 @@ fn exchanges(history: &History) -> Vec<Exchange<'_>> {
                 exchanges.push(Exchange { device: event.device, ask: at, via: *via, request, answer: None });
             }
             What::Answer { n, reply } => {
-                if let Some(exchange) = open.get(&(event.device, *n)) {
-                    exchanges[*exchange].answer = Some((at, reply));
+                // Taken out, so that a second answer finds nothing.
+                match open.remove(&(event.device, *n)) {
+                    Some(exchange) => exchanges[exchange].answer = Some((at, reply)),
+                    None => strays.push(at),
                 }
             }
             _ => {}
         }
     }
-    exchanges
+    (exchanges, strays)
 }
 
 fn handouts<'a>(history: &'a History, exchanges: &[Exchange<'a>]) -> Vec<Handout<'a>> {

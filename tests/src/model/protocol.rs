@@ -1,4 +1,4 @@
-//! Rule 0: errors are those that the protocol allows.
+//! Rule 0: one answer for each request, and errors that the protocol allows.
 
 use tern_proto::ConversationId;
 use tern_proto::v1::{self, Code};
@@ -8,6 +8,12 @@ use super::{Findings, Proof};
 use crate::event::{Reply, Request};
 
 pub(crate) fn judge(case: &Case, findings: &mut Findings) {
+    for stray in &case.strays {
+        findings.hold("0", false, || {
+            let device = case.history.events[*stray].device;
+            Proof::new(format!("{} got an answer to nothing, or a second one", case.name(device)), [*stray])
+        });
+    }
     for exchange in &case.exchanges {
         let Some((_, Reply::Error(error))) = exchange.answer else { continue };
         findings.hold("0", is_allowed(case, exchange, error), || {
@@ -58,6 +64,18 @@ mod tests {
         assert_holds(&refused("ann:ben", Code::BeyondHead));
         assert_holds(&refused("ben:cat", Code::NotAMember));
         assert_holds(&refused("ann:ben", Code::Busy));
+    }
+
+    #[test]
+    fn a_second_answer() {
+        let answered = |times: u32| {
+            let mut story = Story::new();
+            let n = story.ask(0, Request::Check(v1::CheckRequest { key: Some(key((0, 0))), ..Default::default() }));
+            (0..times).for_each(|_| story.answer(0, n, Reply::Check(v1::CheckReply::default())));
+            story.end()
+        };
+        assert_holds(&answered(1));
+        assert_breaks("0", &answered(2));
     }
 
     #[test]

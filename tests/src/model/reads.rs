@@ -73,6 +73,11 @@ mod tests {
     fn a_read_beyond_the_head() {
         assert_holds(&marked(1));
         assert_breaks("15b", &marked(2));
+        // Of a conversation that ben is not in.
+        let mut story = Story::with_a_message();
+        let n = story.ask(BEN, Request::Read(v1::ReadRequest { conversation: "ann:cat".into(), seq: 0 }));
+        story.answer(BEN, n, Reply::Read(v1::ReadReply {}));
+        assert_breaks("15b", &story.end());
         // Done before the message was asked.
         let mut story = Story::new();
         story.read(BEN, 1);

@@ -165,7 +165,8 @@ fn says_no_more(
             receipt.conversation,
             receipt.member
         );
-        Proof::new(what, [event]).about([version])
+        let last = last_doing(case, receipt, event);
+        Proof::new(what, last.into_iter().chain([event]).collect::<Vec<_>>()).about([version])
     });
     if receipt.kind() == ReceiptKind::Read {
         let messages = doings.messages.get(receipt.conversation.as_str());
@@ -178,6 +179,18 @@ fn says_no_more(
             Proof::new(what, [event]).about([version])
         });
     }
+}
+
+/// The last request before a receipt was seen by which its member acknowledged or marked something.
+fn last_doing(case: &Case, receipt: &v1::Receipt, seen: usize) -> Vec<usize> {
+    let by_member = case
+        .exchanges
+        .iter()
+        .rev()
+        .filter(|exchange| exchange.ask < seen && case.user(exchange.device) == receipt.member);
+    let mut doing =
+        by_member.filter(|exchange| exchange.request.acknowledges() || matches!(exchange.request, Request::Read(_)));
+    doing.next().map(|exchange| exchange.events()).unwrap_or_default()
 }
 
 /// 15a.

@@ -156,8 +156,11 @@ fn is_own(case: &Case, device: usize, user: &str, entry: &v1::Entry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::story::{ANN, BEN, Story, assert_breaks, assert_holds, message_entry};
+    use super::super::story::{
+        ANN, BEN, DESK, Story, assert_breaks, assert_holds, key_of, message_entry, receipt_entry, stub_of,
+    };
     use super::*;
+    use crate::event::Via;
 
     #[test]
     fn an_acknowledged_message_that_is_gone() {
@@ -167,6 +170,10 @@ mod tests {
         assert_breaks("1a", &story.clone().end());
         let mut story = Story::with_a_message();
         story.truth_of(BEN)[0].body = Some(Body::Damaged(v1::Damaged::default()));
+        assert_breaks("1b", &story.end());
+        let mut story = Story::with_a_message();
+        let reply = v1::SyncReply { key: Some(key_of(8, (0, 0))), more: vec![1], ..Default::default() };
+        story.sync(BEN, Via::Packets, v1::SyncRequest::default(), reply);
         assert_breaks("1b", &story.end());
     }
 
@@ -204,6 +211,14 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_conversation() {
+        let mut stub = Story::with_a_message();
+        let foreign = stub_of(&stub.truth_of(ANN)[0].clone());
+        stub.page(DESK, (0, 0), vec![foreign], (1, 0), &[]);
+        assert_breaks("9", &stub.end());
+        let mut receipt = Story::with_a_message();
+        let foreign = receipt_entry(1, "cat", v1::ReceiptKind::Delivered, 1);
+        receipt.page(ANN, (1, 0), vec![foreign], (1, 1), &[]);
+        assert_breaks("9", &receipt.end());
         let mut story = Story::with_a_message();
         let entry = message_entry(1, "ben", "cat", "ben:cat", 1, 1, "x");
         story.page(ANN, (0, 0), vec![entry], (1, 0), &[]);

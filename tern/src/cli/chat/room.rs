@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use tern_client::{EntryBody, InboxEntry, MessageState};
 use tern_proto::{UserId, v1};
 
+use crate::cli::watch::line_of;
+
 /// Lines that are kept; older ones scroll away for good.
 const LINES: usize = 2_000;
 
@@ -65,7 +67,7 @@ impl Room {
     pub(super) fn take(&mut self, entry: &InboxEntry) {
         match &entry.body {
             EntryBody::Message(message) => {
-                self.push(Line::From { who: message.from.clone(), text: message.text.clone() });
+                self.push(Line::From { who: message.from.clone(), text: line_of(&message.text).to_owned() });
             }
             EntryBody::Damaged(_) => self.notice("a message is damaged and cannot be shown".to_owned()),
             EntryBody::Receipt(_) => {}

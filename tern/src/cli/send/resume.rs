@@ -14,25 +14,41 @@ pub(super) const BATCH: usize = 256;
 pub(super) struct Resume {
     to: UserId,
     /// What an interrupted run noted and the input has not reached yet.
-    known: VecDeque<(usize, u64)>,
-    /// How many notes the input agreed with.
-    agreed: usize,
-    /// Lines of a batch that is not complete yet.
+    known: VecDeque<Batch>,
+    /// Lines that may be those of the next known batch; fewer than it has.
     held: Vec<String>,
     skipped: usize,
-    /// The input left the notes; those after the ones that agreed are to be forgotten.
-    diverged: bool,
+    /// Where the next note goes: behind those that the input agreed with.
+    place: usize,
+    /// The batch that the last note is about.
+    last: Option<Batch>,
+}
+
+#[derive(Clone, Copy)]
+struct Batch {
+    lines: usize,
+    checksum: u64,
 }
 
 impl Resume {
     pub(super) fn new(to: &UserId, notes: Vec<String>) -> Resume {
-        let known: VecDeque<_> = notes.iter().map_while(|note| parse(note)).collect();
-        Resume { to: to.clone(), known, agreed: 0, held: Vec::new(), skipped: 0, diverged: false }
+        let known = notes.iter().map_while(|note| Batch::parse(note)).collect();
+        Resume { to: to.clone(), known, held: Vec::new(), skipped: 0, place: 0, last: None }
     }
 
-    /// The note for a batch.
-    pub(super) fn note(&self, batch: &[String]) -> String {
-        format!("{} {:016x}", batch.len(), self.checksum(batch))
+    /// The note for lines that enter the outbox, and its place. While they are few they join the batch before, so that there
+    /// is about one note for [`BATCH`] lines however they come.
+    pub(super) fn note(&mut self, lines: &[String]) -> (usize, String) {
+        let batch = match self.last {
+            Some(last) if last.lines + lines.len() <= BATCH => last.and(lines),
+            Some(_) => {
+                self.place += 1;
+                Batch::of(&self.to, lines)
+            }
+            None => Batch::of(&self.to, lines),
+        };
+        self.last = Some(batch);
+        (self.place, format!("{} {:016x}", batch.lines, batch.checksum))
     }
 
     /// Takes the next lines of the input; gives those that are known to be new.
@@ -41,17 +57,17 @@ impl Resume {
             return lines;
         }
         self.held.extend(lines);
-        while let Some((count, checksum)) = self.known.front().copied() {
-            if self.held.len() < count {
+        while let Some(known) = self.known.front().copied() {
+            if self.held.len() < known.lines {
                 return Vec::new();
             }
-            if self.checksum(&self.held[..count]) != checksum {
+            if Batch::of(&self.to, &self.held[..known.lines]).checksum != known.checksum {
                 return self.end();
             }
-            self.held.drain(..count);
+            self.held.drain(..known.lines);
             self.known.pop_front();
-            self.agreed += 1;
-            self.skipped += count;
+            self.place += 1;
+            self.skipped += known.lines;
         }
         self.tell();
         std::mem::take(&mut self.held)
@@ -61,15 +77,9 @@ impl Resume {
     pub(super) fn end(&mut self) -> Vec<String> {
         if !self.known.is_empty() {
             self.known.clear();
-            self.diverged = true;
             self.tell();
         }
         std::mem::take(&mut self.held)
-    }
-
-    /// Once, when the input has left the notes: how many of them stay true.
-    pub(super) fn diverged(&mut self) -> Option<usize> {
-        std::mem::take(&mut self.diverged).then_some(self.agreed)
     }
 
     fn tell(&self) {
@@ -78,29 +88,42 @@ impl Resume {
             eprintln!("tern send: the first {} {what}", self.skipped);
         }
     }
+}
 
-    /// FNV-1a over the recipient and the lines, each with an end.
-    fn checksum(&self, lines: &[String]) -> u64 {
-        let ended = |text: &str| text.bytes().chain([b'\n']).collect::<Vec<_>>();
-        let bytes = ended(self.to.as_str()).into_iter().chain(lines.iter().flat_map(|line| ended(line)));
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+impl Batch {
+    fn of(to: &UserId, lines: &[String]) -> Batch {
+        Batch { lines: 0, checksum: fnv(0xcbf2_9ce4_8422_2325, to.as_str()) }.and(lines)
+    }
+
+    fn and(self, lines: &[String]) -> Batch {
+        let checksum = lines.iter().fold(self.checksum, |checksum, line| fnv(checksum, line));
+        Batch { lines: self.lines + lines.len(), checksum }
+    }
+
+    fn parse(note: &str) -> Option<Batch> {
+        let (lines, checksum) = note.split_once(' ')?;
+        let lines = lines.parse().ok().filter(|lines| (1..=BATCH).contains(lines))?;
+        Some(Batch { lines, checksum: u64::from_str_radix(checksum, 16).ok()? })
     }
 }
 
-fn parse(note: &str) -> Option<(usize, u64)> {
-    let (count, checksum) = note.split_once(' ')?;
-    Some((count.parse().ok().filter(|count| (1..=BATCH).contains(count))?, u64::from_str_radix(checksum, 16).ok()?))
+/// FNV-1a over a line and its end.
+fn fnv(checksum: u64, line: &str) -> u64 {
+    let step = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    line.bytes().chain([b'\n']).fold(checksum, step)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn bob() -> UserId {
+        UserId::new("bob").unwrap()
+    }
+
     fn resume(batches: &[&[&str]]) -> Resume {
-        let bob = UserId::new("bob").unwrap();
-        let blank = Resume::new(&bob, Vec::new());
-        let notes = batches.iter().map(|batch| blank.note(&lines(batch))).collect();
-        Resume::new(&bob, notes)
+        let note = |batch: &&[&str]| Resume::new(&bob(), Vec::new()).note(&lines(batch)).1;
+        Resume::new(&bob(), batches.iter().map(note).collect())
     }
 
     fn lines(lines: &[&str]) -> Vec<String> {
@@ -114,15 +137,14 @@ mod tests {
         assert!(resume.skip_known(lines(&["b"])).is_empty());
         assert_eq!(resume.skip_known(lines(&["c", "d"])), ["d"]);
         assert_eq!(resume.skip_known(lines(&["a"])), ["a"]);
-        assert_eq!(resume.diverged(), None);
+        assert_eq!(resume.note(&lines(&["d"])).0, 2, "behind the notes that stay true");
     }
 
     #[test]
     fn other_input_is_sent_whole() {
         let mut resume = resume(&[&["a", "b"], &["c"]]);
         assert_eq!(resume.skip_known(lines(&["a", "x", "c"])), ["a", "x", "c"]);
-        assert_eq!(resume.diverged(), Some(0));
-        assert_eq!(resume.diverged(), None);
+        assert_eq!(resume.note(&lines(&["a"])).0, 0, "in the place of the notes that no longer hold");
     }
 
     #[test]
@@ -130,13 +152,22 @@ mod tests {
         let mut resume = resume(&[&["a", "b"]]);
         assert!(resume.skip_known(lines(&["a"])).is_empty());
         assert_eq!(resume.end(), ["a"]);
-        assert_eq!(resume.diverged(), Some(0));
     }
 
     #[test]
     fn another_recipient_is_other_input() {
-        let note = resume(&[]).note(&lines(&["a"]));
+        let note = resume(&[]).note(&lines(&["a"])).1;
         let mut resume = Resume::new(&UserId::new("carol").unwrap(), vec![note]);
         assert_eq!(resume.skip_known(lines(&["a"])), ["a"]);
+    }
+
+    #[test]
+    fn single_lines_share_a_note() {
+        let mut resume = resume(&[]);
+        let input: Vec<String> = (0..BATCH + 2).map(|line| line.to_string()).collect();
+        let notes: Vec<_> = input.iter().map(|line| resume.note(std::slice::from_ref(line))).collect();
+        assert_eq!((notes[BATCH - 1].0, notes[BATCH].0), (0, 1));
+        let mut again = Resume::new(&bob(), vec![notes[BATCH - 1].1.clone(), notes[BATCH].1.clone()]);
+        assert_eq!(again.skip_known(input.clone()), input[BATCH + 1..]);
     }
 }

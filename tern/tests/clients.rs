@@ -1,0 +1,287 @@
+//! `tern send`, `tern watch` and `tern chat` as processes, against a server of their own.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// No test waits longer for a process, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server with its data, and clients with theirs beside it.
+struct Place {
+    home: TempDir,
+    server: Option<Child>,
+    long_link: String,
+    http: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        let any = "127.0.0.1:0".to_owned();
+        let mut place = Place { home: tempfile::tempdir().unwrap(), server: None, long_link: any.clone(), http: any };
+        place.start();
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    fn secret(&self) -> PathBuf {
+        self.path().join("server/token-secret")
+    }
+
+    /// Starts the server, after the first time at the same addresses.
+    fn start(&mut self) {
+        let mut command = self.tern(&["standalone", "--long-link", &self.long_link, "--http", &self.http, "--data"]);
+        let mut server = command.arg(self.path().join("server")).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let ready = lines.map_while(Result::ok).find(|line| line.contains("ready")).expect("a line with ready");
+        let after = |word| ready.split_whitespace().skip_while(|w| *w != word).nth(1).unwrap().to_owned();
+        (self.server, self.long_link, self.http) = (Some(server), after("long-link"), after("http"));
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    fn tern(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tern"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TERN_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped()).env("XDG_DATA_HOME", self.path().join("share"));
+        command
+    }
+
+    fn client(&self, args: &[&str]) -> Command {
+        let mut command = self.tern(args);
+        command.args(["--long-link", &self.long_link, "--http", &self.http]).arg("--secret-file").arg(self.secret());
+        command
+    }
+
+    fn send(&self, extra: &[&str], input: &[u8]) -> Output {
+        let mut command = self.client(&["send", "--as", "alice", "--to", "bob"]);
+        let mut child = command.args(extra).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // The command may end before it has read everything.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    fn watch(&self, extra: &[&str]) -> String {
+        let output = self.client(&["watch", "--as", "bob", "--idle", "0.2"]).args(extra).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A client that goes on: what it prints, line by line, and its stdin.
+struct Live {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Live {
+    fn start(mut command: Command) -> Live {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Live { child, stdin, lines }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn until(&self, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if line == wanted {
+                return;
+            }
+            seen.push(line);
+        }
+        panic!("never {wanted:?} after {seen:?}");
+    }
+
+    /// Ends stdin and waits; gives the exit code.
+    fn finish(mut self) -> Option<i32> {
+        self.stdin = None;
+        self.child.wait().unwrap().code()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn numbered(lines: std::ops::Range<u32>) -> String {
+    lines.map(|line| format!("line {line}\n")).collect()
+}
+
+#[test]
+fn any_file_comes_out_line_for_line_over_both_links() {
+    let place = Place::new();
+    let long = "x".repeat(16 * 1024);
+    let file = format!("one\n\n\ttwo\r\n ünï \u{0}\u{1b}[1m\n{long}\nlast without an end");
+    for link in [["--link", "tcp"], ["--link", "http"]] {
+        let sent = place.send(&link, file.as_bytes());
+        assert_eq!(sent.status.code(), Some(0), "{}", String::from_utf8_lossy(&sent.stderr));
+        assert_eq!(place.watch(&["--peek"]), format!("{file}\n"), "a peek takes nothing");
+        assert_eq!(place.watch(&link), format!("{file}\n"));
+        assert_eq!(place.watch(&link), "", "each entry once");
+    }
+}
+
+#[test]
+fn json_has_an_object_per_message_and_receipts_on_request() {
+    let place = Place::new();
+    assert!(place.send(&[], b"one\n\n").status.success());
+    let lines: Vec<serde_json::Value> =
+        place.watch(&["--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for (index, (line, text)) in lines.iter().zip(["one", ""]).enumerate() {
+        assert_eq!((&line["from"], &line["conversation"]), (&"alice".into(), &"alice:bob".into()));
+        assert_eq!(
+            (&line["text"], &line["seq"], &line["client_msg_id"]),
+            (&text.into(), &(index + 1).into(), &(index + 1).into())
+        );
+        assert!(line["version"].is_u64() && line["server_msg_id"].is_u64() && line["time"].is_i64(), "{line}");
+    }
+    assert!(lines[0]["version"].as_u64() < lines[1]["version"].as_u64());
+
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut watch = place.client(&["watch", "--as", "alice", "--json", "--receipts", "--peek", "--idle", "0.2"]);
+        let printed = String::from_utf8(watch.output().unwrap().stdout).unwrap();
+        let last: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+        if last["receipt"] == "delivered" && last["member"] == "bob" && last["seq"] == 2 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no receipt: {printed}");
+    }
+}
+
+#[test]
+fn a_bad_line_is_named_and_the_lines_before_it_are_sent() {
+    let place = Place::new();
+    let mut input = b"one\ntwo\n".to_vec();
+    input.extend([b'x'; 16 * 1024 + 1]);
+    input.extend(b"\nfour\n");
+    let sent = place.send(&[], &input);
+    assert_eq!(sent.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("line 3 is longer than 16384 bytes"));
+    let sent = place.send(&["--fresh"], b"five\n\xff\n");
+    assert_eq!(sent.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("line 2 is not UTF-8"));
+    assert_eq!(place.watch(&[]), "one\ntwo\nfive\n");
+}
+
+#[test]
+fn the_same_input_after_a_kill_doubles_nothing() {
+    let place = Place::new();
+    let mut first = Live::start(place.client(&["send", "--as", "alice", "--to", "bob"]));
+    first.write(&numbered(0..300));
+    let watch = Live::start(place.client(&["watch", "--as", "bob"]));
+    watch.until("line 299");
+    first.kill();
+    watch.kill();
+
+    let sent = place.send(&[], numbered(0..310).as_bytes());
+    assert_eq!(sent.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("the first 300 lines"), "{sent:?}");
+    let all = place.watch(&["--data", place.path().join("other").to_str().unwrap()]);
+    assert_eq!(all, numbered(0..310));
+    assert!(place.send(&[], b"line 0\n").status.success(), "a finished run is over");
+    assert_eq!(place.watch(&[]).lines().last(), Some("line 0"));
+}
+
+#[test]
+fn clients_ride_out_a_restart_of_the_server() {
+    let mut place = Place::new();
+    let watch = Live::start(place.client(&["watch", "--as", "bob"]));
+    let mut send = Live::start(place.client(&["send", "--as", "alice", "--to", "bob"]));
+    send.write("before\n");
+    watch.until("before");
+    place.kill();
+    send.write(&numbered(0..500));
+    place.start();
+    send.write("after\n");
+    watch.until("line 0");
+    watch.until("line 499");
+    watch.until("after");
+    assert_eq!(send.finish(), Some(0));
+    watch.kill();
+    let all = place.watch(&["--data", place.path().join("other").to_str().unwrap()]);
+    assert_eq!(all, format!("before\n{}after\n", numbered(0..500)));
+}
+
+#[test]
+fn a_data_directory_serves_one_client_at_a_time() {
+    let place = Place::new();
+    let watch = Live::start(place.client(&["watch", "--as", "bob"]));
+    assert!(place.send(&[], b"one\n").status.success());
+    watch.until("one");
+    let second = place.client(&["watch", "--as", "bob"]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another client"));
+    watch.kill();
+}
+
+#[test]
+fn a_chat_without_a_terminal_shows_every_state() {
+    let place = Place::new();
+    let mut alice = Live::start(place.client(&["chat", "--as", "alice", "--to", "bob"]));
+    alice.until("-- connected");
+    alice.write("hello\n");
+    alice.until("[1] sent: hello");
+    let mut bob = Live::start(place.client(&["chat", "--as", "bob", "--to", "alice"]));
+    bob.until("alice: hello");
+    alice.until("[1] read: hello");
+    bob.write("//hi\n/nonsense\n/resend 7\n");
+    alice.until("bob: /hi");
+    bob.until("-- /nonsense: not a command; there are /resend, /resend N and /quit");
+    bob.until("-- no such failed message");
+    bob.write("/quit\n");
+    assert_eq!(bob.finish(), Some(0));
+    assert_eq!(alice.finish(), Some(0));
+}
+
+#[test]
+fn a_refused_token_ends_at_once_and_keeps_the_lines() {
+    let place = Place::new();
+    for link in ["tcp", "http"] {
+        let mut send = place.client(&["send", "--as", "alice", "--to", "bob", "--link", link, "--token", "bad"]);
+        let mut child = send.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"one\n").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let mut told = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        assert!(told.contains("CODE_BAD_TOKEN"), "{told}");
+    }
+    assert!(place.send(&[], b"one\n").status.success());
+    assert_eq!(place.watch(&[]), "one\n", "the kept line, and not once more for each run");
+}
