@@ -10,9 +10,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// Failed attempts of a message before it is shown as failed.
 pub const ATTEMPTS: u32 = 12;
 
-/// 0.5 s, doubled with each failure up to 15 s, of which a random part is taken.
-///
-/// The protocol allows between half and all. This takes between three quarters and all, so that [`ATTEMPTS`] attempts
+/// 0.5 s, doubled with each failure up to 15 s, of which between three quarters and all is taken: [`ATTEMPTS`] attempts
 /// always outlast an outage of a minute.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
