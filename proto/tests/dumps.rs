@@ -178,7 +178,7 @@ fn render(packet: &Packet) -> String {
     let (header, body) = wire.split_at(packet::HEADER_BYTES);
     let line = |text: &mut String, bytes: &[u8], comment: &str| {
         let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(text, "{}", format!("{:<48}{comment}", hex.join(" ")).trim_end()).unwrap();
+        writeln!(text, "{}", format!("{:<48}{comment}", hex.join(" ")).trim_end()).expect("a string takes all");
     };
     let comment = format!("# {} bytes, command {}, sequence {}", wire.len(), packet.command, packet.sequence);
     line(&mut text, header, &comment);
@@ -192,7 +192,7 @@ fn render(packet: &Packet) -> String {
 fn section() -> String {
     let mut text = String::new();
     for dump in dumps() {
-        write!(text, "\n{}:\n\n```hex\n{}```\n", dump.title, render(&dump.packet)).unwrap();
+        write!(text, "\n{}:\n\n```hex\n{}```\n", dump.title, render(&dump.packet)).expect("a string takes all");
     }
     text
 }

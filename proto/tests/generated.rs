@@ -41,6 +41,6 @@ fn committed_code_is_what_the_proto_files_generate() {
 
 fn tempdir() -> PathBuf {
     let dir = std::env::temp_dir().join(format!("tern-proto-gen-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(&dir).expect("the temporary directory can be written");
     dir
 }
