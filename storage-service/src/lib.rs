@@ -170,6 +170,8 @@ pub struct DeviceState {
     pub acked: [Version; CLASSES],
     /// Delivered receipts are derived from class 1 up to here.
     pub derived: Version,
+    /// When it last acknowledged or started, by the server's clock then; 0 if it is not remembered.
+    pub heard_ms: i64,
     /// The highest `client_msg_id` seen from it.
     pub highest_client_msg_id: u64,
 }
@@ -236,6 +238,12 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`] when the store has failed.
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable>;
+
+    /// Whether commits can be expected to succeed; for readiness.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason.
+    async fn ready(&self) -> Result<(), Unavailable>;
 
     /// What an outcome proves.
     fn durability(&self) -> Durability;

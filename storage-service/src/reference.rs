@@ -62,6 +62,10 @@ impl Storage for Reference {
         Ok(self.state().underived(after, limit))
     }
 
+    async fn ready(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     fn durability(&self) -> Durability {
         Durability::Disk
     }

@@ -20,6 +20,9 @@ pub(crate) struct Acks {
     pub(crate) deliver: Arc<Paced<Deliver>>,
 }
 
+/// How often it is stored that a device was heard, though nothing rises: when a user has too many, the longest silent yields.
+const HEARD_EVERY_MS: i64 = 3_600_000;
+
 /// Stores what a device in this state acknowledges; [`Outcome::Done`] if it is stored now or was before.
 pub(crate) async fn store(
     storage: &dyn Storage,
@@ -28,10 +31,12 @@ pub(crate) async fn store(
     versions: [Option<Version>; CLASSES],
 ) -> Outcome {
     let rises = |(version, acked): (Option<Version>, Version)| version.is_some_and(|version| version > acked);
-    if state.known && !versions.into_iter().zip(state.acked).any(rises) {
+    let time_ms = unix_millis();
+    let heard_lately = state.heard_ms.saturating_add(HEARD_EVERY_MS) > time_ms;
+    if state.known && heard_lately && !versions.into_iter().zip(state.acked).any(rises) {
         return Outcome::Done;
     }
-    let op = Op::Ack { device: device.clone(), versions, time_ms: unix_millis() };
+    let op = Op::Ack { device: device.clone(), versions, time_ms };
     storage.commit(vec![op]).await.pop().unwrap_or(Outcome::Unknown)
 }
 

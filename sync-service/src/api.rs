@@ -85,6 +85,12 @@ pub trait SyncApi: Send + Sync + 'static {
     /// A retryable [`Refusal`] when storage is unavailable.
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal>;
 
+    /// Whether requests can be expected to succeed; for readiness.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn ready(&self) -> Result<(), Refusal>;
+
     /// What an acknowledgement proves, for the hello reply.
     fn durability(&self) -> v1::Durability;
 }

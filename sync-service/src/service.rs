@@ -220,6 +220,10 @@ impl SyncApi for SyncService {
         }
     }
 
+    async fn ready(&self) -> Result<(), Refusal> {
+        Ok(self.storage.ready().await?)
+    }
+
     fn durability(&self) -> v1::Durability {
         match self.storage.durability() {
             Durability::Disk => v1::Durability::Disk,

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tern_proto::UserId;
 
+use super::decide::Decider;
 use super::index::{Changes, IndexError};
 use super::log::Appender;
+use super::users::Users;
 use super::{Failure, Shared};
 use crate::Device;
 
@@ -16,6 +18,22 @@ use crate::Device;
 const EVERY_USERS: usize = 50_000;
 /// Or after this time, if anything has changed.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// What goes into a checkpoint that covers the log up to `applied`: all that the index does not have.
+pub(super) fn gather(
+    users: &Users,
+    decider: &mut Decider,
+    dirty: &[UserId],
+    (applied, epoch): (u64, u64),
+    keep_ms: i64,
+) -> Changes {
+    let mut changes = Changes { applied, epoch, ..Changes::default() };
+    for id in dirty {
+        users.collect(id, &mut changes);
+    }
+    decider.collect(&mut changes, keep_ms);
+    changes
+}
 
 /// Decides when a checkpoint is due and sees it through; owned by the writer thread.
 pub(super) struct Checkpoints {
@@ -38,11 +56,12 @@ struct Running {
 }
 
 impl Checkpoints {
-    pub(super) fn new(keep_ms: i64, every_bytes: u64, log_end: u64) -> Checkpoints {
+    /// `number` is that of the last checkpoint, which covered the log up to `log_end`.
+    pub(super) fn new(keep_ms: i64, every_bytes: u64, number: u64, log_end: u64) -> Checkpoints {
         Checkpoints {
             keep_ms,
             every_bytes,
-            number: 0,
+            number,
             last: (log_end, Instant::now()),
             dirty: HashSet::new(),
             running: None,
@@ -94,13 +113,9 @@ impl Checkpoints {
         }
         self.number += 1;
         self.last = (appender.end(), Instant::now());
-        let mut changes = Changes { applied: appender.end(), epoch: shared.epoch, ..Changes::default() };
         let users: Vec<UserId> = self.dirty.drain().collect();
-        for id in &users {
-            shared.users.collect(id, &mut changes);
-        }
-        shared.decider().collect(&mut changes, self.keep_ms);
-        let applied = changes.applied;
+        let applied = appender.end();
+        let changes = gather(&shared.users, &mut shared.decider(), &users, (applied, shared.epoch), self.keep_ms);
         let writing = shared.clone();
         let write = move || writing.index.write(&changes);
         match std::thread::Builder::new().name("tern-checkpoint".into()).spawn(write) {

@@ -4,6 +4,7 @@
 //! the readers by what is being committed right now.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use tern_proto::key::CLASSES;
 use tern_proto::{ConversationId, UserId, v1};
@@ -17,7 +18,8 @@ use super::record::{self, Fact, Message, Meta};
 use super::users::Users;
 use crate::{Content, Device, Op, Outcome, Sent};
 
-/// Conversations or senders kept before those that the index has whole are dropped.
+/// Conversations or senders kept before those that the index has whole are dropped. Between two checkpoints there may be
+/// more; then the next look is taken when there are twice as many.
 const KEPT: usize = 100_000;
 
 /// What to do about an op.
@@ -26,8 +28,8 @@ pub(super) enum Decision {
     Answer(Outcome),
     /// A fact to commit, with its body; [`committed`] says the outcome.
     Record(Meta, String),
-    /// What is staged must be visible first; then decide again.
-    FlushFirst,
+    /// What is staged must be visible first; then decide this again.
+    FlushFirst(Op),
 }
 
 /// What decisions are made from.
@@ -39,10 +41,12 @@ pub(super) struct Known<'a> {
     pub staged: &'a [(u64, Meta, String)],
 }
 
-#[derive(Default)]
 pub(super) struct Decider {
     conversations: HashMap<ConversationId, Conversation>,
+    /// With so many it is time to drop some.
+    conversations_kept: usize,
     senders: HashMap<Device, Sender>,
+    senders_kept: usize,
     /// The newest time of any op: what the age of results is measured against.
     newest_ms: i64,
 }
@@ -68,12 +72,22 @@ struct Sender {
 }
 
 impl Decider {
+    pub(super) fn new() -> Decider {
+        Decider {
+            conversations: HashMap::new(),
+            conversations_kept: KEPT,
+            senders: HashMap::new(),
+            senders_kept: KEPT,
+            newest_ms: 0,
+        }
+    }
     /// Decides an op.
     pub(super) fn decide(&mut self, known: &Known<'_>, op: Op) -> Result<Decision, Failure> {
         match op {
             Op::Send { from, client_msg_id, content, time_ms } => {
                 self.send(known, from, client_msg_id, content, time_ms)
             }
+            Op::Start { start: v1::Start::Heads, .. } if !known.staged.is_empty() => Ok(Decision::FlushFirst(op)),
             Op::Start { device, start, time_ms } => start_of(known, &device, start, time_ms),
             Op::Ack { device, versions, time_ms } => {
                 let versions = versions.map(Option::unwrap_or_default).to_vec();
@@ -127,7 +141,7 @@ impl Decider {
                 None => known.index.result(&from, id)?,
             };
             if let Some(position) = position {
-                return Ok(Decision::Answer(known.seen(position, &content)?));
+                return Ok(Decision::Answer(known.seen(position, (&from, id), &content)?));
             }
             if id <= sender.row.floor {
                 return Ok(Decision::Answer(Outcome::TooOld));
@@ -198,6 +212,8 @@ impl Decider {
             }
             Some(Fact::Read(read)) => {
                 self.raise(index, &read.user, &read.conversation, checkpoint, |known, member| {
+                    // Higher only where the message itself is lost; its number is not used again.
+                    known.seq = known.seq.max(read.seq);
                     known.read[member] = known.read[member].max(read.seq);
                     known.delivered[member] = known.delivered[member].max(read.seq);
                 })?;
@@ -205,6 +221,7 @@ impl Decider {
             Some(Fact::Delivered(delivered)) => {
                 for raised in &delivered.raised {
                     self.raise(index, &delivered.user, &raised.conversation, checkpoint, |known, member| {
+                        known.seq = known.seq.max(raised.seq);
                         known.delivered[member] = known.delivered[member].max(raised.seq);
                     })?;
                 }
@@ -249,6 +266,11 @@ impl Decider {
         Ok(())
     }
 
+    /// The highest id seen from a device, if that is in memory.
+    pub(super) fn peek_highest(&self, device: &Device) -> Option<u64> {
+        self.senders.get(device).map(|sender| sender.row.highest)
+    }
+
     /// The highest id seen from a device.
     pub(super) fn highest(&mut self, index: &Index, device: &Device) -> Result<u64, IndexError> {
         Ok(self.sender(index, device)?.row.highest)
@@ -256,8 +278,9 @@ impl Decider {
 
     fn conversation(&mut self, index: &Index, id: &ConversationId) -> Result<&mut Conversation, IndexError> {
         if !self.conversations.contains_key(id) {
-            if self.conversations.len() >= KEPT {
+            if self.conversations.len() >= self.conversations_kept {
                 self.conversations.retain(|_, known| known.dirty != 0);
+                self.conversations_kept = KEPT.max(2 * self.conversations.len());
             }
             let mut known = index.conversation(id)?.map(Conversation::from_row).unwrap_or_default();
             if planted::active(Fault::SequenceBackAtRestart) {
@@ -270,8 +293,9 @@ impl Decider {
 
     fn sender(&mut self, index: &Index, device: &Device) -> Result<&mut Sender, IndexError> {
         if !self.senders.contains_key(device) {
-            if self.senders.len() >= KEPT {
+            if self.senders.len() >= self.senders_kept {
                 self.senders.retain(|_, sender| sender.dirty != 0);
+                self.senders_kept = KEPT.max(2 * self.senders.len());
             }
             let row = index.sender(device)?.unwrap_or_default();
             self.senders.insert(device.clone(), Sender { row, ..Sender::default() });
@@ -287,7 +311,8 @@ impl Decider {
             changes.conversations.push((id.clone(), known.to_row()));
         }
         for (device, sender) in self.senders.iter_mut().filter(|(_, sender)| sender.dirty != 0) {
-            let block = sender.recent.range(sender.row.indexed + 1..).map(|(&id, &at)| (id, at)).collect::<Vec<_>>();
+            let above = (Bound::Excluded(sender.row.indexed), Bound::Unbounded);
+            let block = sender.recent.range(above).map(|(&id, &at)| (id, at)).collect::<Vec<_>>();
             let late = sender.recent.range(..=sender.row.indexed);
             changes.late_results.extend(late.map(|(&id, &at)| (device.clone(), id, at)));
             if let Some(&(last, _)) = block.last() {
@@ -319,7 +344,7 @@ impl Decider {
 
 impl Known<'_> {
     /// The answer to a resend: what its record says, if the content is the same.
-    fn seen(&self, position: u64, content: &Content) -> Result<Outcome, Failure> {
+    fn seen(&self, position: u64, (from, id): (&Device, u64), content: &Content) -> Result<Outcome, Failure> {
         let found = match self.staged.binary_search_by_key(&position, |(position, ..)| *position) {
             Ok(at) => {
                 let (_, meta, body) = &self.staged[at];
@@ -332,6 +357,9 @@ impl Known<'_> {
         let same = planted::active(Fault::ConflictAccepted);
         Ok(match (found.meta.fact, content) {
             (Some(Fact::Message(message)), Content::Text { to, text }) => {
+                if message.sender().as_ref() != Some(from) || message.client_msg_id != id {
+                    return Err(IndexError::Damaged.into());
+                }
                 let same = same || message.to == to.as_str() && found.body.is_none_or(|body| body == text.as_bytes());
                 if same { sent(position, &message, false) } else { Outcome::Conflict }
             }
@@ -367,9 +395,7 @@ pub(super) fn committed(position: u64, meta: &Meta) -> Outcome {
 
 fn start_of(known: &Known<'_>, device: &Device, start: v1::Start, time_ms: i64) -> Result<Decision, Failure> {
     let heads = start == v1::Start::Heads;
-    if heads && !known.staged.is_empty() {
-        return Ok(Decision::FlushFirst);
-    }
+
     let (position, remembered) = known
         .users
         .with(known.index, &device.user, |user| (user.heads, user.devices.iter().any(|known| known.id == device.id)))?;

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use prost::Message as _;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tern_proto::{ConversationId, UserId, v1};
 
@@ -24,8 +23,8 @@ const CONVERSATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("conver
 const SENDERS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("senders");
 /// (user, device, last id of the block) → [`ResultBlock`]; the blocks of a device are disjoint and ascending.
 const RESULTS: TableDefinition<(&str, &str, u64), &[u8]> = TableDefinition::new("results");
-/// (user, device, id) → position, for ids that came below a block that was already there.
-const LATE_RESULTS: TableDefinition<(&str, &str, u64), u64> = TableDefinition::new("late_results");
+/// (user, device, id) → [`LateRow`], for ids that came below a block that was already there.
+const LATE_RESULTS: TableDefinition<(&str, &str, u64), &[u8]> = TableDefinition::new("late_results");
 /// (time in milliseconds, user, device, id, late) → nothing: when a row of the two tables above may be forgotten.
 const EXPIRY: TableDefinition<(i64, &str, &str, u64, bool), ()> = TableDefinition::new("expiry");
 /// (user, device) → nothing: acknowledged beyond what is derived.
@@ -35,19 +34,25 @@ const APPLIED: &str = "applied";
 const EPOCH: &str = "epoch";
 /// Memory that the database may use for its pages.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
-/// How many expired results one checkpoint forgets at most.
+/// How many expired results one checkpoint forgets at most; more if it brings more, so that it never falls behind.
 const EXPIRE_STEP: usize = 20_000;
 
 /// Why the index failed; it is not needed for durability and can be deleted and rebuilt.
 #[derive(Debug, thiserror::Error)]
-#[error("index: {0}")]
-pub(super) struct IndexError(#[from] Box<redb::Error>);
+pub(super) enum IndexError {
+    /// The database refuses.
+    #[error("the index: {0}")]
+    Database(Box<redb::Error>),
+    /// A row does not check out.
+    #[error("the index is damaged; the next start rebuilds it from the log")]
+    Damaged,
+}
 
 macro_rules! from_redb {
     ($($error:ty),*) => {$(
         impl From<$error> for IndexError {
             fn from(error: $error) -> IndexError {
-                IndexError(Box::new(error.into()))
+                IndexError::Database(Box::new(error.into()))
             }
         }
     )*};
@@ -93,6 +98,12 @@ pub(super) struct ResultBlock {
     ids: Vec<u64>,
     #[prost(sint64, repeated, tag = "2")]
     positions: Vec<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct LateRow {
+    #[prost(uint64, tag = "1")]
+    position: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -205,17 +216,17 @@ impl Index {
 
     pub(super) fn user(&self, user: &UserId) -> Result<Option<UserRow>> {
         let table = self.database.begin_read()?.open_table(USERS)?;
-        Ok(table.get(user.as_str())?.and_then(|row| UserRow::decode(row.value()).ok()))
+        table.get(user.as_str())?.map(|row| unpack(row.value())).transpose()
     }
 
     pub(super) fn conversation(&self, conversation: &ConversationId) -> Result<Option<ConversationRow>> {
         let table = self.database.begin_read()?.open_table(CONVERSATIONS)?;
-        Ok(table.get(conversation.as_str())?.and_then(|row| ConversationRow::decode(row.value()).ok()))
+        table.get(conversation.as_str())?.map(|row| unpack(row.value())).transpose()
     }
 
     pub(super) fn sender(&self, device: &Device) -> Result<Option<SenderRow>> {
         let table = self.database.begin_read()?.open_table(SENDERS)?;
-        Ok(table.get((device.user.as_str(), device.id.as_str()))?.and_then(|row| SenderRow::decode(row.value()).ok()))
+        table.get((device.user.as_str(), device.id.as_str()))?.map(|row| unpack(row.value())).transpose()
     }
 
     /// The position of the record that answers this id.
@@ -223,11 +234,11 @@ impl Index {
         let (user, name) = (device.user.as_str(), device.id.as_str());
         let transaction = self.database.begin_read()?;
         if let Some(late) = transaction.open_table(LATE_RESULTS)?.get((user, name, id))? {
-            return Ok(Some(late.value()));
+            return Ok(Some(unpack::<LateRow>(late.value())?.position));
         }
         let blocks = transaction.open_table(RESULTS)?;
         let block = blocks.range((user, name, id)..=(user, name, u64::MAX))?.next().transpose()?;
-        let block = block.and_then(|(_, block)| ResultBlock::decode(block.value()).ok());
+        let block: Option<ResultBlock> = block.map(|(_, block)| unpack(block.value())).transpose()?;
         Ok(block.and_then(|block| block.position(id)))
     }
 
@@ -237,7 +248,7 @@ impl Index {
         let mut versions = Vec::new();
         for block in table.range((user.as_str(), above + 1)..=(user.as_str(), u64::MAX))? {
             let (_, block) = block?;
-            let block = VersionBlock::decode(block.value()).unwrap_or_default();
+            let block: VersionBlock = unpack(block.value())?;
             versions.extend(block.versions().skip_while(|&v| v <= above).take_while(|&v| v <= up_to));
             if versions.len() >= limit || versions.last().is_some_and(|&last| last >= up_to) {
                 break;
@@ -257,7 +268,7 @@ impl Index {
             if owner != user.as_str() {
                 break;
             }
-            let row = ReceiptRow::decode(row.value()).unwrap_or_default();
+            let row: ReceiptRow = unpack(row.value())?;
             if let (true, Ok(conversation), Ok(member)) =
                 (row.version > above, ConversationId::new(conversation), UserId::new(member))
             {
@@ -287,30 +298,27 @@ impl Index {
             let mut users = transaction.open_table(USERS)?;
             let mut underived = transaction.open_table(UNDERIVED)?;
             for (user, row) in &changes.users {
-                users.insert(user.as_str(), row.encode_to_vec().as_slice())?;
-                for device in &row.devices {
-                    let key = (user.as_str(), device.id.as_str());
-                    if device.acked.first().is_some_and(|&acked| acked > device.derived) {
-                        underived.insert(key, ())?;
-                    } else {
-                        underived.remove(key)?;
-                    }
+                users.insert(user.as_str(), pack(row).as_slice())?;
+                // Anew as a whole: a device that yielded to another must not stay.
+                underived.retain_in((user.as_str(), "")..=(user.as_str(), "\u{7f}"), |_, ()| false)?;
+                for device in row.devices.iter().filter(|device| device.acked.first() > Some(&device.derived)) {
+                    underived.insert((user.as_str(), device.id.as_str()), ())?;
                 }
             }
             let mut timelines = transaction.open_table(TIMELINES)?;
             for (user, versions) in &changes.versions {
                 if let Some(&last) = versions.last() {
-                    timelines.insert((user.as_str(), last), VersionBlock::of(versions).encode_to_vec().as_slice())?;
+                    timelines.insert((user.as_str(), last), pack(&VersionBlock::of(versions)).as_slice())?;
                 }
             }
             let mut receipts = transaction.open_table(RECEIPTS)?;
             for (user, key, row) in &changes.receipts {
                 let key = (user.as_str(), key.conversation.as_str(), key.member.as_str(), key.kind);
-                receipts.insert(key, row.encode_to_vec().as_slice())?;
+                receipts.insert(key, pack(row).as_slice())?;
             }
             let mut conversations = transaction.open_table(CONVERSATIONS)?;
             for (conversation, row) in &changes.conversations {
-                conversations.insert(conversation.as_str(), row.encode_to_vec().as_slice())?;
+                conversations.insert(conversation.as_str(), pack(row).as_slice())?;
             }
             let mut meta = transaction.open_table(META)?;
             meta.insert(APPLIED, changes.applied)?;
@@ -321,6 +329,22 @@ impl Index {
     }
 }
 
+/// A row with its checksum: the database notices damage only when it repairs itself.
+fn pack(row: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = row.encode_to_vec();
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn unpack<M: prost::Message + Default>(bytes: &[u8]) -> Result<M> {
+    let (row, crc) = bytes.split_last_chunk::<4>().ok_or(IndexError::Damaged)?;
+    if crc32fast::hash(row) != u32::from_le_bytes(*crc) {
+        return Err(IndexError::Damaged);
+    }
+    M::decode(row).map_err(|_| IndexError::Damaged)
+}
+
 /// Writes new results and forgets expired ones.
 fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Result<Vec<(Device, u64)>> {
     let mut senders = transaction.open_table(SENDERS)?;
@@ -328,22 +352,23 @@ fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Res
     let mut late_results = transaction.open_table(LATE_RESULTS)?;
     let mut expiry = transaction.open_table(EXPIRY)?;
     for (device, row) in &changes.senders {
-        senders.insert((device.user.as_str(), device.id.as_str()), row.encode_to_vec().as_slice())?;
+        senders.insert((device.user.as_str(), device.id.as_str()), pack(row).as_slice())?;
     }
     for (device, block) in &changes.results {
         let (user, name) = (device.user.as_str(), device.id.as_str());
         if let Some(&(last, _)) = block.last() {
-            results.insert((user, name, last), ResultBlock::of(block).encode_to_vec().as_slice())?;
+            results.insert((user, name, last), pack(&ResultBlock::of(block)).as_slice())?;
             expiry.insert((changes.now_ms, user, name, last, false), ())?;
         }
     }
     for (device, id, position) in &changes.late_results {
         let (user, name) = (device.user.as_str(), device.id.as_str());
-        late_results.insert((user, name, *id), position)?;
+        late_results.insert((user, name, *id), pack(&LateRow { position: *position }).as_slice())?;
         expiry.insert((changes.now_ms, user, name, *id, true), ())?;
     }
+    let step = EXPIRE_STEP.max(2 * (changes.results.len() + changes.late_results.len()));
     let mut expired = Vec::new();
-    for row in expiry.range(..(changes.forget_before_ms, "", "", 0, false))?.take(EXPIRE_STEP) {
+    for row in expiry.range(..(changes.forget_before_ms, "", "", 0, false))?.take(step) {
         let (key, _) = row?;
         let (time_ms, user, name, id, late) = key.value();
         expired.push((time_ms, user.to_owned(), name.to_owned(), id, late));
@@ -357,10 +382,10 @@ fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Res
         } else {
             results.remove((user, name, id))?;
         }
-        let row = senders.get((user, name))?.and_then(|row| SenderRow::decode(row.value()).ok());
-        let mut row = row.unwrap_or_default();
+        let row = senders.get((user, name))?.map(|row| unpack(row.value())).transpose()?;
+        let mut row: SenderRow = row.unwrap_or_default();
         row.floor = row.floor.max(id);
-        senders.insert((user, name), row.encode_to_vec().as_slice())?;
+        senders.insert((user, name), pack(&row).as_slice())?;
         raised.extend(super::record::device(user, name).map(|device| (device, row.floor)));
     }
     Ok(raised)
@@ -415,5 +440,18 @@ mod tests {
         let block = ResultBlock::of(&results);
         assert!(results.iter().all(|&(id, position)| block.position(id) == Some(position)));
         assert_eq!(block.position(5), None);
+    }
+
+    #[test]
+    fn a_row_with_a_flipped_bit_is_damaged() {
+        let row = ReceiptRow { version: 4096, seq: 7, time_ms: 1_700_000_000_000 };
+        let good = pack(&row);
+        assert_eq!(unpack::<ReceiptRow>(&good).unwrap(), row);
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(unpack::<ReceiptRow>(&bytes), Err(IndexError::Damaged)), "bit {bit}");
+        }
+        assert!(unpack::<ReceiptRow>(&good[..3]).is_err());
     }
 }

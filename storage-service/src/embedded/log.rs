@@ -14,11 +14,17 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use super::Failure;
 use super::frame::{self, Found, align, read_u32, read_u64};
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"TERNSEG1");
+const SEAL: u64 = u64::from_le_bytes(*b"TERNSEAL");
+/// Where the seal stands in the header block.
+const SEAL_AT: u64 = 64;
+/// Segments that are kept open for reading.
+const OPEN_FILES: usize = 256;
 /// The newest frames are kept in memory up to this size: what was just committed is about to be read.
 const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// The longest record that is believed; a longer length is damage.
@@ -47,6 +53,8 @@ impl Log {
     /// The log in `dir`, created if it is not there.
     pub(super) fn open(dir: &Path, salt: u64, segment_bytes: u64) -> io::Result<Log> {
         fs::create_dir_all(dir)?;
+        // The entry of the new directory is part of what must survive.
+        dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
         Ok(Log { dir: dir.to_owned(), salt, segment_bytes, files: RwLock::default(), tail: RwLock::default() })
     }
 
@@ -97,7 +105,11 @@ impl Log {
             return Ok(file.clone());
         }
         let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(segment))?);
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(segment, file.clone());
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if files.len() >= OPEN_FILES {
+            files.clear();
+        }
+        files.insert(segment, file.clone());
         Ok(file)
     }
 
@@ -115,6 +127,14 @@ impl Log {
         }
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// The header block of a segment.
+    pub(super) fn read_header(&self, segment: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; SEGMENT_HEADER as usize];
+        let got = read_up_to(&File::open(self.path(segment))?, &mut bytes, 0)?;
+        bytes.truncate(got);
+        Ok(bytes)
     }
 
     /// All bytes of a segment.
@@ -150,14 +170,21 @@ pub(super) fn read_segment_header(bytes: &[u8], salt: u64, segment: u64) -> Opti
     (ours && read_u32(header, 32) == crc32fast::hash(&header[..32])).then(|| read_u64(header, 24))
 }
 
-fn segment_header(salt: u64, segment: u64, previous_end: u64) -> [u8; 40] {
-    let mut header = [0; 40];
-    for (at, value) in [(0, MAGIC), (8, salt), (16, segment), (24, previous_end)] {
-        header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+/// Whether the segment says that the next one has come into being.
+pub(super) fn read_seal(bytes: &[u8], salt: u64, segment: u64) -> bool {
+    let seal = bytes.get(SEAL_AT as usize..SEAL_AT as usize + 40);
+    seal.is_some_and(|seal| seal == block(SEAL, salt, segment, 0))
+}
+
+/// A checked block of the header: the segment's own, or its seal.
+fn block(magic: u64, salt: u64, segment: u64, previous_end: u64) -> [u8; 40] {
+    let mut block = [0; 40];
+    for (at, value) in [(0, magic), (8, salt), (16, segment), (24, previous_end)] {
+        block[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
-    let crc = crc32fast::hash(&header[..32]);
-    header[32..36].copy_from_slice(&crc.to_le_bytes());
-    header
+    let crc = crc32fast::hash(&block[..32]);
+    block[32..36].copy_from_slice(&crc.to_le_bytes());
+    block
 }
 
 fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -203,7 +230,8 @@ impl Appender {
         if fresh {
             appender.activate(segment, end)?;
         }
-        if let Some((position, frame)) = last {
+        let here = |position: &u64| position / appender.log.segment_bytes == segment;
+        if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {
             appender.file.write_all_at(&frame, position % appender.log.segment_bytes)?;
         }
         appender.file.sync_data()?;
@@ -211,7 +239,10 @@ impl Appender {
     }
 
     /// Where the next frame will stand if it has up to `room` bytes; rolls over to a new segment if it must.
-    pub(super) fn position_for(&mut self, room: usize) -> io::Result<u64> {
+    ///
+    /// # Errors
+    /// [`Failure::NoSegment`] if there is no room for a new segment now: nothing has changed, and later there may be.
+    pub(super) fn position_for(&mut self, room: usize) -> Result<u64, Failure> {
         let segment = self.end / self.log.segment_bytes;
         let left = (segment + 1) * self.log.segment_bytes - self.end;
         if left < room as u64 {
@@ -229,6 +260,10 @@ impl Appender {
         self.end = align(position + frame.len() as u64);
         self.log.remember(position, frame);
         Ok(())
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.log.salt
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -249,19 +284,22 @@ impl Appender {
         }
     }
 
-    fn roll(&mut self, segment: u64) -> io::Result<()> {
-        self.file.sync_data()?;
+    /// Goes over to the next segment: it must be there before the seal of this one says so, so that a missing one is noticed.
+    fn roll(&mut self, segment: u64) -> Result<(), Failure> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let prepared = spare.and_then(|thread| thread.join().ok());
-        self.file = match prepared {
-            Some(file) => file?,
-            None => self.log.create_segment(segment)?,
+        let prepared = spare.and_then(|thread| thread.join().ok()?.ok());
+        let next = match prepared {
+            Some(file) => file,
+            None => self.log.create_segment(segment).map_err(Failure::NoSegment)?,
         };
-        self.activate(segment, self.end)
+        self.file.write_all_at(&block(SEAL, self.log.salt, segment - 1, 0), SEAL_AT)?;
+        self.file.sync_data()?;
+        self.file = next;
+        Ok(self.activate(segment, self.end)?)
     }
 
     fn activate(&mut self, segment: u64, previous_end: u64) -> io::Result<()> {
-        self.file.write_all_at(&segment_header(self.log.salt, segment, previous_end), 0)?;
+        self.file.write_all_at(&block(MAGIC, self.log.salt, segment, previous_end), 0)?;
         self.file.sync_data()?;
         self.log.files.write().unwrap_or_else(PoisonError::into_inner).insert(segment, self.file.clone());
         self.end = segment * self.log.segment_bytes + SEGMENT_HEADER;

@@ -23,6 +23,7 @@ mod writer;
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -34,7 +35,7 @@ use self::decide::Decider;
 use self::index::{Index, IndexError};
 use self::log::Log;
 pub use self::open::{OpenError, Options, Recovered};
-use self::users::Users;
+use self::users::{User, Users};
 use self::writer::Job;
 use crate::{Device, DeviceState, Durability, Op, Outcome, Page, PageRequest, Storage, Unavailable};
 
@@ -60,6 +61,8 @@ struct Shared {
     users: Users,
     decider: Mutex<Decider>,
     failed: OnceLock<String>,
+    /// Comes into being when the index is found damaged, so that the next start rebuilds it.
+    index_damaged: PathBuf,
 }
 
 /// Why the engine stops taking writes. What is on disk stands; a restart reads it again.
@@ -67,6 +70,9 @@ struct Shared {
 enum Failure {
     #[error("the log: {0}")]
     Io(#[from] io::Error),
+    /// Nothing has changed; it may succeed later.
+    #[error("no new segment for the log: {0}")]
+    NoSegment(#[source] io::Error),
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error("a thread of the store has stopped")]
@@ -105,6 +111,18 @@ impl Embedded {
     }
 }
 
+impl Embedded {
+    /// Runs what may wait for the disk where it keeps nobody from running.
+    async fn blocking<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shared) -> Result<R, Failure> + Send + 'static,
+    ) -> Result<R, Unavailable> {
+        let shared = self.shared.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&shared));
+        looked.await.unwrap_or(Err(Failure::Stopped)).map_err(|failure| self.shared.refuse(failure))
+    }
+}
+
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.close();
@@ -116,11 +134,48 @@ impl Shared {
         self.decider.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where a device stands, if all of that is in memory and nobody is at work on it.
+    fn peek(&self, device: &Device) -> Option<DeviceState> {
+        let highest = self.decider.try_lock().ok()?.peek_highest(device)?;
+        self.users.peek(&device.user, |user| self.device_state(user, device, highest))
+    }
+
+    fn state(&self, device: &Device) -> Result<DeviceState, Failure> {
+        let highest = self.decider().highest(&self.index, device)?;
+        Ok(self.users.with(&self.index, &device.user, |user| self.device_state(user, device, highest))?)
+    }
+
+    fn device_state(&self, user: &User, device: &Device, highest_client_msg_id: u64) -> DeviceState {
+        let known = user.devices.iter().find(|known| known.id == device.id);
+        DeviceState {
+            epoch: self.epoch,
+            heads: user.heads,
+            known: known.is_some(),
+            acked: known.map(|known| known.acked).unwrap_or_default(),
+            derived: known.map_or(0, |known| known.derived),
+            heard_ms: known.map_or(0, |known| known.heard_ms),
+            highest_client_msg_id,
+        }
+    }
+
+    /// A read that failed.
+    fn refuse(&self, failure: Failure) -> Unavailable {
+        if matches!(failure, Failure::Index(IndexError::Damaged)) {
+            self.fail(&failure);
+        }
+        Unavailable(failure.to_string())
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.get().is_some()
     }
 
     fn fail(&self, failure: &Failure) {
+        if matches!(failure, Failure::Index(IndexError::Damaged))
+            && let Err(error) = File::create(&self.index_damaged)
+        {
+            tracing::error!(%error, "delete index.redb before the next start, so that it is rebuilt");
+        }
         if self.failed.set(failure.to_string()).is_ok() {
             tracing::error!(%failure, "the store takes no more writes; free disk space or repair the disk, then restart");
         }
@@ -140,40 +195,30 @@ impl Storage for Embedded {
     }
 
     async fn page(&self, request: PageRequest) -> Result<Page, Unavailable> {
-        if !page::is_cold(&self.shared, &request).map_err(unavailable)? {
-            return page::read(&self.shared, &request).map_err(unavailable);
+        if page::is_cold(&self.shared, &request) {
+            self.blocking(move |shared| page::read(shared, &request)).await
+        } else {
+            page::read(&self.shared, &request).map_err(|failure| self.shared.refuse(failure))
         }
-        let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || page::read(&shared, &request));
-        read.await.unwrap_or(Err(Failure::Stopped)).map_err(unavailable)
     }
 
     async fn device(&self, device: &Device) -> Result<DeviceState, Unavailable> {
-        let Shared { index, users, epoch, .. } = &*self.shared;
-        let highest = self.shared.decider().highest(index, device).map_err(|error| unavailable(error.into()))?;
-        let state = users.with(index, &device.user, |user| {
-            let known = user.devices.iter().find(|known| known.id == device.id);
-            DeviceState {
-                epoch: *epoch,
-                heads: user.heads,
-                known: known.is_some(),
-                acked: known.map(|known| known.acked).unwrap_or_default(),
-                derived: known.map_or(0, |known| known.derived),
-                highest_client_msg_id: highest,
-            }
-        });
-        state.map_err(|error| unavailable(error.into()))
+        if let Some(state) = self.shared.peek(device) {
+            return Ok(state);
+        }
+        let device = device.clone();
+        self.blocking(move |shared| shared.state(&device)).await
     }
 
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable> {
         Ok(self.shared.users.underived(after, limit))
     }
 
+    async fn ready(&self) -> Result<(), Unavailable> {
+        self.shared.failed.get().map_or(Ok(()), |failure| Err(Unavailable(failure.clone())))
+    }
+
     fn durability(&self) -> Durability {
         self.durability
     }
-}
-
-fn unavailable(failure: Failure) -> Unavailable {
-    Unavailable(failure.to_string())
 }

@@ -1,30 +1,35 @@
 //! Opening a data directory: lock, format, index, then the log behind the last checkpoint.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
+use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
 
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{self, Checkpoints};
 use super::decide::Decider;
-use super::frame::FrameBuilder;
+use super::frame::{FRAME_HEADER, FrameBuilder};
 use super::index::{Index, IndexError};
 use super::log::{Appender, Log, SyncFn};
-use super::record::{Fact, Meta};
-use super::scan::{self, Scan};
+use super::record::{self, Fact, Meta};
+use super::scan::{self, Frame, Scan};
 use super::users::Users;
-use super::writer::{FRAME_BYTES, Writer};
-use super::{Embedded, QUEUE, Shared};
+use super::writer::Writer;
+use super::{Embedded, Failure, QUEUE, Shared};
 use crate::Durability;
 
 const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 const INDEX: &str = "index.redb";
+const INDEX_DAMAGED: &str = "index.damaged";
 const LOG: &str = "log";
 const FORMAT_VERSION: u32 = 1;
+/// Places of damage that one epoch answers for by name.
+const LOST_REMEMBERED: usize = 4096;
 
 /// How to open a store.
 pub struct Options {
@@ -115,36 +120,45 @@ impl Embedded {
         let lock = lock(&dir)?;
         let format = Format::load_or_create(&dir, options.segment_bytes)?;
         let log = Arc::new(Log::open(&dir.join(LOG), format.salt, format.segment_bytes).map_err(io_error)?);
-        let index = open_index(&dir.join(INDEX))?;
+        let index = open_index(&dir)?;
         let index_error = |error: IndexError| OpenError::Index(dir.join(INDEX), error.to_string());
         let (applied, epoch) = index.applied().map_err(index_error)?;
 
+        let keep_ms = i64::try_from(options.keep_results.as_millis()).unwrap_or(i64::MAX);
         let users = Users::new(index.underived().map_err(index_error)?);
         let mut replay = Replay {
             users: &users,
             index: &index,
-            decider: Decider::default(),
+            decider: Decider::new(),
             epoch,
-            dirty: Vec::new(),
+            answered_for: HashSet::new(),
+            dirty: HashSet::new(),
+            checkpoint: 0,
+            applied,
+            every_bytes: format.segment_bytes,
+            keep_ms,
             count: 0,
             error: None,
         };
-        let scan =
-            scan::scan(&log, applied, |position, found| replay.apply(position, &found.meta)).map_err(io_error)?;
-        let Replay { decider, epoch, dirty, count, error, .. } = replay;
+        let mut scan = scan::scan(&log, applied, |frame| replay.apply(&frame)).map_err(io_error)?;
+        let Replay { decider, epoch, answered_for, dirty, checkpoint, applied, count, error, .. } = replay;
         error.map_or(Ok(()), |error| Err(index_error(error)))?;
+        scan.lost.retain(|position| !answered_for.contains(position));
 
         let sync = options.sync.unwrap_or_else(|| sync_for(options.durability));
-        let end = scan.end;
-        let mut appender = Appender::resume(log.clone(), sync, end, scan.last.clone()).map_err(io_error)?;
+        let mut appender = Appender::resume(log.clone(), sync, scan.end, scan.last.take()).map_err(io_error)?;
         let new_epoch = !scan.lost.is_empty();
-        let epoch = if new_epoch || epoch == 0 { write_epoch(&log, &mut appender).map_err(io_error)? } else { epoch };
+        let epoch = if new_epoch || epoch == 0 {
+            write_epoch(&mut appender, &scan.lost).map_err(|failure| io_error(io::Error::other(failure.to_string())))?
+        } else {
+            epoch
+        };
         let recovered = report(&dir, &scan, epoch, new_epoch, count);
 
-        let shared =
-            Arc::new(Shared { epoch, log, index, users, decider: Mutex::new(decider), failed: OnceLock::new() });
-        let keep_ms = i64::try_from(options.keep_results.as_millis()).unwrap_or(i64::MAX);
-        let mut checkpoints = Checkpoints::new(keep_ms, options.checkpoint_bytes, applied);
+        let index_damaged = dir.join(INDEX_DAMAGED);
+        let decider = Mutex::new(decider);
+        let shared = Arc::new(Shared { epoch, log, index, users, decider, failed: OnceLock::new(), index_damaged });
+        let mut checkpoints = Checkpoints::new(keep_ms, options.checkpoint_bytes, checkpoint, applied);
         checkpoints.dirty(dirty);
         let (jobs, receiver) = mpsc::sync_channel(QUEUE);
         let writer = Writer::new(shared.clone(), appender, checkpoints);
@@ -169,38 +183,62 @@ struct Replay<'a> {
     index: &'a Index,
     decider: Decider,
     epoch: u64,
-    dirty: Vec<tern_proto::UserId>,
+    /// Damage that an earlier start has answered with a new epoch.
+    answered_for: HashSet<u64>,
+    dirty: HashSet<UserId>,
+    /// The number of the last checkpoint, and what it covers.
+    checkpoint: u64,
+    applied: u64,
+    every_bytes: u64,
+    keep_ms: i64,
     count: u64,
     error: Option<IndexError>,
 }
 
 impl Replay<'_> {
-    fn apply(&mut self, position: u64, meta: &Meta) {
-        if let Err(error) = self.try_apply(position, meta) {
+    fn apply(&mut self, frame: &Frame<'_>) {
+        let applied = frame.records.iter().try_for_each(|(position, found)| self.record(*position, &found.meta));
+        let result = applied.and_then(|()| self.look_after(frame));
+        if let Err(error) = result {
             self.error.get_or_insert(error);
         }
+    }
+
+    fn record(&mut self, position: u64, meta: &Meta) -> Result<(), IndexError> {
         self.count += 1;
         if self.count.is_multiple_of(1_000_000) {
             tracing::info!(records = self.count, "reading the log");
         }
-    }
-
-    fn try_apply(&mut self, position: u64, meta: &Meta) -> Result<(), IndexError> {
-        if let Some(Fact::Epoch(epoch)) = meta.fact {
-            self.epoch = epoch;
+        if let Some(Fact::Epoch(epoch)) = &meta.fact {
+            self.epoch = epoch.epoch;
+            self.answered_for.extend(&epoch.lost);
         }
         if planted::active(Fault::KeyBackAtRestart) && matches!(meta.fact, Some(Fact::Ack(_))) {
             return Ok(());
         }
         let forgotten = matches!(meta.fact, Some(Fact::Message(_)))
             && (planted::active(Fault::DedupForgottenAtRestart) || planted::active(Fault::SequenceBackAtRestart));
-        // What a restart reads belongs to the first checkpoint after it.
-        let checkpoint = 1;
         if !forgotten {
-            self.decider.note(self.index, position, meta, checkpoint)?;
+            self.decider.note(self.index, position, meta, self.checkpoint + 1)?;
         }
-        self.dirty.extend(self.users.apply(self.index, position, meta, checkpoint)?);
-        self.dirty.dedup();
+        self.dirty.extend(self.users.apply(self.index, position, meta, self.checkpoint + 1)?);
+        Ok(())
+    }
+
+    /// A long log is not kept in memory as a whole: checkpoints are written on the way, as long as nothing is found lost. What is,
+    /// must be found again if this start is interrupted before the new epoch.
+    fn look_after(&mut self, frame: &Frame<'_>) -> Result<(), IndexError> {
+        if !frame.sound || frame.end < self.applied + self.every_bytes {
+            return Ok(());
+        }
+        let dirty: Vec<UserId> = self.dirty.drain().collect();
+        let covered = (frame.end, self.epoch);
+        let changes = checkpoint::gather(self.users, &mut self.decider, &dirty, covered, self.keep_ms);
+        let floors = self.index.write(&changes)?;
+        self.checkpoint += 1;
+        self.applied = frame.end;
+        self.users.checkpointed(&dirty, self.checkpoint, frame.end);
+        self.decider.checkpointed(self.checkpoint, frame.end, floors);
         Ok(())
     }
 }
@@ -216,15 +254,29 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// An index that cannot be opened is made anew: everything in it is in the log.
-fn open_index(path: &Path) -> Result<Index, OpenError> {
-    let error = match Index::open(path) {
+/// An index that cannot be opened, or was found damaged, is made anew: everything in it is in the log.
+fn open_index(dir: &Path) -> Result<Index, OpenError> {
+    let (path, marker) = (dir.join(INDEX), dir.join(INDEX_DAMAGED));
+    let io_error = |error| OpenError::Io { path: path.clone(), error };
+    if marker.exists() {
+        tracing::warn!("the index was found damaged; it is rebuilt from the log");
+        remove(&path).and_then(|()| remove(&marker)).map_err(io_error)?;
+    }
+    let error = match Index::open(&path) {
         Ok(index) => return Ok(index),
         Err(error) => error,
     };
-    tracing::warn!(%error, "the index is damaged; it is rebuilt from the log");
-    fs::remove_file(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
-    Index::open(path).map_err(|error| OpenError::Index(path.to_owned(), error.to_string()))
+    tracing::warn!(%error, "the index cannot be opened; it is rebuilt from the log");
+    remove(&path).map_err(io_error)?;
+    Index::open(&path).map_err(|error| OpenError::Index(path, error.to_string()))
+}
+
+/// Removes a file; one that is not there is as good as removed.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn sync_for(durability: Durability) -> SyncFn {
@@ -234,11 +286,14 @@ fn sync_for(durability: Durability) -> SyncFn {
     }
 }
 
-fn write_epoch(log: &Log, appender: &mut Appender) -> io::Result<u64> {
+/// A new epoch, on disk. It answers for what is lost at these places, of which the first are remembered.
+fn write_epoch(appender: &mut Appender, lost: &[u64]) -> Result<u64, Failure> {
     let epoch = fastrand::u64(1..);
-    let position = appender.position_for(FRAME_BYTES.min(log.segment_bytes as usize / 4))?;
-    let mut frame = FrameBuilder::new(log.salt, position);
-    frame.push(&Meta { fact: Some(Fact::Epoch(epoch)) }, &[]);
+    let lost = lost.iter().take(LOST_REMEMBERED).copied().collect();
+    let meta = Meta { fact: Some(Fact::Epoch(record::Epoch { epoch, lost })) };
+    let position = appender.position_for(prost::Message::encoded_len(&meta) + 2 * FRAME_HEADER)?;
+    let mut frame = FrameBuilder::new(appender.salt(), position);
+    frame.push(&meta, &[]);
     let (position, bytes) = frame.finish();
     appender.append(position, bytes)?;
     appender.sync_all()?;

@@ -1,5 +1,7 @@
 //! Reading a page: which versions, then what the log says at each.
 
+use std::collections::BTreeMap;
+
 use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{UserId, v1};
 use tern_runtime::planted::{self, Fault};
@@ -15,15 +17,16 @@ struct Snapshot {
     heads: [Version; CLASSES],
     indexed: [Version; CLASSES],
     versions: Vec<Version>,
-    receipts: Vec<(ReceiptKey, ReceiptRow)>,
+    receipts: BTreeMap<ReceiptKey, ReceiptRow>,
 }
 
 /// Whether the page needs the index, and so perhaps the disk.
-pub(super) fn is_cold(shared: &Shared, request: &PageRequest) -> Result<bool, Failure> {
-    Ok(shared.users.with(&shared.index, &request.device.user, |user| {
+pub(super) fn is_cold(shared: &Shared, request: &PageRequest) -> bool {
+    let warm = shared.users.peek(&request.device.user, |user| {
         let below = |(above, indexed): (&Option<Version>, &Version)| above.is_some_and(|above| above < *indexed);
-        request.above.iter().zip(&user.indexed).any(below)
-    })?)
+        !request.above.iter().zip(&user.indexed).any(below)
+    });
+    warm != Some(true)
 }
 
 pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failure> {
@@ -46,9 +49,9 @@ pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failu
             page.entries.push(entry);
         }
         page.after[Class::Messages as usize] = Some(last);
-        page.more[Class::Messages as usize] = last < snapshot.heads[Class::Messages as usize];
     }
-    if let Some(above) = receipts {
+    // Receipts come behind the messages: a page that these fill does not look for them.
+    if let Some(above) = receipts.filter(|&above| room.is_open() && above < snapshot.heads[Class::Receipts as usize]) {
         let mut last = above;
         for (key, row) in class_two(shared, &request.device.user, above, snapshot.indexed, snapshot.receipts)? {
             let body = Some(v1::entry::Body::Receipt(key.entry(&row)));
@@ -60,8 +63,8 @@ pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failu
             page.entries.push(entry);
         }
         page.after[Class::Receipts as usize] = Some(last);
-        page.more[Class::Receipts as usize] = last < snapshot.heads[Class::Receipts as usize];
     }
+    page.more = std::array::from_fn(|class| page.after[class].is_some_and(|after| after < snapshot.heads[class]));
     Ok(page)
 }
 
@@ -116,18 +119,18 @@ fn class_two(
     user: &UserId,
     above: Version,
     indexed: [Version; CLASSES],
-    fresh: Vec<(ReceiptKey, ReceiptRow)>,
+    mut receipts: BTreeMap<ReceiptKey, ReceiptRow>,
 ) -> Result<Vec<(ReceiptKey, ReceiptRow)>, Failure> {
-    let mut receipts = fresh;
     if above < indexed[Class::Receipts as usize] {
         for (key, row) in shared.index.receipts(user, above)? {
-            match receipts.iter_mut().find(|(newer, _)| *newer == key) {
-                Some((_, newer)) if newer.version >= row.version => {}
-                Some((_, older)) => *older = row,
-                None => receipts.push((key, row)),
+            // What the index has may be older than what is in memory, or by now as new.
+            let known = receipts.entry(key).or_insert(row);
+            if known.version < row.version {
+                *known = row;
             }
         }
     }
+    let mut receipts: Vec<_> = receipts.into_iter().collect();
     receipts.sort_unstable_by_key(|(_, row)| row.version);
     Ok(receipts)
 }
@@ -180,6 +183,10 @@ struct Room {
 }
 
 impl Room {
+    fn is_open(&self) -> bool {
+        self.entries > 0 || self.empty
+    }
+
     /// Whether the entry still fits; the first always does.
     fn take(&mut self, entry: &v1::Entry) -> bool {
         let length = prost::Message::encoded_len(entry);

@@ -28,9 +28,18 @@ pub(super) enum Fact {
     Read(Read),
     #[prost(message, tag = "6")]
     Delivered(Delivered),
-    /// The store is known to have lost something, or is new.
-    #[prost(fixed64, tag = "7")]
-    Epoch(u64),
+    #[prost(message, tag = "7")]
+    Epoch(Epoch),
+}
+
+/// The store is new, or is known to have lost something.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Epoch {
+    #[prost(fixed64, tag = "1")]
+    pub epoch: u64,
+    /// Where in the log: what is lost there is answered for by this epoch.
+    #[prost(uint64, repeated, tag = "2")]
+    pub lost: Vec<u64>,
 }
 
 /// A message; its text is the body. It stands in both members' timelines and is its own dedup result.

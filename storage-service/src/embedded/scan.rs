@@ -6,7 +6,7 @@
 use std::io;
 
 use super::frame::{self, ALIGN, FRAME_HEADER, Found, FrameHeader, align};
-use super::log::{Log, SEGMENT_HEADER, read_segment_header};
+use super::log::{Log, SEGMENT_HEADER, read_seal, read_segment_header};
 
 /// What a scan found besides the records.
 #[derive(Debug, Default)]
@@ -21,57 +21,75 @@ pub(super) struct Scan {
     pub lost: Vec<u64>,
 }
 
-/// Reads the log from position `from`, which a frame or the end stands at (0: all of it), and gives every record to `each`.
+/// The records of one frame, with their positions.
+pub(super) struct Frame<'a> {
+    pub records: &'a [(u64, Found)],
+    /// Where the next frame stands.
+    pub end: u64,
+    /// Nothing was lost up to here.
+    pub sound: bool,
+}
+
+/// Reads the log from position `from`, which a frame or the end stands at (0: all of it), and gives every frame to `each`.
 ///
 /// # Errors
 /// The files cannot be read.
-pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(u64, &Found)) -> io::Result<Scan> {
+pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(Frame<'_>)) -> io::Result<Scan> {
     let mut result = Scan::default();
     let segments = load(log, from / log.segment_bytes)?;
     let newest = segments.iter().rposition(|segment| segment.in_use);
     let mut expected = from / log.segment_bytes;
     for (index, segment) in segments.iter().enumerate().take(newest.map_or(0, |newest| newest + 1)) {
         let base = segment.index * log.segment_bytes;
-        if segment.index != expected || !segment.header {
+        if segment.index != expected || segment.previous_end.is_none() {
             result.lost.push(expected * log.segment_bytes);
         }
         expected = segment.index + 1;
-        let start = from.max(base + SEGMENT_HEADER);
+        let bytes = log.read_segment(segment.index)?;
         let bound = segments.get(index + 1).filter(|next| next.in_use).and_then(|next| next.previous_end);
-        let is_newest = Some(index) == newest;
-        SegmentScan { log, bytes: &log.read_segment(segment.index)?, base, bound, is_newest }.run(
-            start,
-            &mut result,
-            &mut each,
-        );
+        let scan = SegmentScan { log, bytes: &bytes, base, bound, is_newest: Some(index) == newest };
+        scan.run(from.max(base + SEGMENT_HEADER), &mut result, &mut each);
     }
-    let beyond = if from == 0 { 0 } else { from };
-    if result.end < beyond {
+    if let Some(sealed) = newest.filter(|&newest| segments[newest].sealed) {
+        let next = segments[sealed].index + 1;
+        // Sealed, so the next one was there. If it is in use no more than prepared, the log goes on in it; else it is lost,
+        // and with it positions that somebody may have seen.
+        let is_there = segments.get(sealed + 1).is_some_and(|prepared| prepared.index == next);
+        if !is_there {
+            result.lost.push(next * log.segment_bytes);
+        }
+        result.end = (next + u64::from(!is_there)) * log.segment_bytes;
+    }
+    if result.end < from {
         // The index knows of positions that the log no longer has: go on above them, in a segment of its own.
         result.lost.push(result.end);
-        result.end = (beyond / log.segment_bytes + 1) * log.segment_bytes;
-        result.last = None;
+        result.end = (from / log.segment_bytes + 1) * log.segment_bytes;
     }
     Ok(result)
 }
 
 struct Segment {
     index: u64,
-    header: bool,
+    /// What its header says, if that is readable.
     previous_end: Option<u64>,
     /// Whether anything valid stands in it; a prepared or torn-off segment is not in use.
     in_use: bool,
+    sealed: bool,
 }
 
 fn load(log: &Log, first: u64) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for index in log.segments()?.into_iter().filter(|&index| index >= first) {
-        let bytes = log.read_segment(index)?;
-        let previous_end = read_segment_header(&bytes, log.salt, index);
-        let header = previous_end.is_some();
-        let in_use =
-            header || next_frame(&bytes, log.salt, index * log.segment_bytes, SEGMENT_HEADER as usize).is_some();
-        segments.push(Segment { index, header, previous_end, in_use });
+        let header = log.read_header(index)?;
+        let previous_end = read_segment_header(&header, log.salt, index);
+        let holds_frame = || {
+            let bytes = log.read_segment(index)?;
+            Ok::<_, io::Error>(
+                next_frame(&bytes, log.salt, index * log.segment_bytes, SEGMENT_HEADER as usize).is_some(),
+            )
+        };
+        let in_use = previous_end.is_some() || holds_frame()?;
+        segments.push(Segment { index, previous_end, in_use, sealed: read_seal(&header, log.salt, index) });
     }
     Ok(segments)
 }
@@ -95,7 +113,7 @@ struct SegmentScan<'a> {
 }
 
 impl SegmentScan<'_> {
-    fn run(&self, start: u64, result: &mut Scan, each: &mut impl FnMut(u64, &Found)) {
+    fn run(&self, start: u64, result: &mut Scan, each: &mut impl FnMut(Frame<'_>)) {
         let mut offset = (start - self.base) as usize;
         result.end = start;
         while self.bound.is_none_or(|bound| self.base + (offset as u64) < bound) {
@@ -109,10 +127,11 @@ impl SegmentScan<'_> {
                     self.accept(offset, header, records, result, each);
                     behind
                 }
-                None if self.is_torn_tail(offset) => return,
+                // What stands here is no whole frame, even if its header is one: the search goes on behind it.
+                None if self.is_torn_tail(offset + ALIGN as usize) => return,
                 None => {
                     result.lost.push(self.base + offset as u64);
-                    match next_frame(self.bytes, self.log.salt, self.base, offset) {
+                    match next_frame(self.bytes, self.log.salt, self.base, offset + ALIGN as usize) {
                         Some(next) => next,
                         None => return,
                     }
@@ -164,13 +183,12 @@ impl SegmentScan<'_> {
         header: FrameHeader,
         records: Records,
         result: &mut Scan,
-        each: &mut impl FnMut(u64, &Found),
+        each: &mut impl FnMut(Frame<'_>),
     ) {
         result.lost.extend(records.lost);
-        for (position, found) in &records.found {
-            result.damaged += u64::from(found.body.is_none());
-            each(*position, found);
-        }
+        result.damaged += records.found.iter().filter(|(_, found)| found.body.is_none()).count() as u64;
+        let end = self.base + align((offset + header.length) as u64);
+        each(Frame { records: &records.found, end, sound: result.lost.is_empty() });
         let frame = self.bytes[offset..offset + header.length].to_vec();
         result.last = records.whole.then_some((self.base + offset as u64, frame));
     }

@@ -219,18 +219,7 @@ async fn a_lost_log_makes_a_new_epoch_and_versions_never_go_back() {
 
 #[tokio::test]
 async fn damage_in_an_older_segment_is_found_when_the_index_is_rebuilt() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let mut all = Vec::new();
-    while all.last().is_none_or(|last: &Sent| last.server_msg_id < 2 * 1024 * 1024) {
-        let first = all.len() as u64 + 1;
-        let outcomes = store.commit((first..first + 500).map(send).collect()).await;
-        all.extend(outcomes.into_iter().map(|outcome| match outcome {
-            Outcome::Sent(sent) => sent,
-            other => panic!("{other:?}"),
-        }));
-    }
-    drop(store);
+    let (dir, all) = three_segments().await;
     flip(&segment(dir.path(), 0), text_of(dir.path(), &all[7]) + 1);
     fs::remove_file(dir.path().join("index.redb")).unwrap();
     let store = open(dir.path());
@@ -238,6 +227,123 @@ async fn damage_in_an_older_segment_is_found_when_the_index_is_rebuilt() {
     assert_eq!(store.recovered().replayed, all.len() as u64 + 1);
     assert_eq!(readable(&store).await.1, vec![8]);
     assert_eq!(sent(&store, all.len() as u64 + 1).await.seq, all.len() as u64 + 1);
+}
+
+/// A store whose log has gone over into its third segment, closed.
+async fn three_segments() -> (TempDir, Vec<Sent>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut all = Vec::new();
+    while all.last().is_none_or(|last: &Sent| last.server_msg_id < 2 * 1024 * 1024) {
+        all.extend(sent_many(&store, all.len() as u64 + 1).await);
+    }
+    (dir, all)
+}
+
+async fn sent_many(store: &Embedded, first: u64) -> Vec<Sent> {
+    let outcomes = store.commit((first..first + 500).map(send).collect()).await;
+    let sent = |outcome| match outcome {
+        Outcome::Sent(sent) => sent,
+        other => panic!("{other:?}"),
+    };
+    outcomes.into_iter().map(sent).collect()
+}
+
+#[tokio::test]
+async fn a_lost_newest_segment_is_noticed_even_without_the_index() {
+    for with_index in [false, true] {
+        let (dir, all) = three_segments().await;
+        fs::remove_file(segment(dir.path(), 2)).unwrap();
+        if !with_index {
+            fs::remove_file(dir.path().join("index.redb")).unwrap();
+        }
+        let store = open(dir.path());
+        assert!(store.recovered().new_epoch, "index: {with_index}");
+        let next = sent(&store, all.len() as u64 + 1).await;
+        assert!(next.server_msg_id > all[all.len() - 1].server_msg_id, "versions never go back");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_two_segments_loses_nothing() {
+    let (dir, all) = three_segments().await;
+    let (from, to) = (all.iter().position(|sent| sent.server_msg_id > 2 * 1024 * 1024).unwrap(), all.len());
+    // As it was when the third segment was prepared and the second one sealed, but nothing written yet.
+    fs::write(segment(dir.path(), 2), vec![0; 1024 * 1024]).unwrap();
+    fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = open(dir.path());
+    assert!(!store.recovered().new_epoch);
+    assert_eq!(sent(&store, to as u64 + 1).await.seq, from as u64 + 1);
+}
+
+#[tokio::test]
+async fn a_segment_that_was_cut_short_is_a_torn_tail() {
+    let (dir, all) = crashed().await;
+    let end = text_of(dir.path(), &all[4]) + text(5).len() as u64;
+    for kept in [frame_of(&all[4]) + 33, end - 1, frame_of(&all[4]) + 7] {
+        let cut = copy(dir.path());
+        OpenOptions::new().write(true).open(segment(cut.path(), 0)).unwrap().set_len(kept).unwrap();
+        let store = open(cut.path());
+        assert!(!store.recovered().new_epoch);
+        assert_eq!(readable(&store).await, (vec![1, 2, 3, 4], vec![]), "kept {kept}");
+        assert_eq!(sent(&store, 5).await.seq, 5);
+    }
+}
+
+#[tokio::test]
+async fn one_epoch_answers_for_the_same_damage() {
+    let (dir, all) = crashed().await;
+    flip(&segment(dir.path(), 0), frame_of(&all[2]));
+    let store = open(dir.path());
+    let epoch = store.recovered().epoch;
+    assert!(store.recovered().new_epoch);
+    drop(store);
+    fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = open(dir.path());
+    assert_eq!((store.recovered().epoch, store.recovered().new_epoch), (epoch, false));
+}
+
+#[tokio::test]
+async fn without_room_for_a_segment_sends_are_refused_until_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let obstacle = segment(dir.path(), 1);
+    fs::create_dir(&obstacle).unwrap();
+    let mut id = 1;
+    let refused = loop {
+        match store.commit((id..id + 500).map(send).collect()).await.iter().position(|o| *o == Outcome::Unavailable) {
+            Some(at) => break id + at as u64,
+            None => id += 500,
+        }
+        assert!(id < 100_000, "the segment is never full");
+    };
+    assert_eq!(store.failure(), None);
+    assert_eq!(store.commit(vec![send(refused)]).await, [Outcome::Unavailable]);
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(sent(&store, refused).await.seq, refused);
+}
+
+#[tokio::test]
+async fn the_largest_id_leaves_room_for_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in [vec![1, 2, 3, u64::MAX], vec![4], vec![2, 4, u64::MAX, 5]] {
+        let store = open(dir.path());
+        for id in round {
+            sent(&store, id).await;
+        }
+    }
+    assert_eq!(readable(&open(dir.path())).await.0, vec![1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn an_index_found_damaged_is_rebuilt_at_the_next_start() {
+    let (dir, _) = crashed().await;
+    drop(open(dir.path()));
+    fs::write(dir.path().join("index.damaged"), b"").unwrap();
+    let store = open(dir.path());
+    assert!(store.recovered().replayed > 5, "all of the log is read again");
+    assert!(!dir.path().join("index.damaged").exists());
+    assert_eq!(readable(&store).await, (vec![1, 2, 3, 4, 5], vec![]));
 }
 
 #[tokio::test]

@@ -81,6 +81,11 @@ impl Users {
         Ok(look(shard.entry(user.clone()).or_insert(loaded)))
     }
 
+    /// Looks at one user if it is in memory.
+    pub(super) fn peek<R>(&self, user: &UserId, look: impl FnOnce(&User) -> R) -> Option<R> {
+        self.shard(user).get(user).map(look)
+    }
+
     fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, User>> {
         let shard = self.hasher.hash_one(user) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,28 +195,28 @@ impl Change<'_> {
     fn ack(mut self, ack: &Ack) -> Result<Vec<UserId>, IndexError> {
         let Some(device) = super::record::device(&ack.user, &ack.device) else { return Ok(self.touched) };
         let acked = by_class(&ack.versions);
-        let behind = self.edit(&device.user, |user, _| {
+        let (behind, yielded) = self.edit(&device.user, |user, _| {
             if planted::active(Fault::AckMovesOtherDevices) {
                 user.devices.iter_mut().for_each(|other| raise(&mut other.acked, &acked));
             }
-            let known = user.device(&device.id, ack.time_ms);
+            let (known, yielded) = user.device(&device.id, ack.time_ms);
             raise(&mut known.acked, &acked);
-            known.is_behind()
+            (known.is_behind(), yielded)
         })?;
-        self.users.mark_underived(device, behind);
+        self.moved(device, behind, yielded);
         Ok(self.touched)
     }
 
     fn start(mut self, start: &Start) -> Result<Vec<UserId>, IndexError> {
         let Some(device) = super::record::device(&start.user, &start.device) else { return Ok(self.touched) };
         let position = by_class(&start.position);
-        let behind = self.edit(&device.user, |user, _| {
-            let known = user.device(&device.id, start.time_ms);
+        let (behind, yielded) = self.edit(&device.user, |user, _| {
+            let (known, yielded) = user.device(&device.id, start.time_ms);
             raise(&mut known.acked, &position);
             known.derived = known.derived.max(position[Class::Messages as usize]);
-            known.is_behind()
+            (known.is_behind(), yielded)
         })?;
-        self.users.mark_underived(device, behind);
+        self.moved(device, behind, yielded);
         Ok(self.touched)
     }
 
@@ -244,6 +249,14 @@ impl Change<'_> {
         })?;
         self.users.mark_underived(device, behind);
         Ok(self.touched)
+    }
+
+    /// A device acknowledged or started; perhaps another one yielded to it.
+    fn moved(&self, device: Device, behind: bool, yielded: Option<DeviceId>) {
+        if let Some(id) = yielded {
+            self.users.mark_underived(Device { user: device.user.clone(), id }, false);
+        }
+        self.users.mark_underived(device, behind);
     }
 
     fn receipt(&mut self, user: UserId, key: ReceiptKey, seq: u64, time_ms: i64) -> Result<(), IndexError> {
@@ -301,18 +314,19 @@ impl User {
     }
 
     /// The device, remembered from now on; the longest silent one yields to it if there are too many.
-    fn device(&mut self, id: &DeviceId, heard_ms: i64) -> &mut Known {
+    fn device(&mut self, id: &DeviceId, heard_ms: i64) -> (&mut Known, Option<DeviceId>) {
+        let mut yielded = None;
         let at = self.devices.iter().position(|known| known.id == *id).unwrap_or_else(|| {
             if self.devices.len() >= DEVICES {
                 let silent = (0..self.devices.len()).min_by_key(|&at| self.devices[at].heard_ms);
-                self.devices.remove(silent.unwrap_or(0));
+                yielded = Some(self.devices.remove(silent.unwrap_or(0)).id);
             }
             self.devices.push(Known { id: id.clone(), acked: [0; CLASSES], derived: 0, heard_ms });
             self.devices.len() - 1
         });
         let known = &mut self.devices[at];
         known.heard_ms = known.heard_ms.max(heard_ms);
-        known
+        (known, yielded)
     }
 }
 

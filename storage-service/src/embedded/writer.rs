@@ -146,18 +146,13 @@ impl Writer {
     }
 
     fn try_stage(&mut self, op: Op, outcomes: &mut [Outcome], durable: &mut usize) -> Result<Outcome, Failure> {
-        let mut decision = self.decide(op.clone())?;
-        if matches!(decision, Decision::FlushFirst) {
-            self.flush(outcomes, durable);
-            if self.shared.has_failed() {
-                return Ok(Outcome::Unavailable);
-            }
-            decision = self.decide(op)?;
-        }
-        let (meta, body) = match decision {
+        let (meta, body) = match self.decide(op)? {
             Decision::Answer(outcome) => return Ok(outcome),
             Decision::Record(meta, body) => (meta, body),
-            Decision::FlushFirst => return Ok(Outcome::Unavailable),
+            Decision::FlushFirst(op) => {
+                self.flush(outcomes, durable);
+                return Ok(self.stage(op, outcomes, durable));
+            }
         };
         let room = meta.encoded_len() + body.len() + 64;
         if self.frame.as_ref().is_some_and(|frame| frame.len() + room > self.frame_bytes) {
@@ -169,7 +164,13 @@ impl Writer {
         let frame = match &mut self.frame {
             Some(frame) => frame,
             None => {
-                let position = self.appender.position_for(self.frame_bytes.max(room))?;
+                let position = match self.appender.position_for(self.frame_bytes.max(room)) {
+                    Err(Failure::NoSegment(error)) => {
+                        tracing::error!(%error, "no room for the next segment of the log; sends are refused until there is");
+                        return Ok(Outcome::Unavailable);
+                    }
+                    position => position?,
+                };
                 self.frame.insert(FrameBuilder::new(self.shared.log.salt, position))
             }
         };

@@ -102,6 +102,7 @@ impl State {
             known: cursor.is_some(),
             acked: cursor.map_or([0; CLASSES], |cursor| cursor.acked),
             derived: cursor.map_or(0, |cursor| cursor.derived),
+            heard_ms: cursor.map_or(0, |cursor| cursor.heard_ms),
             highest_client_msg_id: self.senders.get(device).map_or(0, |sender| sender.highest),
         }
     }

@@ -62,6 +62,10 @@ impl Storage for Watched {
         self.reference.underived(after, limit).await
     }
 
+    async fn ready(&self) -> Result<(), Unavailable> {
+        self.reference.ready().await
+    }
+
     fn durability(&self) -> Durability {
         self.reference.durability()
     }
