@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::Failure;
 use super::frame::{self, Found, align, read_u32, read_u64};
+use super::scan::Scan;
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
@@ -211,9 +212,10 @@ pub(super) struct Appender {
 }
 
 impl Appender {
-    /// Goes on at `end`, as recovery found it. What lies behind it in its segment is set to zero; segments behind are
+    /// Goes on where recovery says. What lies behind it in its segment is set to zero; segments behind are
     /// removed. The frame at `last`, if any, is written again: after a failed sync the operating system may hold it without it being on disk.
-    pub(super) fn resume(log: Arc<Log>, sync: SyncFn, end: u64, last: Option<(u64, Vec<u8>)>) -> io::Result<Appender> {
+    pub(super) fn resume(log: Arc<Log>, sync: SyncFn, scan: &mut Scan) -> io::Result<Appender> {
+        let (end, last) = (scan.end, scan.last.take());
         let segment = end / log.segment_bytes;
         for behind in log.segments()?.into_iter().filter(|&index| index > segment) {
             log.remove_segment(behind)?;
@@ -228,7 +230,7 @@ impl Appender {
             Appender { log, sync, file, end, spare: Mutex::default() }
         };
         if fresh {
-            appender.activate(segment, end)?;
+            appender.activate(segment, scan.read_to)?;
         }
         let here = |position: &u64| position / appender.log.segment_bytes == segment;
         if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {

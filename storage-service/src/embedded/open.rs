@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
@@ -28,6 +29,8 @@ const INDEX: &str = "index.redb";
 const INDEX_DAMAGED: &str = "index.damaged";
 const LOG: &str = "log";
 const FORMAT_VERSION: u32 = 1;
+/// Segments that a restored store skips: with the default size 32 TiB, more than one store writes between a backup and its loss.
+const RESTORE_SEGMENTS: u64 = 1 << 20;
 /// Places of damage that one epoch answers for by name.
 const LOST_REMEMBERED: usize = 4096;
 
@@ -43,6 +46,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A checkpoint is written when the log has grown by this much: it bounds what a start has to read.
     pub checkpoint_bytes: u64,
+    /// The directory is a copy from an earlier time: a new epoch, and versions go on far above all that the lost store can have used.
+    pub restored: bool,
     /// Replaces the sync of a written frame, so that a test can let it fail.
     pub sync: Option<SyncFn>,
 }
@@ -56,6 +61,7 @@ impl Options {
             keep_results: tern_proto::limits::DEDUP + Duration::from_secs(24 * 3600),
             segment_bytes: 32 * 1024 * 1024,
             checkpoint_bytes: 32 * 1024 * 1024,
+            restored: false,
             sync: None,
         }
     }
@@ -116,7 +122,8 @@ impl Embedded {
     pub fn open(options: Options) -> Result<Embedded, OpenError> {
         let dir = options.dir.clone();
         let io_error = |error| OpenError::Io { path: dir.clone(), error };
-        fs::create_dir_all(&dir).map_err(io_error)?;
+        // Texts of messages stand in it: nobody but the owner reads them.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error)?;
         let lock = lock(&dir)?;
         let format = Format::load_or_create(&dir, options.segment_bytes)?;
         let log = Arc::new(Log::open(&dir.join(LOG), format.salt, format.segment_bytes).map_err(io_error)?);
@@ -146,7 +153,10 @@ impl Embedded {
         scan.lost.retain(|position| !answered_for.contains(position));
 
         let sync = options.sync.unwrap_or_else(|| sync_for(options.durability));
-        let mut appender = Appender::resume(log.clone(), sync, scan.end, scan.last.take()).map_err(io_error)?;
+        if options.restored {
+            scan.skip_to(&log, scan.end / log.segment_bytes + RESTORE_SEGMENTS);
+        }
+        let mut appender = Appender::resume(log.clone(), sync, &mut scan).map_err(io_error)?;
         let new_epoch = !scan.lost.is_empty();
         let epoch = if new_epoch || epoch == 0 {
             write_epoch(&mut appender, &scan.lost).map_err(|failure| io_error(io::Error::other(failure.to_string())))?

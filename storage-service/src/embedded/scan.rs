@@ -11,8 +11,10 @@ use super::log::{Log, SEGMENT_HEADER, read_seal, read_segment_header};
 /// What a scan found besides the records.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Where the next frame goes.
+    /// Where the next frame goes: behind what was read, or at the start of a segment.
     pub end: u64,
+    /// Where what was read ends.
+    pub read_to: u64,
     /// The last whole frame and its bytes.
     pub last: Option<(u64, Vec<u8>)>,
     /// Records whose text is damaged; their place in the timelines is known.
@@ -50,6 +52,7 @@ pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(Frame<'_>)) -> io:
         let scan = SegmentScan { log, bytes: &bytes, base, bound, is_newest: Some(index) == newest };
         scan.run(from.max(base + SEGMENT_HEADER), &mut result, &mut each);
     }
+    result.read_to = result.end;
     if let Some(sealed) = newest.filter(|&newest| segments[newest].sealed) {
         let next = segments[sealed].index + 1;
         // Sealed, so the next one was there. If it is in use no more than prepared, the log goes on in it; else it is lost,
@@ -62,10 +65,22 @@ pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(Frame<'_>)) -> io:
     }
     if result.end < from {
         // The index knows of positions that the log no longer has: go on above them, in a segment of its own.
-        result.lost.push(result.end);
-        result.end = (from / log.segment_bytes + 1) * log.segment_bytes;
+        result.lost.push(result.read_to);
+        result.skip_to(log, from / log.segment_bytes + 1);
     }
     Ok(result)
+}
+
+impl Scan {
+    /// Goes on in this segment, although those before it are not there.
+    pub(super) fn skip_to(&mut self, log: &Log, segment: u64) {
+        let next = self.end.div_ceil(log.segment_bytes);
+        if next < segment {
+            // A later scan will miss it, too; and it is answered for now.
+            self.lost.push(next * log.segment_bytes);
+        }
+        self.end = segment * log.segment_bytes;
+    }
 }
 
 struct Segment {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -265,6 +265,22 @@ async fn a_lost_newest_segment_is_noticed_even_without_the_index() {
 }
 
 #[tokio::test]
+async fn a_restored_backup_starts_an_epoch_far_above_what_was_lost() {
+    let (backup, all) = crashed().await;
+    let store = Embedded::open(Options { restored: true, ..options(backup.path()) }).unwrap();
+    let epoch = store.recovered().epoch;
+    assert!(store.recovered().new_epoch);
+    let next = sent(&store, 6).await;
+    assert!(next.server_msg_id > all[4].server_msg_id + (1 << 39) && next.seq == 6);
+    assert_eq!(sent(&store, 2).await, Sent { fresh: false, ..all[1].clone() });
+    drop(store);
+    fs::remove_file(backup.path().join("index.redb")).unwrap();
+    let store = open(backup.path());
+    assert_eq!((store.recovered().epoch, store.recovered().new_epoch), (epoch, false), "once");
+    assert_eq!(readable(&store).await.0, vec![1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
 async fn a_crash_between_two_segments_loses_nothing() {
     let (dir, all) = three_segments().await;
     let (from, to) = (all.iter().position(|sent| sent.server_msg_id > 2 * 1024 * 1024).unwrap(), all.len());
@@ -368,6 +384,14 @@ async fn a_failed_sync_is_never_answered_as_stored() {
     assert!(seen == [1] || seen == [1, 2], "{seen:?}");
     assert_eq!(sent(&store, 2).await.seq, 2, "the same id may be tried again");
     assert_eq!(readable(&store).await.0, vec![1, 2]);
+}
+
+#[test]
+fn nobody_else_reads_a_new_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("a/b");
+    open(&data);
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[tokio::test]
