@@ -19,6 +19,8 @@ const LEEWAY: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct TokenVerifier {
     keys: Vec<Key>,
+    /// Whom a token has to be for; without it, whom a token is for does not matter.
+    audience: Option<String>,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ struct Key {
 /// A token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
-    /// Not a token, not by a known key, or without the claims that are needed.
+    /// Not a token, not by a known key, for another audience, or without the claims that are needed.
     #[error("the token is not valid")]
     Invalid,
     /// It was valid once.
@@ -101,6 +103,11 @@ impl TokenVerifier {
         if self.keys.len() == before { Err(BadKey::EmptyKeySet) } else { Ok(self) }
     }
 
+    /// Takes only tokens whose `aud` is, or has among others, the audience.
+    pub fn with_audience(self, audience: impl Into<String>) -> TokenVerifier {
+        TokenVerifier { audience: Some(audience.into()), ..self }
+    }
+
     /// The user whom the token names.
     ///
     /// # Errors
@@ -118,7 +125,7 @@ impl TokenVerifier {
             .keys
             .iter()
             .filter(|key| key.may_have_signed(&header))
-            .find_map(|key| key.claims(token))
+            .find_map(|key| key.claims(token, self.audience.as_deref()))
             .ok_or(BadToken::Invalid)?;
         let leeway = LEEWAY.as_secs_f64();
         if claims.nbf.is_some_and(|start| now + leeway < start) {
@@ -154,10 +161,17 @@ impl Key {
         self.algorithm == header.alg && same_id
     }
 
-    /// The claims, if this key signed them. The times are left to the caller, whose clock is the one of the process.
-    fn claims(&self, token: &str) -> Option<Claims> {
+    /// The claims, if this key signed them for the audience. The times are left to the caller, whose clock is the one of the process.
+    fn claims(&self, token: &str, audience: Option<&str>) -> Option<Claims> {
         let mut rules = Validation::new(self.algorithm);
         rules.validate_exp = false;
+        match audience {
+            Some(audience) => {
+                rules.set_audience(&[audience]);
+                rules.required_spec_claims.insert("aud".into());
+            }
+            None => rules.validate_aud = false,
+        }
         jsonwebtoken::decode::<Claims>(token, &self.key, &rules).ok().map(|token| token.claims)
     }
 }
@@ -246,6 +260,29 @@ mod tests {
         assert_eq!(verify(&json(r#"{"sub":"alice","exp":1900000000,"nbf":1800000061}"#)), Err(BadToken::Invalid));
         assert_eq!(verify(&json(r#"{"sub":"alice","exp":1900000000.5,"nbf":1800000059}"#)), Ok(alice()));
         assert_eq!(verify(&json(r#"{"sub":"a b","exp":1900000000}"#)), Err(BadToken::User));
+    }
+
+    #[test]
+    fn an_audience_that_is_set_has_to_be_named() {
+        let any = TokenVerifier::default().with_secret(SECRET).unwrap();
+        let ours = TokenVerifier::default().with_secret(SECRET).unwrap().with_audience("tern");
+        for (aud, is_ours) in [
+            (None, false),
+            (Some(serde_json::json!("tern")), true),
+            (Some(serde_json::json!("other")), false),
+            (Some(serde_json::json!(["other", "tern"])), true),
+            (Some(serde_json::json!(["other"])), false),
+            (Some(serde_json::json!(7)), false),
+        ] {
+            let mut claims = serde_json::json!({"sub": "alice", "exp": NOW + 60});
+            if let Some(aud) = &aud {
+                claims["aud"] = aud.clone();
+            }
+            let token = signed(&claims);
+            assert_eq!(any.verify_at(&token, NOW as f64), Ok(alice()), "{aud:?}");
+            let want = if is_ours { Ok(alice()) } else { Err(BadToken::Invalid) };
+            assert_eq!(ours.verify_at(&token, NOW as f64), want, "{aud:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //!            short_link (HTTP) ─────┘
 //! ```
 //!
-//! - [`serve_long_link`], [`serve_short_link`]: the two listeners
+//! - [`serve`]: both listeners, and the order of a stop
 //! - `link`: the one task of a long link; performs I/O and decides nothing
 //! - `session`, with `sends` and `pushes`: what a long link does about each packet, outcome and hint, without I/O
 //! - `request`, `dispatch`: packets and JSON to calls and back, one table for both links
@@ -23,11 +23,14 @@ mod counters;
 mod dispatch;
 mod io;
 mod link;
+#[cfg(test)]
+mod nothing;
 mod places;
 mod pushes;
 mod registry;
 mod request;
 mod sends;
+mod serve;
 mod session;
 mod settings;
 mod short_link;
@@ -38,12 +41,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tern_sync::SyncApi;
 
-pub use accept::{listen, serve_long_link};
+pub use accept::listen;
 pub use auth::{BadKey, BadToken, TokenVerifier, mint};
 pub use counters::{Counters, Ending};
 pub use registry::Registry;
+pub use serve::serve;
 pub use settings::Settings;
-pub use short_link::serve_short_link;
 
 /// What the links of this process share.
 pub struct Gateway {

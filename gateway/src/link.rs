@@ -7,7 +7,6 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
@@ -26,13 +25,11 @@ use crate::io::{LinkIo, poll_read_into};
 use crate::places::Place;
 use crate::registry::Presence;
 use crate::request::Answer;
-use crate::session::{Call, Session};
+use crate::session::{Call, PARTING, Session};
 use crate::signal::{DISPLACED, HINT, STOP};
 
 /// With more than this many bytes to write, no more requests are read.
 const OUTPUT_BYTES: usize = 1024 * 1024;
-/// What a closed link gives its client to take the last packets.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// A long link.
 pub(crate) struct Link {
@@ -116,7 +113,7 @@ impl Link {
     /// Takes each input once; whether anything moved, so that there may be more.
     fn round(&mut self, context: &mut Context<'_>) -> Result<bool, Ending> {
         let now = Instant::now();
-        self.heed(self.place.signal.take(context));
+        self.heed(self.place.signal.take(context), now);
         let read = self.read(context, now)?;
         while let Some(call) = self.session.next_call(&mut self.output) {
             self.begin(call);
@@ -129,14 +126,14 @@ impl Link {
         }
     }
 
-    fn heed(&mut self, flags: u8) {
+    fn heed(&mut self, flags: u8, now: Instant) {
         if flags & HINT != 0 {
             self.session.on_hint();
         }
         if flags & STOP != 0 {
-            self.go_away(Ending::Shutdown);
+            self.go_away(Ending::Shutdown, now);
         } else if flags & DISPLACED != 0 {
-            self.go_away(Ending::Displaced);
+            self.go_away(Ending::Displaced, now);
         }
     }
 
@@ -276,18 +273,18 @@ impl Link {
 
     fn on_alarm(&mut self, now: Instant) {
         if self.stalled.is_some_and(|since| now >= since + self.gateway.settings.write_stall) {
-            self.go_away(Ending::Slow);
+            self.go_away(Ending::Slow, now);
         } else {
             self.session.on_deadline(now, &self.gateway.settings, &mut self.output);
         }
     }
 
-    fn go_away(&mut self, ending: Ending) {
-        self.session.go_away(ending, &self.gateway.settings, &mut self.output);
+    fn go_away(&mut self, ending: Ending, now: Instant) {
+        self.session.go_away(ending, now, &self.gateway.settings, &mut self.output);
     }
 }
 
-/// Writes what is left and says that no more will come, then waits for the client to close: a connection closed with
+/// Writes what is left and says that no more will come, then waits a bounded time for the client to close: a connection closed with
 /// unread bytes is reset, which may take the last packets with it.
 async fn part(io: &mut LinkIo, output: &[u8]) {
     let parting = async {
@@ -309,45 +306,13 @@ mod tests {
 
     use super::*;
     use crate::places::Places;
-    use crate::{Registry, Settings, TokenVerifier};
-
-    /// A service that nobody calls.
-    struct Nothing;
-
-    #[async_trait::async_trait]
-    impl tern_sync::SyncApi for Nothing {
-        async fn hello(&self, _: &tern_sync::Device, _: &v1::HelloRequest) -> Result<tern_sync::Welcome, Refusal> {
-            unreachable!()
-        }
-        async fn send(&self, _: &tern_sync::Device, _: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
-            unreachable!()
-        }
-        async fn sync(&self, _: &tern_sync::Device, _: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
-            unreachable!()
-        }
-        async fn check(&self, _: &tern_sync::Device, _: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
-            unreachable!()
-        }
-        async fn ack(&self, _: &tern_sync::Device, _: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
-            unreachable!()
-        }
-        async fn read(&self, _: &tern_sync::Device, _: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
-            unreachable!()
-        }
-        async fn push(&self, _: &tern_sync::Device, _: &Key) -> Result<Pushed, Refusal> {
-            unreachable!()
-        }
-        fn durability(&self) -> v1::Durability {
-            unreachable!()
-        }
-    }
 
     // A gateway holds very many links that do nothing: what each costs is the size of its future.
     #[tokio::test]
     async fn an_idle_link_is_small() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let gateway = Gateway::new(Arc::new(Nothing), Registry::new(), Settings::default(), TokenVerifier::default());
+        let gateway = crate::nothing::gateway();
         let link = Link::new(gateway, stream, Places::new(1).take(1).unwrap());
         let future = link.run();
         assert!(size_of_val(&future) <= 640, "{} bytes", size_of_val(&future));

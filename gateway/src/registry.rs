@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tern_proto::{DeviceId, UserId};
@@ -23,6 +23,8 @@ pub struct Registry {
     shards: Vec<Mutex<HashMap<UserId, Here>>>,
     hasher: RandomState,
     waits: AtomicU64,
+    /// Nobody shall wait any more.
+    closed: AtomicBool,
 }
 
 /// What is here of one user; never empty.
@@ -60,7 +62,12 @@ impl Registry {
     /// A registry with nobody in it.
     pub fn new() -> Arc<Registry> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
-        Arc::new(Registry { shards, hasher: RandomState::new(), waits: AtomicU64::new(0) })
+        Arc::new(Registry {
+            shards,
+            hasher: RandomState::new(),
+            waits: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// Enters a session. An earlier one of the same device is told that it is displaced.
@@ -89,15 +96,25 @@ impl Registry {
             return None;
         }
         waiters.push(Listener { id, device: device.id.clone(), signal: Arc::clone(&signal) });
+        // Read under the shard's lock: either this sees it, or who set it finds the waiter.
+        if self.closed.load(Ordering::Acquire) {
+            signal.set(STOP);
+        }
         Some(Waiter { registry: Arc::clone(self), user: device.user.clone(), id, signal })
     }
 
-    /// Ends every wait that is under way, so that a stop need not wait for them.
+    /// Ends every wait that is under way, so that a stop need not wait for them. A client may then wait again.
     pub(crate) fn end_waits(&self) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.values().flat_map(|here| &here.waiters).for_each(|waiter| waiter.signal.set(STOP));
         }
+    }
+
+    /// Ends every wait that is under way, and those that come later at once.
+    pub(crate) fn end_all_waits(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.end_waits();
     }
 
     fn leave(&self, user: &UserId, list: fn(&mut Here) -> &mut Vec<Listener>, id: u64) {
@@ -217,6 +234,14 @@ mod tests {
         registry.end_waits();
         assert!(!waiter.hint().await);
         drop(waiter);
+        let later = registry.wait(&d1).unwrap();
+        assert_eq!(later.signal.clear(), 0, "it may wait until the end");
+        registry.end_all_waits();
+        assert!(!later.hint().await);
+        drop(later);
+        let last = registry.wait(&d1).unwrap();
+        assert!(!last.hint().await, "nobody waits any more");
+        drop(last);
         assert_eq!(people(&registry), 0, "nobody is left behind");
     }
 

@@ -1,10 +1,12 @@
 //! What a long link does about each packet, outcome, hint and moment, without any I/O.
 //!
 //! ```text
-//!  Fresh ──hello──▶ Greeting ──welcome──▶ Open ──▶ Closed
+//!  Fresh ──hello──▶ Greeting ──welcome──▶ Open ──stop, displaced──▶ Leaving ──all answered──▶ Closed
 //!    ▲                  │ retryable refusal
 //!    └──────────────────┘      (every state may close)
 //! ```
+//!
+//! A session that leaves has said go-away: it takes no more packets, and answers those it took.
 //!
 //! The link hands in what happened, begins the [`Call`]s it gets back, and writes what was put into `out`.
 
@@ -26,6 +28,9 @@ use crate::settings::Settings;
 /// makes the server hold, as each reply may fill a packet.
 const SYNCS: usize = 16;
 
+/// The longest that a session leaves; a closed link then gives its client as long to take the last packets.
+pub(crate) const PARTING: Duration = Duration::from_secs(2);
+
 /// The state of one link.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -43,6 +48,7 @@ enum Phase {
     Fresh,
     Greeting,
     Open,
+    Leaving { ending: Ending, until: Instant },
     Closed(Ending),
 }
 
@@ -69,6 +75,7 @@ impl Session {
     pub(crate) fn ending(&self) -> Option<Ending> {
         match self.phase {
             Phase::Closed(ending) => Some(ending),
+            Phase::Leaving { ending, .. } => (self.in_flight == 0).then_some(ending),
             Phase::Fresh | Phase::Greeting | Phase::Open => None,
         }
     }
@@ -78,7 +85,7 @@ impl Session {
         match self.phase {
             Phase::Fresh => true,
             // What came behind the hello waits for its outcome.
-            Phase::Greeting | Phase::Closed(_) => false,
+            Phase::Greeting | Phase::Leaving { .. } | Phase::Closed(_) => false,
             Phase::Open => self.in_flight < limits::IN_FLIGHT && !self.sends.full() && self.pushes.syncs() < SYNCS,
         }
     }
@@ -100,7 +107,7 @@ impl Session {
                 Ok(request) => return self.on_request(packet, request, out),
                 Err(refused) => refused,
             },
-            Phase::Greeting | Phase::Closed(_) => return None,
+            Phase::Greeting | Phase::Leaving { .. } | Phase::Closed(_) => return None,
         };
         self.refuse(packet.command, packet.sequence, refused, out);
         None
@@ -142,11 +149,14 @@ impl Session {
 
     /// What to begin next besides what packets began. Asked until there is nothing more.
     pub(crate) fn next_call(&mut self, out: &mut BytesMut) -> Option<Call> {
-        if self.phase != Phase::Open {
+        if !matches!(self.phase, Phase::Open | Phase::Leaving { .. }) {
             return None;
         }
         if let Some(batch) = self.sends.next() {
             return Some(Call::Send(batch));
+        }
+        if self.phase != Phase::Open {
+            return None;
         }
         match self.pushes.next(out.len())? {
             Step::Push(above) => Some(Call::Push { above }),
@@ -165,6 +175,9 @@ impl Session {
         now: Instant,
         out: &mut BytesMut,
     ) {
+        if self.phase != Phase::Greeting {
+            return; // Closed in the meantime.
+        }
         self.heard = now;
         match greeted {
             Ok(reply) => {
@@ -202,6 +215,9 @@ impl Session {
 
     /// The outcome of [`Call::Push`].
     pub(crate) fn on_pushed(&mut self, above: Key, pushed: Result<Pushed, Refusal>, out: &mut BytesMut) {
+        if self.phase != Phase::Open {
+            return; // The client was told to leave; it syncs when it is back.
+        }
         if let Some(delta) = self.pushes.pushed(above, pushed) {
             encode_message(out, Command::Delta.number(), 0, &delta);
         }
@@ -211,6 +227,7 @@ impl Session {
     pub(crate) fn deadline(&self, settings: &Settings) -> Instant {
         match self.phase {
             Phase::Fresh => self.heard + settings.hello_wait,
+            Phase::Leaving { until, .. } => until,
             Phase::Greeting | Phase::Open | Phase::Closed(_) => self.heard + settings.silence(),
         }
     }
@@ -225,14 +242,21 @@ impl Session {
                 put_link_error(out, &refusal(v1::Code::HelloTimeout, "no hello in time"));
                 self.close(Ending::NoHello);
             }
-            Phase::Greeting | Phase::Open | Phase::Closed(_) => {
-                self.go_away(Ending::Silent, settings, out);
-            }
+            Phase::Leaving { ending, .. } => self.close(ending),
+            Phase::Greeting | Phase::Open | Phase::Closed(_) => self.go_away(Ending::Silent, now, settings, out),
         }
     }
 
-    /// Closes the link after telling the client why and when to come back.
-    pub(crate) fn go_away(&mut self, ending: Ending, settings: &Settings, out: &mut BytesMut) {
+    /// Tells the client why it has to leave and when to come back. A stop and a displacement let the session leave, so that
+    /// what is in flight is answered; else, or when told again for another reason, it closes at once.
+    pub(crate) fn go_away(&mut self, ending: Ending, now: Instant, settings: &Settings, out: &mut BytesMut) {
+        let may_leave = matches!(ending, Ending::Shutdown | Ending::Displaced);
+        match self.phase {
+            Phase::Fresh | Phase::Greeting | Phase::Open => (),
+            Phase::Leaving { .. } if may_leave => return,
+            Phase::Leaving { ending: first, .. } => return self.close(first),
+            Phase::Closed(_) => return,
+        }
         let (reason, retry_after) = match ending {
             Ending::Displaced => (v1::GoAwayReason::Displaced, Duration::ZERO),
             Ending::Slow => (v1::GoAwayReason::Slow, settings.spread()),
@@ -241,7 +265,11 @@ impl Session {
         };
         let body = v1::GoAway { reason: reason.into(), retry_after_ms: millis(retry_after) };
         encode_message(out, Command::GoAway.number(), 0, &body);
-        self.close(ending);
+        if may_leave && self.phase == Phase::Open {
+            self.phase = Phase::Leaving { ending, until: now + PARTING };
+        } else {
+            self.close(ending);
+        }
     }
 
     /// Answers with an error packet and closes the link if the code says so.
@@ -255,176 +283,11 @@ impl Session {
     }
 
     fn close(&mut self, ending: Ending) {
-        if self.ending().is_none() {
+        if !matches!(self.phase, Phase::Closed(_)) {
             self.phase = Phase::Closed(ending);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tern_proto::packet::decode;
-
-    use super::*;
-
-    struct Bench {
-        session: Session,
-        out: BytesMut,
-        start: Instant,
-        settings: Settings,
-    }
-
-    impl Bench {
-        fn fresh() -> Bench {
-            let start = Instant::now();
-            Bench { session: Session::new(start), out: BytesMut::new(), start, settings: Settings::default() }
-        }
-
-        fn open() -> Bench {
-            let mut bench = Bench::fresh();
-            assert!(matches!(bench.packet(Command::Hello, 1, &hello()), Some(Call::Hello { sequence: 1, .. })));
-            bench.session.on_greeted(1, Ok(v1::HelloReply::default()), bench.start, &mut bench.out);
-            assert_eq!(bench.written(), [(Command::Hello.reply(), 1)]);
-            bench
-        }
-
-        fn packet(&mut self, command: Command, sequence: u32, body: &impl prost::Message) -> Option<Call> {
-            assert!(self.session.wants_packets());
-            self.session.on_packet(&Packet::new(command.number(), sequence, body), &mut self.out)
-        }
-
-        /// Command and sequence of each packet written since the last call.
-        fn written(&mut self) -> Vec<(u32, u32)> {
-            self.packets().iter().map(|packet| (packet.command, packet.sequence)).collect()
-        }
-
-        fn packets(&mut self) -> Vec<Packet> {
-            let mut packets = Vec::new();
-            while let Some(packet) = decode(&mut self.out).unwrap() {
-                packets.push(packet);
-            }
-            packets
-        }
-
-        /// The codes of the error packets written since the last call.
-        fn codes(&mut self) -> Vec<v1::Code> {
-            let error = |packet: Packet| <v1::Error as prost::Message>::decode(packet.body).unwrap().code();
-            self.packets().into_iter().map(error).collect()
-        }
-    }
-
-    fn hello() -> v1::HelloRequest {
-        v1::HelloRequest { protocol: 1, ..Default::default() }
-    }
-
-    fn send(id: u64) -> v1::SendRequest {
-        v1::SendRequest { messages: vec![v1::OutMessage { client_msg_id: id, ..Default::default() }] }
-    }
-
-    fn unavailable() -> Refusal {
-        refusal(v1::Code::Unavailable, "the store is away")
-    }
-
-    #[test]
-    fn anything_before_hello_closes() {
-        let mut bench = Bench::fresh();
-        assert_eq!(bench.packet(Command::Heartbeat, 1, &()), None);
-        assert_eq!(bench.codes(), [v1::Code::HelloRequired]);
-        assert_eq!(bench.session.ending(), Some(Ending::NoHello));
-        assert!(!bench.session.wants_packets());
-    }
-
-    #[test]
-    fn what_follows_a_hello_waits_for_its_outcome() {
-        let mut bench = Bench::fresh();
-        bench.packet(Command::Hello, 1, &hello());
-        assert!(!bench.session.wants_packets());
-        bench.session.on_greeted(1, Err(unavailable()), bench.start, &mut bench.out);
-        assert_eq!(bench.codes(), [v1::Code::Unavailable]);
-        assert_eq!(bench.session.ending(), None, "a hello may be tried again");
-        assert!(bench.packet(Command::Hello, 2, &hello()).is_some());
-        let refused = refusal(v1::Code::BadToken, "no");
-        bench.session.on_greeted(2, Err(refused), bench.start, &mut bench.out);
-        assert_eq!(bench.session.ending(), Some(Ending::HelloRefused));
-    }
-
-    #[test]
-    fn a_second_hello_is_refused_and_the_link_stays() {
-        let mut bench = Bench::open();
-        assert_eq!(bench.packet(Command::Hello, 2, &hello()), None);
-        assert_eq!(bench.codes(), [v1::Code::SecondHello]);
-        assert_eq!(bench.packet(Command::Heartbeat, 3, &()), None);
-        assert_eq!(bench.written(), [(Command::Heartbeat.reply(), 3)]);
-    }
-
-    #[test]
-    fn sends_of_one_read_are_one_batch_and_one_is_in_flight() {
-        let mut bench = Bench::open();
-        for sequence in 2..5 {
-            assert_eq!(bench.packet(Command::Send, sequence, &send(sequence.into())), None);
-        }
-        let Some(Call::Send(batch)) = bench.session.next_call(&mut bench.out) else { panic!("no batch") };
-        assert_eq!(batch.parts, [(2, 1), (3, 1), (4, 1)]);
-        bench.packet(Command::Send, 5, &send(5));
-        assert_eq!(bench.session.next_call(&mut bench.out), None);
-        assert!(bench.packet(Command::Ack, 6, &v1::AckRequest::default()).is_some(), "others do not wait");
-        bench.session.on_sent(batch.parts, vec![v1::SendResult::default(); 3], &mut bench.out);
-        assert_eq!(bench.written(), [2, 3, 4].map(|sequence| (Command::Send.reply(), sequence)));
-        assert!(matches!(bench.session.next_call(&mut bench.out), Some(Call::Send(_))));
-    }
-
-    #[test]
-    fn requests_without_a_reply_are_bounded() {
-        let mut bench = Bench::open();
-        for sequence in 0..limits::IN_FLIGHT as u32 {
-            assert!(bench.packet(Command::Ack, sequence, &v1::AckRequest::default()).is_some());
-        }
-        assert!(!bench.session.wants_packets());
-        bench.session.on_answer(Command::Ack, 0, &Err(unavailable()), &mut bench.out);
-        assert!(bench.session.wants_packets());
-        let mut bench = Bench::open();
-        for sequence in 0..SYNCS as u32 {
-            assert!(bench.packet(Command::Sync, sequence, &v1::SyncRequest::default()).is_some());
-        }
-        assert!(!bench.session.wants_packets());
-    }
-
-    #[test]
-    fn a_hint_is_a_notify_before_a_sync_and_a_delta_after_it() {
-        let mut bench = Bench::open();
-        bench.session.on_hint();
-        assert_eq!(bench.session.next_call(&mut bench.out), None);
-        assert_eq!(bench.written(), [(Command::Notify.number(), 0)]);
-        bench.packet(Command::Sync, 2, &v1::SyncRequest::default());
-        let key = Key::at(1, [5, 0]);
-        let reply = v1::SyncReply { key: Some((&key).into()), ..Default::default() };
-        bench.session.on_answer(Command::Sync, 2, &Ok(Reply::Sync(reply)), &mut bench.out);
-        bench.session.on_hint();
-        assert_eq!(bench.session.next_call(&mut bench.out), Some(Call::Push { above: key }));
-        let pushed = Pushed::Delta(vec![v1::Entry::default()], Key::at(1, [6, 0]));
-        bench.session.on_pushed(key, Ok(pushed), &mut bench.out);
-        assert_eq!(bench.written(), [(Command::Sync.reply(), 2), (Command::Delta.number(), 0)]);
-    }
-
-    #[test]
-    fn deadlines_are_of_the_hello_then_of_the_silence() {
-        let mut bench = Bench::fresh();
-        let (start, settings) = (bench.start, bench.settings.clone());
-        bench.session.heard(start + settings.hello_wait / 2);
-        assert_eq!(
-            bench.session.deadline(&settings),
-            start + settings.hello_wait,
-            "bytes that are no hello do not count"
-        );
-        bench.session.on_deadline(start + settings.hello_wait, &settings, &mut bench.out);
-        assert_eq!(bench.codes(), [v1::Code::HelloTimeout]);
-        let mut bench = Bench::open();
-        let heard = start + settings.heartbeat;
-        bench.session.heard(heard);
-        bench.session.on_deadline(heard + settings.heartbeat * 2, &settings, &mut bench.out);
-        assert_eq!(bench.session.ending(), None);
-        bench.session.on_deadline(heard + settings.heartbeat * 5 / 2, &settings, &mut bench.out);
-        assert_eq!(bench.session.ending(), Some(Ending::Silent));
-        assert_eq!(bench.written(), [(Command::GoAway.number(), 0)]);
-    }
-}
+mod tests;

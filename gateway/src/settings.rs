@@ -13,9 +13,10 @@ pub struct Settings {
     pub hello_wait: Duration,
     /// A link whose client takes nothing for this long is closed.
     pub write_stall: Duration,
-    /// At a stop each client is told to come back after a random part of this window.
+    /// At a stop the go-aways are spread over this window, but at most half of the grace, and each client is told to come
+    /// back after a random part of it.
     pub drain_window: Duration,
-    /// At a stop, the longest that a listener waits for its links to end.
+    /// At a stop, the longest wait for all links to end.
     pub drain_grace: Duration,
     /// Connections of one long-link listener; one more is refused.
     pub max_links: usize,
@@ -41,6 +42,16 @@ impl Settings {
     /// How long a client may be silent.
     pub(crate) fn silence(&self) -> Duration {
         self.heartbeat * 5 / 2
+    }
+
+    /// Over how long the go-aways of a stop are spread; the rest of the grace is for what is under way.
+    pub(crate) fn pace(&self) -> Duration {
+        self.drain_window.min(self.drain_grace / 2)
+    }
+
+    /// How long long links may take to end; the rest of the grace is the short link's, which closes after them.
+    pub(crate) fn long_link_grace(&self) -> Duration {
+        self.drain_grace * 4 / 5
     }
 
     /// When one of many clients shall come back, so that they do not all come at once.

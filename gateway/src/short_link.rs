@@ -15,14 +15,14 @@ use http_body_util::LengthLimitError;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tern_proto::{Command, DeviceId, UserId, limits, packet, v1};
+use tern_proto::{Command, limits, packet, v1};
 use tern_runtime::shutdown::Stop;
 use tern_sync::{Device, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::Gateway;
-use crate::accept::{accept, drain};
+use crate::accept::{accept, turn_away};
 use crate::places::{Place, Places};
 use crate::request::{Request, bad_packet, busy, error, json, millis, put_answer, put_link_error, refusal, too_many};
 
@@ -36,6 +36,9 @@ const HEADER_WAIT: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 32 * 1024;
 /// Above this many bytes of answers the rest of a body's packets are not carried out.
 const ANSWER_BYTES: usize = 1024 * 1024;
+/// When a body's packets have been carried out for so long, the rest is not: the longest wait of a check and as much again
+/// as a body may take to come.
+const PACKETS_WAIT: Duration = limits::CHECK_WAIT.saturating_add(BODY_WAIT);
 
 const DEVICE: &str = "tern-device";
 
@@ -45,22 +48,24 @@ struct Served {
     stop: Stop,
 }
 
-/// Serves the short link until the stop, then drains: requests under way are answered, waiting checks at once. Returns
-/// when all connections have ended, or after the grace.
-pub async fn serve_short_link(listener: TcpListener, gateway: Arc<Gateway>, stop: Stop) {
-    let places = Places::new(gateway.settings.max_short_links);
-    let router = router(Served { gateway: Arc::clone(&gateway), stop: stop.clone() });
-    while let Some(stream) = accept(&listener, &stop).await {
+/// Accepts short links until `closing`; each runs in a task and a place of its own. From the `stop` on it says that the
+/// process is not ready.
+pub(crate) async fn accept_short_links(
+    listener: TcpListener,
+    gateway: &Arc<Gateway>,
+    places: &Arc<Places>,
+    stop: &Stop,
+    closing: &Stop,
+) {
+    let router = router(Served { gateway: Arc::clone(gateway), stop: stop.clone() });
+    while let Some(stream) = accept(&listener, &gateway.settings, closing).await {
         match places.take(gateway.next_session()) {
             Some(place) => {
                 tokio::spawn(serve_connection(stream, router.clone(), place));
             }
-            None => turn_away(&stream, &gateway),
+            None => turn_away(&stream, &too_many_response(gateway.settings.spread())),
         }
     }
-    drop(listener);
-    gateway.registry.end_waits();
-    drain(&places, &gateway, "short link").await;
 }
 
 fn router(served: Served) -> Router {
@@ -108,18 +113,12 @@ async fn serve_connection(stream: TcpStream, router: Router, place: Place) {
 /// Whether requests can be served: not during a drain, nor while storage is away.
 async fn ready(State(served): State<Served>) -> Response<Body> {
     if served.stop.is_stopped() {
-        return unavailable("stopping");
+        return failure(StatusCode::SERVICE_UNAVAILABLE, &refusal(v1::Code::Unavailable, "stopping"), 0);
     }
-    let probe = UserId::new("readyz").and_then(|user| Ok(Device { user, id: DeviceId::new("probe")? }));
-    let request = v1::CheckRequest { peek: true, ..Default::default() };
-    match probe {
-        Ok(device) if served.gateway.sync.check(&device, &request).await.is_ok() => Response::new("ready".into()),
-        _ => unavailable("storage is unavailable"),
+    match served.gateway.sync.ready().await {
+        Ok(()) => Response::new("ready".into()),
+        Err(refused) => failure(StatusCode::SERVICE_UNAVAILABLE, &refused, 0),
     }
-}
-
-fn unavailable(why: &str) -> Response<Body> {
-    failure(StatusCode::SERVICE_UNAVAILABLE, &refusal(v1::Code::Unavailable, why), 0)
 }
 
 async fn answer_json(served: Served, command: Command, request: HttpRequest) -> Response<Body> {
@@ -136,24 +135,25 @@ async fn answer_json(served: Served, command: Command, request: HttpRequest) -> 
 async fn packets(State(served): State<Served>, request: HttpRequest) -> Response<Body> {
     match admit(&served.gateway, request).await {
         Ok((device, body)) => {
-            let answers = answer_packets(&served.gateway, &device, body).await;
+            let answers = answer_packets(&served.gateway, &device, body, Instant::now() + PACKETS_WAIT).await;
             response(StatusCode::OK, "application/octet-stream", answers.freeze())
         }
         Err(refused) => failure(status(refused.code), &refused, 0),
     }
 }
 
-/// Carries out the packets one after the other. Answers and waits are bounded as a whole; what is over the answers'
-/// bound is refused as busy.
-async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes) -> BytesMut {
+/// Carries out the packets one after the other. All checks together wait as long as one may. What comes after the `end`,
+/// or when the answers are too many, is refused as busy; a request begun before is carried out to its end.
+async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: Instant) -> BytesMut {
     let (mut input, mut out) = (BytesMut::from(body), BytesMut::new());
-    let deadline = Instant::now() + limits::CHECK_WAIT;
+    let waits_end = Instant::now() + limits::CHECK_WAIT;
     loop {
         match packet::decode(&mut input) {
             Ok(Some(packet)) => {
                 let answer = match Request::from_packet(&packet) {
                     Ok(_) if out.len() > ANSWER_BYTES => Err(busy("the answers to one HTTP request are too many")),
-                    Ok(request) => gateway.answer(device, wait_until(request, deadline)).await,
+                    Ok(_) if Instant::now() >= end => Err(busy("one HTTP request asks for too much work")),
+                    Ok(request) => gateway.answer(device, wait_until(request, waits_end)).await,
                     Err(refused) => Err(refused),
                 };
                 put_answer(&mut out, packet.command, packet.sequence, &answer);
@@ -231,16 +231,46 @@ fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// Tells a client why it is not served, as far as that goes without waiting for it.
-fn turn_away(stream: &TcpStream, gateway: &Gateway) {
-    let refused = too_many(gateway.settings.spread());
-    let body = json(&error(&refused, 0));
+/// What one connection too many is told, written without hyper, which would wait for its request.
+fn too_many_response(retry_after: Duration) -> Vec<u8> {
+    let body = json(&error(&too_many(retry_after), 0));
     let head = format!(
         "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: {}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        whole_seconds(refused.retry_after),
+        whole_seconds(retry_after),
         body.len()
     );
-    // A new connection has room for it; if it does not, the client sees the close alone.
-    let _ = stream.try_write(&[head.into_bytes(), body].concat());
+    [head.into_bytes(), body].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use tern_proto::packet::Packet;
+    use tern_proto::{DeviceId, UserId};
+
+    use super::*;
+    use crate::nothing;
+
+    fn device() -> Device {
+        Device { user: UserId::new("bob").unwrap(), id: DeviceId::new("d1").unwrap() }
+    }
+
+    #[tokio::test]
+    async fn what_a_body_asks_beyond_its_time_is_refused_as_busy() {
+        let mut body = BytesMut::new();
+        (1..=3).for_each(|sequence| Packet::empty(Command::Heartbeat.number(), sequence).encode(&mut body));
+        let end = Instant::now() + PACKETS_WAIT;
+        let busy = Command::Error.number();
+        for (end, command) in [(end, Command::Heartbeat.reply()), (Instant::now(), busy)] {
+            let mut answers = answer_packets(&nothing::gateway(), &device(), body.clone().freeze(), end).await;
+            for sequence in 1..=3 {
+                let answer = packet::decode(&mut answers).unwrap().unwrap();
+                assert_eq!((answer.command, answer.sequence), (command, sequence));
+                if command == busy {
+                    let error = <v1::Error as prost::Message>::decode(answer.body).unwrap();
+                    assert_eq!(error.code(), v1::Code::Busy);
+                }
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tern_gateway::{Gateway, Registry, TokenVerifier, listen, serve_long_link, serve_short_link};
+use tern_gateway::{Gateway, Registry, TokenVerifier, listen};
 use tern_runtime::logs;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -23,7 +23,7 @@ use tern_storage::embedded::{Embedded, Options};
 use tern_sync::SyncService;
 use tokio::net::TcpListener;
 
-use settings::{Secret, Standalone};
+use settings::{Secret, Standalone, Tokens};
 use welcome::Welcome;
 
 /// Where the data is, unless the operator says otherwise.
@@ -94,13 +94,17 @@ impl Server {
         if cfg!(feature = "planted-faults") {
             tracing::warn!("this build can break its rules on request: it is for the checker alone");
         }
-        let (data, durability) = (settings.data, settings.durability);
-        let store = open(&data, durability).await?;
-        let verifier = verifier(&data, &settings.secret, settings.eddsa_public_key_file.as_deref())?;
+        let store = open(&settings.data, settings.durability).await?;
+        let verifier = verifier(&settings.data, &settings.tokens)?;
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
-        let bound = (long_link.local_addr()?, http.local_addr()?);
-        let welcome = Welcome { long_link: bound.0, http: bound.1, data, secret: settings.secret, durability };
+        let welcome = Welcome {
+            long_link: long_link.local_addr()?,
+            http: http.local_addr()?,
+            data: settings.data,
+            secret: settings.tokens.secret,
+            durability: settings.durability,
+        };
 
         let registry = Registry::new();
         let sync = SyncService::new(store.clone(), registry.clone());
@@ -111,12 +115,10 @@ impl Server {
     /// Serves until the stop, then drains from the outside in: links, what they left to do, the store.
     async fn serve(self, stop: Stop) {
         self.sync.recover();
-        let long = tokio::spawn(serve_long_link(self.long_link, self.gateway.clone(), stop.clone()));
-        let short = tokio::spawn(serve_short_link(self.http, self.gateway, stop));
-        for (listener, name) in [(long, "long link"), (short, "short link")] {
-            if let Err(error) = listener.await {
-                tracing::error!(%error, name, "a listener broke off");
-            }
+        // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
+        let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
+        if let Err(error) = links.await {
+            tracing::error!(%error, "serving the links broke off");
         }
         if tokio::time::timeout(QUIET, self.sync.quiet()).await.is_err() {
             tracing::warn!(
@@ -139,18 +141,53 @@ async fn open(data: &Path, durability: Durability) -> Result<Arc<Embedded>> {
     Ok(Arc::new(opened?))
 }
 
-fn verifier(data: &Path, secret: &Secret, eddsa: Option<&Path>) -> Result<TokenVerifier> {
-    let secret = match secret {
+/// What judges tokens, with every key read once.
+fn verifier(data: &Path, tokens: &Tokens) -> Result<TokenVerifier> {
+    let secret = match &tokens.secret {
         Secret::Given(secret) => secret.clone(),
         Secret::File(file) => secret::read(file)?,
         Secret::Own => secret::read_or_make(data)?,
     };
-    let verifier = TokenVerifier::default().with_secret(&secret)?;
-    let Some(file) = eddsa else { return Ok(verifier) };
-    let pem = fs::read(file).with_context(|| format!("reading the public key {}", file.display()))?;
-    verifier.with_public_key(&pem).with_context(|| format!("the public key {}", file.display()))
+    let mut verifier = TokenVerifier::default().with_secret(&secret)?;
+    if let Some(file) = &tokens.eddsa_public_key_file {
+        let pem = fs::read(file).with_context(|| format!("reading the public key {}", file.display()))?;
+        verifier = verifier.with_public_key(&pem).with_context(|| format!("the public key {}", file.display()))?;
+    }
+    if let Some(file) = &tokens.key_set_file {
+        let json = fs::read_to_string(file).with_context(|| format!("reading the key set {}", file.display()))?;
+        verifier = verifier.with_key_set(&json).with_context(|| format!("the key set {}", file.display()))?;
+    }
+    Ok(match &tokens.audience {
+        Some(audience) => verifier.with_audience(audience),
+        None => verifier,
+    })
 }
 
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
     listen(address).with_context(|| format!("the {name} cannot listen on {address}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_set_and_the_audience_reach_the_verifier() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("keys");
+        // The k is base64url: "first".
+        fs::write(&file, r#"{"keys":[{"kty":"oct","k":"Zmlyc3Q"}]}"#).unwrap();
+        let tokens = |key_set_file, audience| Tokens {
+            secret: Secret::Given(b"another".to_vec()),
+            eddsa_public_key_file: None,
+            key_set_file,
+            audience,
+        };
+        let token = tern_gateway::mint(b"first", &tern_proto::UserId::new("alice").unwrap(), Duration::from_secs(60));
+        let taken = |tokens| verifier(data.path(), &tokens).unwrap().verify(&token).is_ok();
+        assert!(taken(tokens(Some(file.clone()), None)));
+        assert!(!taken(tokens(None, None)));
+        assert!(!taken(tokens(Some(file), Some("tern".into()))), "it is for nobody in particular");
+        assert!(verifier(data.path(), &tokens(Some(data.path().join("none")), None)).is_err());
+    }
 }

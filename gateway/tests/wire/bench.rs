@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve_long_link, serve_short_link};
+use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve};
 use tern_proto::UserId;
 use tern_runtime::shutdown::{self, Stopper};
 use tokio::task::JoinHandle;
 
-use crate::peer::Peer;
+use crate::peer::{PATIENCE, Peer};
 use crate::service::Service;
 
 pub(crate) const SECRET: &[u8] = b"a secret of the tests";
@@ -20,8 +20,8 @@ pub(crate) struct Bench {
     pub(crate) stopper: Stopper,
     pub(crate) long_link: SocketAddr,
     pub(crate) http: SocketAddr,
-    /// The two listeners' tasks.
-    pub(crate) serving: [JoinHandle<()>; 2],
+    /// Ends when everything is drained.
+    serving: JoinHandle<()>,
 }
 
 impl Bench {
@@ -42,12 +42,14 @@ impl Bench {
             stopper,
             long_link: long_link.local_addr().unwrap(),
             http: http.local_addr().unwrap(),
-            serving: [
-                tokio::spawn(serve_long_link(long_link, Arc::clone(&gateway), stop.clone())),
-                tokio::spawn(serve_short_link(http, Arc::clone(&gateway), stop)),
-            ],
+            serving: tokio::spawn(serve(long_link, http, Arc::clone(&gateway), stop)),
             gateway,
         }
+    }
+
+    /// Waits until both links are drained.
+    pub(crate) async fn drained(self) {
+        tokio::time::timeout(PATIENCE, self.serving).await.expect("the drain ends").unwrap();
     }
 
     /// A connection on the long link that has said nothing yet.

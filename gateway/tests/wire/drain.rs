@@ -7,8 +7,8 @@ use tern_proto::{Command, v1};
 use tokio::net::TcpStream;
 
 use crate::bench::Bench;
-use crate::http::ask_json;
-use crate::peer::{key, packet, sync};
+use crate::http::{ask, ask_json};
+use crate::peer::{key, packet, send, sync};
 
 #[tokio::test]
 async fn at_a_stop_every_link_is_told_when_to_come_back() {
@@ -35,11 +35,10 @@ async fn at_a_stop_every_link_is_told_when_to_come_back() {
     waits.sort_unstable();
     waits.dedup();
     assert!(waits.len() > 5, "the waits are spread: {waits:?}");
-    for listener in bench.serving {
-        tokio::time::timeout(Duration::from_secs(10), listener).await.expect("the drain ends").unwrap();
-    }
-    assert!(TcpStream::connect(bench.long_link).await.is_err(), "nobody listens any more");
-    assert_eq!(bench.gateway.counters().ended(Ending::Shutdown), 22);
+    let (gateway, long_link) = (bench.gateway.clone(), bench.long_link);
+    bench.drained().await;
+    assert!(TcpStream::connect(long_link).await.is_err(), "nobody listens any more");
+    assert_eq!(gateway.counters().ended(Ending::Shutdown), 22);
 }
 
 #[tokio::test]
@@ -50,9 +49,59 @@ async fn a_stop_does_not_wait_for_a_long_poll() {
     bench.stopper.stop();
     let response = waiting.await.unwrap();
     assert_eq!((response.status, response.text()), (200, "{}"));
-    for listener in bench.serving {
-        tokio::time::timeout(Duration::from_secs(5), listener).await.expect("the drain ends").unwrap();
-    }
+    bench.drained().await;
+}
+
+#[tokio::test]
+async fn while_a_link_drains_it_gets_its_answers_and_the_short_link_says_not_ready() {
+    let bench = Bench::start();
+    let mut peer = bench.enter("alice", "d1").await;
+    bench.service.hold("send");
+    peer.ask(Command::Send, 2, &send(1..=1)).await;
+    bench.service.reached("send", 1).await;
+    bench.stopper.stop();
+    peer.go_away().await;
+    let ready = ask(bench.http, "GET /readyz HTTP/1.1", b"").await;
+    assert_eq!((ready.status, ready.text().contains("stopping")), (503, true), "{ready:?}");
+    assert_eq!(ask_json(bench.http, "bob", "d1", "/v1/sync", "{}").await.status, 200);
+    assert!(TcpStream::connect(bench.long_link).await.is_err(), "no new link");
+    bench.service.release("send");
+    let reply: v1::SendReply = peer.reply(Command::Send, 2).await;
+    assert_eq!(reply.results.len(), 1);
+    peer.closed().await;
+    drop(peer);
+    let http = bench.http;
+    bench.drained().await;
+    assert!(TcpStream::connect(http).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_displaced_link_gets_its_answers() {
+    let bench = Bench::start();
+    let mut old = bench.enter("alice", "d1").await;
+    bench.service.hold("send");
+    old.ask(Command::Send, 2, &send(1..=1)).await;
+    bench.service.reached("send", 1).await;
+    bench.enter("alice", "d1").await;
+    assert_eq!(old.go_away().await.reason(), v1::GoAwayReason::Displaced);
+    bench.service.release("send");
+    let _: v1::SendReply = old.reply(Command::Send, 2).await;
+    old.closed().await;
+}
+
+// The call never ends; the link does.
+#[tokio::test]
+async fn a_link_leaves_without_an_answer_that_does_not_come() {
+    let bench = Bench::start();
+    let mut peer = bench.enter("alice", "d1").await;
+    bench.service.hold("send");
+    peer.ask(Command::Send, 2, &send(1..=1)).await;
+    bench.service.reached("send", 1).await;
+    bench.stopper.stop();
+    peer.go_away().await;
+    peer.closed().await;
+    drop(peer);
+    bench.drained().await;
 }
 
 #[tokio::test]
@@ -63,10 +112,9 @@ async fn the_grace_bounds_the_drain() {
     let waiting = tokio::spawn(ask_json(bench.http, "bob", "d1", "/v1/ack", body));
     bench.service.reached("ack", 1).await;
     bench.stopper.stop();
-    for listener in bench.serving {
-        tokio::time::timeout(Duration::from_secs(5), listener).await.expect("the drain ends").unwrap();
-    }
-    bench.service.release("ack");
+    let service = bench.service.clone();
+    bench.drained().await;
+    service.release("ack");
     assert_eq!(waiting.await.unwrap().status, 200);
 }
 

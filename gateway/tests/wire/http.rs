@@ -39,7 +39,7 @@ impl Response {
 }
 
 /// Sends the head, with the length and the end of it added, and the body; reads until the server closes.
-async fn ask(address: SocketAddr, head: &str, body: &[u8]) -> Response {
+pub(crate) async fn ask(address: SocketAddr, head: &str, body: &[u8]) -> Response {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!("{head}\r\nhost: tern\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
@@ -226,7 +226,9 @@ async fn health_and_readiness() {
     assert_eq!((health.status, health.text()), (200, "ok"));
     assert_eq!(ask(bench.http, "GET /readyz HTTP/1.1", b"").await.status, 200);
     bench.service.go_away(true);
-    assert_eq!(ask(bench.http, "GET /readyz HTTP/1.1", b"").await.status, 503);
+    let ready = ask(bench.http, "GET /readyz HTTP/1.1", b"").await;
+    assert_eq!((ready.status, ready.json()["message"].as_str()), (503, Some("away")));
+    assert_eq!(bench.service.calls("ready").len(), 2, "it asks the service, and nothing else of it");
     assert_eq!(ask(bench.http, "GET /healthz HTTP/1.1", b"").await.status, 200);
 }
 

@@ -205,6 +205,10 @@ impl SyncApi for Service {
         })
     }
 
+    async fn ready(&self) -> Result<(), Refusal> {
+        self.arrive("ready", Vec::new()).await
+    }
+
     fn durability(&self) -> v1::Durability {
         v1::Durability::Disk
     }

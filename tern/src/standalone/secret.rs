@@ -10,17 +10,19 @@ use anyhow::{Context, Result, ensure};
 
 /// Its file in the data directory.
 pub(crate) const FILE: &str = "token-secret";
+/// A secret that is shorter can be guessed.
+pub(crate) const SECRET_BYTES: usize = 32;
 /// Random bytes in it; it is kept as their hexadecimal digits, which are the secret.
 const RANDOM_BYTES: usize = 32;
 
 /// Reads the secret in `file`, without the white space around it.
 ///
 /// # Errors
-/// The file cannot be read, or is empty.
+/// The file cannot be read, or what is in it is shorter than [`SECRET_BYTES`].
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
     let secret = fs::read_to_string(file).with_context(|| format!("reading the secret {}", file.display()))?;
     let secret = secret.trim();
-    ensure!(!secret.is_empty(), "the secret {} is empty", file.display());
+    ensure!(secret.len() >= SECRET_BYTES, "the secret {} is shorter than {SECRET_BYTES} bytes", file.display());
     Ok(secret.into())
 }
 
@@ -82,9 +84,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_secret_is_refused() {
+    fn a_secret_that_is_too_short_is_refused() {
         let data = tempfile::tempdir().unwrap();
-        fs::write(data.path().join(FILE), " \n").unwrap();
-        assert!(read_or_make(data.path()).is_err());
+        let (file, long) = (data.path().join(FILE), "x".repeat(SECRET_BYTES));
+        for short in [" \n", &format!(" {}\n", &long[1..])] {
+            fs::write(&file, short).unwrap();
+            assert!(read_or_make(data.path()).unwrap_err().to_string().contains("shorter than 32 bytes"));
+        }
+        fs::write(&file, format!(" {long}\n")).unwrap();
+        assert_eq!(read(&file).unwrap(), long.as_bytes());
     }
 }

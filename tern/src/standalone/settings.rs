@@ -9,12 +9,12 @@ use tern_runtime::logs::{self, EnvFilter, Format};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_storage::Durability;
 
+use super::secret::SECRET_BYTES;
+
 /// The port of the long link.
 pub(crate) const LONG_LINK_PORT: u16 = 7180;
 /// The port of the short link.
 pub(crate) const HTTP_PORT: u16 = 7181;
-/// A secret that is shorter can be guessed.
-const SECRET_BYTES: usize = 32;
 
 /// Everything that `tern standalone` is told.
 pub(crate) struct Standalone {
@@ -22,11 +22,18 @@ pub(crate) struct Standalone {
     pub(crate) http: SocketAddr,
     pub(crate) data: PathBuf,
     pub(crate) durability: Durability,
-    pub(crate) secret: Secret,
-    pub(crate) eddsa_public_key_file: Option<PathBuf>,
+    pub(crate) tokens: Tokens,
     pub(crate) gateway: tern_gateway::Settings,
     pub(crate) log_filter: EnvFilter,
     pub(crate) log_format: Format,
+}
+
+/// Which tokens are taken.
+pub(crate) struct Tokens {
+    pub(crate) secret: Secret,
+    pub(crate) eddsa_public_key_file: Option<PathBuf>,
+    pub(crate) key_set_file: Option<PathBuf>,
+    pub(crate) audience: Option<String>,
 }
 
 /// Where the secret that signs tokens is. Shows nothing of it in `Debug`.
@@ -49,8 +56,12 @@ impl Standalone {
             http: from.addr("listen.http", loopback(HTTP_PORT)),
             data: from.path("storage.dir").unwrap_or_else(|| super::DEFAULT_DATA.into()),
             durability: from.one_of("storage.durability", &DURABILITIES, Durability::Disk),
-            secret: secret(&mut from),
-            eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
+            tokens: Tokens {
+                secret: secret(&mut from),
+                eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
+                key_set_file: from.path("token.key_set_file"),
+                audience: from.parsed("token.audience", audience),
+            },
             gateway: gateway(&mut from),
             log_filter: log_filter(&mut from),
             log_format: from.one_of("log.format", &Format::ALL, Format::Text),
@@ -86,6 +97,10 @@ fn secret(from: &mut Settings) -> Secret {
             Secret::Own
         }
     }
+}
+
+fn audience(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) }
 }
 
 fn gateway(from: &mut Settings) -> tern_gateway::Settings {
@@ -127,7 +142,7 @@ mod tests {
         let standalone = read(&[]).ok().unwrap();
         assert!(standalone.long_link.ip().is_loopback() && standalone.http.ip().is_loopback());
         assert_eq!(standalone.durability, Durability::Disk);
-        assert!(matches!(standalone.secret, Secret::Own));
+        assert!(matches!(standalone.tokens.secret, Secret::Own));
         assert_eq!(standalone.gateway, tern_gateway::Settings::default());
     }
 
@@ -137,6 +152,8 @@ mod tests {
             ("TERN_LISTEN__HTTP", "[::1]:0"),
             ("TERN_STORAGE__DURABILITY", "os"),
             ("TERN_TOKEN__SECRET_FILE", "/run/secret"),
+            ("TERN_TOKEN__KEY_SET_FILE", "/run/keys"),
+            ("TERN_TOKEN__AUDIENCE", "tern"),
             ("TERN_LINK__HEARTBEAT", "5s"),
             ("TERN_LINK__MAX_LONG_LINKS", "3"),
             ("TERN_LOG__FORMAT", "json"),
@@ -144,7 +161,9 @@ mod tests {
         let standalone = standalone.ok().unwrap();
         assert!(standalone.http.is_ipv6());
         assert_eq!(standalone.durability, Durability::Os);
-        assert!(matches!(standalone.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
+        assert!(matches!(standalone.tokens.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
+        assert_eq!(standalone.tokens.key_set_file, Some("/run/keys".into()));
+        assert_eq!(standalone.tokens.audience.as_deref(), Some("tern"));
         assert_eq!((standalone.gateway.heartbeat, standalone.gateway.max_links), (Duration::from_secs(5), 3));
         assert_eq!(standalone.log_format, Format::Json);
     }
@@ -155,5 +174,6 @@ mod tests {
         let both = read(&[("TERN_TOKEN__SECRET", &long), ("TERN_TOKEN__SECRET_FILE", "f")]).err().unwrap();
         let short = read(&[("TERN_TOKEN__SECRET", &long[1..])]).err().unwrap();
         assert_eq!((both.0.len(), short.0.len()), (1, 1));
+        assert!(read(&[("TERN_TOKEN__AUDIENCE", "")]).is_err(), "an empty audience would refuse every token");
     }
 }
