@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 pub use tracing_subscriber::EnvFilter;
-pub use tracing_subscriber::filter::ParseError;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +18,31 @@ impl Format {
     pub const ALL: [(&'static str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 }
 
+/// It does not say what to log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither {levels}, nor a list by target such as info,tern_gateway=debug", levels = LEVELS.join(", "))]
+pub struct BadFilter(String);
+
 /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or per target, as in `info,tern_gateway=debug`.
 ///
 /// # Errors
 /// It is neither.
-pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(directives)
+pub fn filter(directives: &str) -> Result<EnvFilter, BadFilter> {
+    let bad = || BadFilter(directives.into());
+    // The parser takes any single word for a target of which everything is logged, and so would not find a misspelt level.
+    if !directives.split(',').all(is_directive) {
+        return Err(bad());
+    }
+    EnvFilter::builder().parse(directives).map_err(|_| bad())
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A level, or a target and its level.
+fn is_directive(text: &str) -> bool {
+    let (target, level) = text.split_once('=').unwrap_or(("all", text));
+    let is_target = !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    is_target && LEVELS.iter().any(|known| level.eq_ignore_ascii_case(known))
 }
 
 /// Starts logging for the process. Only the first call counts: a test may have started it before.
@@ -42,11 +60,13 @@ mod tests {
 
     #[test]
     fn directives_are_levels_or_targets_with_levels() {
-        for good in ["info", "off", "info,tern_gateway=debug"] {
+        for good in ["info", "off", "WARN", "info,tern_gateway=debug", "tern_sync::receipts=trace"] {
             assert!(filter(good).is_ok(), "{good}");
         }
-        for bad in ["tern=loud", "info,tern=9"] {
-            assert!(filter(bad).is_err(), "{bad}");
+        for bad in ["loud", "", "info,", "tern", "tern=loud", "info,tern=9", "=info", "tern=", "[span]=info"] {
+            assert_eq!(filter(bad).unwrap_err(), BadFilter(bad.into()));
         }
+        let told = filter("loud").unwrap_err().to_string();
+        assert!(told.starts_with("\"loud\" is neither error, warn,"), "{told}");
     }
 }

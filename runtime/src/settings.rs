@@ -151,8 +151,17 @@ fn unknown(value: &Value, name: &str, asked: &BTreeSet<&'static str>, bad: &mut 
             }
         }
         ValueKind::Nil => (),
+        _ if asked.iter().any(|known| is_in(known, name)) => bad.push(BadSetting::Value {
+            name: name.into(),
+            reason: format!("must be a table, [{name}], with the settings in it"),
+            origin: origin(name, value),
+        }),
         _ => bad.push(BadSetting::Unknown { name: name.into(), origin: origin(name, value) }),
     }
+}
+
+fn is_in(name: &str, table: &str) -> bool {
+    name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn in_range<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
@@ -239,6 +248,25 @@ mod tests {
         assert_eq!(reasons[6], "limk.limit: no such setting (from TERN_LIMK__LIMIT)");
         assert!(reasons[7].starts_with("link.speed: no such setting") && from_file(&reasons[7]), "{reasons:?}");
         assert_eq!(reasons.len(), 8);
+    }
+
+    #[test]
+    fn a_value_in_place_of_a_table_is_told_as_that() {
+        for listen in ["3", "[1]"] {
+            let file = file(&format!("listen = {listen}\nlist = 3\n"));
+            let mut settings = Settings::read(Sources { file: Some(file.path().into()), ..Sources::default() });
+            settings.addr("listen.http", ([127, 0, 0, 1], 1).into());
+            let reasons = reasons(settings);
+            assert!(reasons[0].starts_with("list: no such setting"), "{reasons:?}");
+            assert!(reasons[1].starts_with("listen: must be a table, [listen],"), "{reasons:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_in_place_of_the_file_is_told_as_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let reasons = reasons(Settings::read(Sources { file: Some(dir.path().into()), ..Sources::default() }));
+        assert_eq!(reasons, [format!("{}: is a directory, not a TOML file", dir.path().display())]);
     }
 
     #[test]

@@ -5,14 +5,17 @@
 mod cli;
 mod standalone;
 
+use std::io;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Result, anyhow};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use tern_runtime::logs;
 use tern_runtime::settings::{BadSetting, BadSettings, EXIT_BAD_SETTINGS};
+use tern_storage::embedded::OpenError;
 
-use cli::{chat, send, smoke, token, watch};
+use cli::{chat, restored, send, smoke, token, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -20,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A chat back-end: every message arrives once, in order, however bad the network.
 ///
-/// Without a command: `tern standalone`, the server.
+/// Without a command: `tern standalone`, the server, with its options.
 #[derive(Debug, Parser)]
 #[command(name = "tern", version, subcommand_help_heading = "Commands", max_term_width = 100)]
 struct Cli {
@@ -29,6 +32,8 @@ struct Cli {
     /// What is logged to stderr: error, warn, info, debug, trace, off, or by target as in warn,tern_client=debug
     #[arg(long, global = true, value_name = "LEVEL", env = "TERN_LOG")]
     log: Option<String>,
+    #[command(flatten, next_help_heading = "Options of the server, without a command")]
+    server: Option<standalone::Args>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +60,13 @@ enum Command {
     /// For tests and a first try: an app issues its own tokens, signed with the same secret.
     #[command(after_long_help = "Example:\n  tern token alice --ttl 12h")]
     Token(token::Args),
+    /// Tells the store that its directory is a backup which was put back
+    ///
+    /// To be run once, after an older copy of the data directory was put back and before the server is started on it. Otherwise
+    /// clients would take new messages for ones that they got from the lost store. It starts a new epoch, which orders every
+    /// client to replace its key, and versions go on far above all that the lost store used.
+    #[command(after_long_help = "Example:\n  tern restored --data /var/lib/tern")]
+    Restored(restored::Args),
     /// Tries the main flows against a running server
     ///
     /// Two new users, text both ways, a resend after a lost acknowledgement, pages and keys, refusals, receipts, on both
@@ -73,37 +85,53 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (command, log) = match Cli::try_parse().and_then(Cli::command) {
+        Ok(given) => given,
         Err(error) => {
             // Nobody is left to tell if this fails.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(EXIT_BAD_SETTINGS) } else { ExitCode::SUCCESS };
         }
     };
-    match run(cli) {
+    match run(command, log) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tern: {error:#}");
+            eprintln!("tern: {}", reasons(&error));
             let bad = error.is::<BadSettings>();
             if bad { ExitCode::from(EXIT_BAD_SETTINGS) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+impl Cli {
+    /// What to run, and what to log.
+    fn command(self) -> Result<(Command, Option<String>), clap::Error> {
+        match (self.command, self.server) {
+            (Some(_), Some(_)) => {
+                let told = "options of the server stand behind its command: tern standalone --data DIR";
+                Err(<Cli as CommandFactory>::command().error(ErrorKind::ArgumentConflict, told))
+            }
+            (Some(command), None) => Ok((command, self.log)),
+            (None, server) => Ok((Command::Standalone(server.unwrap_or_default()), self.log)),
+        }
+    }
+}
+
+fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let command = cli.command.unwrap_or_else(|| Command::Standalone(standalone::Args::default()));
     if !matches!(command, Command::Standalone(_)) {
-        start_client_log(cli.log.as_deref(), &command)?;
+        start_client_log(log.as_deref(), &command)?;
     }
     let ended = match command {
-        Command::Standalone(args) => runtime.block_on(standalone::run(args, cli.log)).map(|()| ExitCode::SUCCESS),
+        Command::Standalone(args) => {
+            runtime.block_on(standalone::run(args, log)).map(|()| ExitCode::SUCCESS).map_err(no_directory)
+        }
         Command::Chat(args) => runtime.block_on(chat::run(&args)),
         Command::Send(args) => runtime.block_on(send::run(&args)),
         Command::Watch(args) => runtime.block_on(watch::run(&args)),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Restored(args) => restored::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Smoke(args) => runtime.block_on(smoke::run(&args)).map(code),
         Command::Check(args) => runtime.block_on(tern_check::run(args)).map(|verdict| code(verdict.passed)),
         Command::CheckClient(args) => runtime.block_on(tern_check::client_main(args)).map(|()| ExitCode::SUCCESS),
@@ -117,13 +145,33 @@ fn code(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The error and its causes. An error that shows its cause itself is not followed by it.
+fn reasons(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, reason| match told.as_str() {
+        "" => reason,
+        _ if told.ends_with(&reason) => told,
+        _ => format!("{told}: {reason}"),
+    })
+}
+
+/// Of a file in the place of the data directory the system says only that it exists.
+fn no_directory(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<OpenError>() {
+        Some(OpenError::Io { path, error }) if error.kind() == io::ErrorKind::AlreadyExists => {
+            anyhow!("{} is not a directory; the data needs one (--data, storage.dir)", path.display())
+        }
+        _ => error,
+    }
+}
+
 /// Clients are quiet unless asked, and a chat draws on the terminal that the log would go to. The server's log has settings.
 fn start_client_log(level: Option<&str>, command: &Command) -> Result<(), BadSettings> {
-    let quiet = if matches!(command, Command::Chat(_)) { "off" } else { "warn" };
-    let bad = |error: logs::ParseError| BadSetting::Value {
+    // A restored store is reported by its command; the store itself takes the gap after a backup for damage.
+    let quiet = if matches!(command, Command::Chat(_) | Command::Restored(_)) { "off" } else { "warn" };
+    let bad = |error: logs::BadFilter| BadSetting::Value {
         name: "log.level".into(),
         reason: error.to_string(),
-        origin: "--log".into(),
+        origin: "--log or TERN_LOG".into(),
     };
     let filter = logs::filter(level.unwrap_or(quiet)).map_err(|error| BadSettings(vec![bad(error)]))?;
     logs::start(filter, logs::Format::Text);

@@ -78,12 +78,12 @@ fn all_wrong_settings_are_told_at_once_and_nothing_is_touched() {
     let config = home.path().join("tern.toml");
     std::fs::write(&config, "[storage]\ndurability = \"maybe\"\n").unwrap();
     let data = home.path().join("data");
-    let mut command = tern(&["standalone", "--http", "nowhere", "--data"]);
+    let mut command = tern(&["standalone", "--http", "nowhere", "--log", "loud", "--data"]);
     command.arg(&data).arg("--config").arg(&config).env("TERN_LINK__SPEED", "9");
     let output = run(&mut command);
     assert_eq!(output.status.code(), Some(64));
     let told = text(&output.stderr);
-    for name in ["storage.durability", "listen.http", "link.speed"] {
+    for name in ["storage.durability", "listen.http", "log.level", "link.speed"] {
         assert!(told.contains(name), "{name} is missing in {told}");
     }
     assert!(!data.exists());
@@ -94,6 +94,37 @@ fn without_a_command_it_is_the_server_with_its_config() {
     let output = run(tern(&[]).env("TERN_CONFIG", "/nonexistent/tern.toml"));
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("/nonexistent/tern.toml"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn without_a_command_it_takes_the_flags_of_the_server() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = run(tern(&["--long-link", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(&file));
+    assert_eq!(output.status.code(), Some(1));
+    let told = format!("{} is not a directory", file.display());
+    assert!(text(&output.stderr).contains(&told), "{}", text(&output.stderr));
+
+    let before = run(tern(&["--data"]).arg(&file).args(["token", "alice"]));
+    assert_eq!(before.status.code(), Some(64), "no flag is taken and then ignored");
+    assert_eq!(run(&mut tern(&["--log", "debug", "standalone", "--help"])).status.code(), Some(0));
+}
+
+#[test]
+fn a_level_that_is_none_is_a_bad_setting_of_every_command() {
+    for command in [&["standalone"][..], &["watch", "--as", "bob"], &["token", "alice"]] {
+        let output = run(tern(command).env("TERN_LOG", "loud"));
+        assert_eq!(output.status.code(), Some(64), "{command:?}");
+        assert!(text(&output.stderr).contains("log.level: \"loud\""), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_token_is_not_for_no_time_and_not_for_ever() {
+    for ttl in ["0s", "99999d"] {
+        assert_eq!(run(&mut tern(&["token", "alice", "--ttl", ttl])).status.code(), Some(64), "{ttl}");
+    }
 }
 
 #[test]
@@ -142,7 +173,10 @@ fn smoke_fails_without_a_server() {
     std::fs::write(secret.path(), "0123456789abcdef0123456789abcdef").unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut smoke = tern(&["smoke", "--long-link", &closed, "--http", &closed]);
-    assert_eq!(run(smoke.env("TERN_SECRET_FILE", secret.path())).status.code(), Some(1));
+    let output = run(smoke.env("TERN_SECRET_FILE", secret.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains(&closed) && told.matches("refused").count() == 1, "{told}");
 }
 
 #[test]

@@ -59,6 +59,9 @@ impl Sources {
 }
 
 fn parse_file(path: &Path) -> Result<Config, String> {
+    if path.is_dir() {
+        return Err("is a directory, not a TOML file".into());
+    }
     let file = File::from(path).format(FileFormat::Toml);
     Config::builder().add_source(file).build().map_err(|error| match error {
         // The parser shows the line, which may hold a secret; where and what are enough.

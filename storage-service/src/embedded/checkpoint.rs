@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tern_proto::UserId;
 
+use super::append::Appender;
 use super::decide::Decider;
 use super::index::{Changes, IndexError};
-use super::log::Appender;
 use super::users::Users;
 use super::{Failure, Shared};
 use crate::Device;

@@ -9,30 +9,24 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::Failure;
-use super::frame::{self, Found, align, read_u32, read_u64};
-use super::scan::Scan;
+use super::frame::{self, Found, read_u32, read_u64};
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
-const MAGIC: u64 = u64::from_le_bytes(*b"TERNSEG1");
-const SEAL: u64 = u64::from_le_bytes(*b"TERNSEAL");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"TERNSEG1");
+pub(super) const SEAL: u64 = u64::from_le_bytes(*b"TERNSEAL");
 /// Where the seal stands in the header block.
-const SEAL_AT: u64 = 64;
+pub(super) const SEAL_AT: u64 = 64;
 /// Segments that are kept open for reading.
 const OPEN_FILES: usize = 256;
 /// The newest frames are kept in memory up to this size: what was just committed is about to be read.
 const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// The longest record that is believed; a longer length is damage.
 const RECORD_BYTES: usize = 1024 * 1024;
-
-/// How a written frame is made durable; replaced in tests that let it fail.
-pub(super) type SyncFn = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
 /// The readable side of the log, shared by all.
 pub(super) struct Log {
@@ -89,7 +83,8 @@ impl Log {
         (position < start + frame.len() as u64).then(|| (*start, frame.clone()))
     }
 
-    fn remember(&self, position: u64, frame: Vec<u8>) {
+    /// Keeps a frame that was just written for those who are about to read it.
+    pub(super) fn remember(&self, position: u64, frame: Vec<u8>) {
         let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
         tail.bytes += frame.len();
         tail.frames.push_back((position, frame.into()));
@@ -101,7 +96,7 @@ impl Log {
         }
     }
 
-    fn file(&self, segment: u64) -> io::Result<Arc<File>> {
+    pub(super) fn file(&self, segment: u64) -> io::Result<Arc<File>> {
         if let Some(file) = self.files.read().unwrap_or_else(PoisonError::into_inner).get(&segment) {
             return Ok(file.clone());
         }
@@ -138,6 +133,11 @@ impl Log {
         Ok(bytes)
     }
 
+    /// A segment that is in use from now on.
+    pub(super) fn adopt(&self, segment: u64, file: Arc<File>) {
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(segment, file);
+    }
+
     /// All bytes of a segment.
     pub(super) fn read_segment(&self, segment: u64) -> io::Result<Vec<u8>> {
         fs::read(self.path(segment))
@@ -149,7 +149,7 @@ impl Log {
     }
 
     /// A new segment of zeros, on disk before this returns.
-    fn create_segment(&self, segment: u64) -> io::Result<Arc<File>> {
+    pub(super) fn create_segment(&self, segment: u64) -> io::Result<Arc<File>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(segment))?;
         let zeros = vec![0; 1024 * 1024];
         let mut offset = 0;
@@ -178,7 +178,7 @@ pub(super) fn read_seal(bytes: &[u8], salt: u64, segment: u64) -> bool {
 }
 
 /// A checked block of the header: the segment's own, or its seal.
-fn block(magic: u64, salt: u64, segment: u64, previous_end: u64) -> [u8; 40] {
+pub(super) fn block(magic: u64, salt: u64, segment: u64, previous_end: u64) -> [u8; 40] {
     let mut block = [0; 40];
     for (at, value) in [(0, magic), (8, salt), (16, segment), (24, previous_end)] {
         block[at..at + 8].copy_from_slice(&value.to_le_bytes());
@@ -188,7 +188,7 @@ fn block(magic: u64, salt: u64, segment: u64, previous_end: u64) -> [u8; 40] {
     block
 }
 
-fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < bytes.len() {
         match file.read_at(&mut bytes[got..], offset + got as u64) {
@@ -199,123 +199,4 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(got)
-}
-
-/// The writing side, owned by the writer thread.
-pub(super) struct Appender {
-    log: Arc<Log>,
-    sync: SyncFn,
-    file: Arc<File>,
-    end: u64,
-    /// The next segment while it is being filled with zeros, so that rolling over does not wait for it.
-    spare: Mutex<Option<JoinHandle<io::Result<Arc<File>>>>>,
-}
-
-impl Appender {
-    /// Goes on where recovery says. What lies behind it in its segment is set to zero; segments behind are
-    /// removed. The frame at `last`, if any, is written again: after a failed sync the operating system may hold it without it being on disk.
-    pub(super) fn resume(log: Arc<Log>, sync: SyncFn, scan: &mut Scan) -> io::Result<Appender> {
-        let (end, last) = (scan.end, scan.last.take());
-        let segment = end / log.segment_bytes;
-        for behind in log.segments()?.into_iter().filter(|&index| index > segment) {
-            log.remove_segment(behind)?;
-        }
-        let fresh = end.is_multiple_of(log.segment_bytes);
-        let mut appender = if fresh {
-            let file = log.create_segment(segment)?;
-            Appender { log, sync, file, end, spare: Mutex::default() }
-        } else {
-            let file = log.file(segment)?;
-            zero_behind(&file, end % log.segment_bytes, log.segment_bytes)?;
-            Appender { log, sync, file, end, spare: Mutex::default() }
-        };
-        if fresh {
-            appender.activate(segment, scan.read_to)?;
-        }
-        let here = |position: &u64| position / appender.log.segment_bytes == segment;
-        if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {
-            appender.file.write_all_at(&frame, position % appender.log.segment_bytes)?;
-        }
-        appender.file.sync_data()?;
-        Ok(appender)
-    }
-
-    /// Where the next frame will stand if it has up to `room` bytes; rolls over to a new segment if it must.
-    ///
-    /// # Errors
-    /// [`Failure::NoSegment`] if there is no room for a new segment now: nothing has changed, and later there may be.
-    pub(super) fn position_for(&mut self, room: usize) -> Result<u64, Failure> {
-        let segment = self.end / self.log.segment_bytes;
-        let left = (segment + 1) * self.log.segment_bytes - self.end;
-        if left < room as u64 {
-            self.roll(segment + 1)?;
-        } else if left < self.log.segment_bytes / 2 {
-            self.prepare(segment + 1);
-        }
-        Ok(self.end)
-    }
-
-    /// Writes a frame at the position that [`Appender::position_for`] gave and makes it durable.
-    pub(super) fn append(&mut self, position: u64, frame: Vec<u8>) -> io::Result<()> {
-        self.file.write_all_at(&frame, position % self.log.segment_bytes)?;
-        (self.sync)(&self.file)?;
-        self.end = align(position + frame.len() as u64);
-        self.log.remember(position, frame);
-        Ok(())
-    }
-
-    pub(super) fn salt(&self) -> u64 {
-        self.log.salt
-    }
-
-    pub(super) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// Puts everything written so far on disk, whatever the durability.
-    pub(super) fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn prepare(&self, segment: u64) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.is_none() {
-            let log = self.log.clone();
-            let fill = move || log.create_segment(segment);
-            *spare = std::thread::Builder::new().name("tern-log-spare".into()).spawn(fill).ok();
-        }
-    }
-
-    /// Goes over to the next segment: it must be there before the seal of this one says so, so that a missing one is noticed.
-    fn roll(&mut self, segment: u64) -> Result<(), Failure> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let prepared = spare.and_then(|thread| thread.join().ok()?.ok());
-        let next = match prepared {
-            Some(file) => file,
-            None => self.log.create_segment(segment).map_err(Failure::NoSegment)?,
-        };
-        self.file.write_all_at(&block(SEAL, self.log.salt, segment - 1, 0), SEAL_AT)?;
-        self.file.sync_data()?;
-        self.file = next;
-        Ok(self.activate(segment, self.end)?)
-    }
-
-    fn activate(&mut self, segment: u64, previous_end: u64) -> io::Result<()> {
-        self.file.write_all_at(&block(MAGIC, self.log.salt, segment, previous_end), 0)?;
-        self.file.sync_data()?;
-        self.log.files.write().unwrap_or_else(PoisonError::into_inner).insert(segment, self.file.clone());
-        self.end = segment * self.log.segment_bytes + SEGMENT_HEADER;
-        Ok(())
-    }
-}
-
-/// Sets to zero whatever a torn write left behind `offset`, so that it can never be taken for a frame.
-fn zero_behind(file: &File, offset: u64, segment_bytes: u64) -> io::Result<()> {
-    let mut rest = vec![0; (segment_bytes - offset) as usize];
-    read_up_to(file, &mut rest, offset)?;
-    if let Some(last) = rest.iter().rposition(|&byte| byte != 0) {
-        rest[..=last].fill(0);
-        file.write_all_at(&rest[..=last], offset)?;
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@
 //! The version of an entry is the position of its record in the log. So one record serves both members' timelines and its own
 //! dedup result, the order of versions is the order of commits by construction, and versions cannot go back while the log only grows.
 
+mod append;
 mod checkpoint;
 mod decide;
 mod frame;

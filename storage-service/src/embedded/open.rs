@@ -11,11 +11,12 @@ use std::time::Duration;
 use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
 
+use super::append::{Appender, SyncFn};
 use super::checkpoint::{self, Checkpoints};
 use super::decide::Decider;
 use super::frame::{FRAME_HEADER, FrameBuilder};
 use super::index::{Index, IndexError};
-use super::log::{Appender, Log, SyncFn};
+use super::log::Log;
 use super::record::{self, Fact, Meta};
 use super::scan::{self, Frame, Scan};
 use super::users::Users;
@@ -163,7 +164,7 @@ impl Embedded {
         } else {
             epoch
         };
-        let recovered = report(&dir, &scan, epoch, new_epoch, count);
+        let recovered = report(&dir, &scan, options.restored, epoch, new_epoch, count);
 
         let index_damaged = dir.join(INDEX_DAMAGED);
         let decider = Mutex::new(decider);
@@ -310,9 +311,11 @@ fn write_epoch(appender: &mut Appender, lost: &[u64]) -> Result<u64, Failure> {
     Ok(epoch)
 }
 
-fn report(dir: &Path, scan: &Scan, epoch: u64, new_epoch: bool, replayed: u64) -> Recovered {
+fn report(dir: &Path, scan: &Scan, restored: bool, epoch: u64, new_epoch: bool, replayed: u64) -> Recovered {
     let dir = dir.display();
-    if new_epoch {
+    if restored {
+        tracing::info!(%dir, "a restored copy; a new epoch makes every client replace its key");
+    } else if new_epoch {
         tracing::error!(%dir, lost = ?scan.lost, "the log is damaged and something in it is lost; a new epoch makes every client fetch again. Check the disk");
     }
     if scan.damaged > 0 {

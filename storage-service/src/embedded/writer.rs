@@ -14,10 +14,10 @@ use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
 use tokio::sync::oneshot;
 
+use super::append::Appender;
 use super::checkpoint::Checkpoints;
 use super::decide::{self, Decision, Known};
 use super::frame::FrameBuilder;
-use super::log::Appender;
 use super::record::Meta;
 use super::{Failure, Shared};
 use crate::{LAZY, Op, Outcome};

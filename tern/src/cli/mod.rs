@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod client_options;
+pub(crate) mod restored;
 pub(crate) mod send;
 pub(crate) mod smoke;
 pub(crate) mod token;

@@ -38,8 +38,8 @@ impl Welcome {
         }
         match &self.secret {
             Secret::Own if self.data == Path::new(DEFAULT_DATA) => (),
-            Secret::Own => options += &format!(" --secret-file {}", self.data.join(secret::FILE).display()),
-            Secret::File(file) => options += &format!(" --secret-file {}", file.display()),
+            Secret::Own => options += &format!(" --secret-file {}", quoted(&self.data.join(secret::FILE))),
+            Secret::File(file) => options += &format!(" --secret-file {}", quoted(file)),
             Secret::Given(_) => options += " --token TOKEN",
         }
         options
@@ -66,7 +66,17 @@ fn program() -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| "tern".into());
     let here = std::env::current_dir().ok();
     let below = here.and_then(|here| program.strip_prefix(here).ok());
-    below.unwrap_or(&program).display().to_string()
+    let typed = below.unwrap_or(&program);
+    // A bare name would be looked up in PATH.
+    let is_bare = typed.components().count() == 1;
+    quoted(&if is_bare { Path::new(".").join(typed) } else { typed.to_owned() })
+}
+
+/// One word of a shell, in single quotes when it needs them.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -76,6 +86,16 @@ mod tests {
     fn welcome() -> Welcome {
         let (long_link, http) = (loopback(LONG_LINK_PORT), loopback(HTTP_PORT));
         Welcome { long_link, http, data: DEFAULT_DATA.into(), secret: Secret::Own, durability: Durability::Disk }
+    }
+
+    #[test]
+    fn a_quoted_path_is_one_word_to_a_shell() {
+        for path in ["/srv/tern-1.0/x", "/my data/x", "it's", "$HOME/*", "~", "a;b", "a=b", "\"\\\n"] {
+            let echo = format!("printf %s {}", quoted(Path::new(path)));
+            let said = std::process::Command::new("sh").args(["-c", &echo]).output().unwrap().stdout;
+            assert_eq!(String::from_utf8(said).unwrap(), path);
+        }
+        assert_eq!(quoted(Path::new("/srv/tern-1.0/x")), "/srv/tern-1.0/x");
     }
 
     #[test]
@@ -91,6 +111,8 @@ mod tests {
     fn what_differs_from_the_defaults_is_in_the_commands() {
         let elsewhere = Welcome { long_link: loopback(9), data: "/srv/tern".into(), ..welcome() };
         assert_eq!(elsewhere.client_options(), " --long-link 127.0.0.1:9 --secret-file /srv/tern/token-secret");
+        let spaced = Welcome { data: "/my data".into(), ..welcome() };
+        assert_eq!(spaced.client_options(), " --secret-file '/my data/token-secret'");
         let secret = Secret::Given(b"hush".to_vec());
         let text = Welcome { secret, durability: Durability::Os, ..welcome() }.to_string();
         assert!(

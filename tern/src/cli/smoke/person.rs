@@ -142,7 +142,7 @@ impl Person {
 }
 
 async fn connect(address: &str) -> Result<LongLink> {
-    LongLink::connect(address).await.with_context(|| format!("no long link at {address}: is the server running?"))
+    LongLink::connect(address).await.with_context(|| format!("no long link at {address} (is the server running?)"))
 }
 
 /// A text under an id.

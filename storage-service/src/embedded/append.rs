@@ -1,0 +1,134 @@
+//! The writing side of the log: where the next frame goes, and how it gets to disk.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::Failure;
+use super::frame::align;
+use super::log::{Log, MAGIC, SEAL, SEAL_AT, SEGMENT_HEADER, block, read_up_to};
+use super::scan::Scan;
+
+/// How a written frame is made durable; replaced in tests that let it fail.
+pub(super) type SyncFn = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+/// The writing side, owned by the writer thread.
+pub(super) struct Appender {
+    log: Arc<Log>,
+    sync: SyncFn,
+    file: Arc<File>,
+    end: u64,
+    /// The next segment while it is being filled with zeros, so that rolling over does not wait for it.
+    spare: Mutex<Option<JoinHandle<io::Result<Arc<File>>>>>,
+}
+
+impl Appender {
+    /// Goes on where recovery says. What lies behind it in its segment is set to zero; segments behind are
+    /// removed. The frame at `last`, if any, is written again: after a failed sync the operating system may hold it without it being on disk.
+    pub(super) fn resume(log: Arc<Log>, sync: SyncFn, scan: &mut Scan) -> io::Result<Appender> {
+        let (end, last) = (scan.end, scan.last.take());
+        let segment = end / log.segment_bytes;
+        for behind in log.segments()?.into_iter().filter(|&index| index > segment) {
+            log.remove_segment(behind)?;
+        }
+        let fresh = end.is_multiple_of(log.segment_bytes);
+        let mut appender = if fresh {
+            let file = log.create_segment(segment)?;
+            Appender { log, sync, file, end, spare: Mutex::default() }
+        } else {
+            let file = log.file(segment)?;
+            zero_behind(&file, end % log.segment_bytes, log.segment_bytes)?;
+            Appender { log, sync, file, end, spare: Mutex::default() }
+        };
+        if fresh {
+            appender.activate(segment, scan.read_to)?;
+        }
+        let here = |position: &u64| position / appender.log.segment_bytes == segment;
+        if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {
+            appender.file.write_all_at(&frame, position % appender.log.segment_bytes)?;
+        }
+        appender.file.sync_data()?;
+        Ok(appender)
+    }
+
+    /// Where the next frame will stand if it has up to `room` bytes; rolls over to a new segment if it must.
+    ///
+    /// # Errors
+    /// [`Failure::NoSegment`] if there is no room for a new segment now: nothing has changed, and later there may be.
+    pub(super) fn position_for(&mut self, room: usize) -> Result<u64, Failure> {
+        let segment = self.end / self.log.segment_bytes;
+        let left = (segment + 1) * self.log.segment_bytes - self.end;
+        if left < room as u64 {
+            self.roll(segment + 1)?;
+        } else if left < self.log.segment_bytes / 2 {
+            self.prepare(segment + 1);
+        }
+        Ok(self.end)
+    }
+
+    /// Writes a frame at the position that [`Appender::position_for`] gave and makes it durable.
+    pub(super) fn append(&mut self, position: u64, frame: Vec<u8>) -> io::Result<()> {
+        self.file.write_all_at(&frame, position % self.log.segment_bytes)?;
+        (self.sync)(&self.file)?;
+        self.end = align(position + frame.len() as u64);
+        self.log.remember(position, frame);
+        Ok(())
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.log.salt
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Puts everything written so far on disk, whatever the durability.
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn prepare(&self, segment: u64) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            let log = self.log.clone();
+            let fill = move || log.create_segment(segment);
+            *spare = std::thread::Builder::new().name("tern-log-spare".into()).spawn(fill).ok();
+        }
+    }
+
+    /// Goes over to the next segment: it must be there before the seal of this one says so, so that a missing one is noticed.
+    fn roll(&mut self, segment: u64) -> Result<(), Failure> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let prepared = spare.and_then(|thread| thread.join().ok()?.ok());
+        let next = match prepared {
+            Some(file) => file,
+            None => self.log.create_segment(segment).map_err(Failure::NoSegment)?,
+        };
+        self.file.write_all_at(&block(SEAL, self.log.salt, segment - 1, 0), SEAL_AT)?;
+        self.file.sync_data()?;
+        self.file = next;
+        Ok(self.activate(segment, self.end)?)
+    }
+
+    fn activate(&mut self, segment: u64, previous_end: u64) -> io::Result<()> {
+        self.file.write_all_at(&block(MAGIC, self.log.salt, segment, previous_end), 0)?;
+        self.file.sync_data()?;
+        self.log.adopt(segment, self.file.clone());
+        self.end = segment * self.log.segment_bytes + SEGMENT_HEADER;
+        Ok(())
+    }
+}
+
+/// Sets to zero whatever a torn write left behind `offset`, so that it can never be taken for a frame.
+fn zero_behind(file: &File, offset: u64, segment_bytes: u64) -> io::Result<()> {
+    let mut rest = vec![0; (segment_bytes - offset) as usize];
+    read_up_to(file, &mut rest, offset)?;
+    if let Some(last) = rest.iter().rposition(|&byte| byte != 0) {
+        rest[..=last].fill(0);
+        file.write_all_at(&rest[..=last], offset)?;
+    }
+    Ok(())
+}
