@@ -51,7 +51,10 @@ impl Client {
         options.poll_wait = options.poll_wait.min(tern_proto::limits::CHECK_WAIT);
         let (path, user, peek) = (options.data_dir.clone(), options.user.clone(), options.receive == Receive::Peek);
         let opened = tokio::task::spawn_blocking(move || Store::open(&path, &user, peek)).await;
-        let store = opened.map_err(std::io::Error::other)??;
+        let mut store = opened.map_err(std::io::Error::other)??;
+        if options.resend_failed {
+            store.resend_all(None)?;
+        }
         let device = store.device().to_owned();
         let (sending, failed) = store.open_messages()?;
         let status = Status {
@@ -94,10 +97,11 @@ impl Client {
     }
 
     /// [`Client::send_all`] with a note, stored in the same transaction, from which the application can tell after a crash how
-    /// far it has come. The note takes the given place among the [`Client::notes`]; those behind it are forgotten.
+    /// far it has come. The note takes the given place among the [`Client::notes`]; those behind it are forgotten. What is
+    /// noted keeps one order from end to end: it is refused while failed messages are in the outbox.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::send`], and [`StoreError::BehindFailed`].
     pub async fn send_noted(
         &self,
         to: &UserId,
@@ -151,6 +155,19 @@ impl Client {
             self.shared.wake.notify_one();
         }
         Ok(resent)
+    }
+
+    /// Starts again with all failed messages to `to`, in their order, before anything is sent behind them; gives their ids,
+    /// ascending.
+    ///
+    /// # Errors
+    /// Those of a failed store.
+    pub async fn resend_all(&self, to: &UserId) -> Result<Vec<u64>, StoreError> {
+        let to = to.clone();
+        let ids = self.shared.change(move |store| store.resend_all(Some(&to))).await?;
+        ids.iter().for_each(|id| self.shared.tell(Event::Message { id: *id, state: MessageState::Sending }));
+        self.shared.wake.notify_one();
+        Ok(ids)
     }
 
     /// Marks a conversation as read up to `seq`. The mark is on disk when this returns and goes to the server as soon as

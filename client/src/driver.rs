@@ -302,28 +302,29 @@ impl Driver {
         self.settle(|store| store.unreachable("the server cannot be reached")).await
     }
 
-    /// Shows the end of a link and gives the server's wait before the next, or the reason to stop.
+    /// The reason to stop, if there is one; else shows the end of the link and gives the server's wait before the next.
     fn judge(&mut self, end: End) -> Result<Duration, Stop> {
         tracing::debug!(reason = %end, "link ended");
-        self.shared.status.send_modify(|status| {
-            (status.link, status.caught_up) = (LinkState::Down(end.to_string()), false);
-        });
-        match end {
+        let down = LinkState::Down(end.to_string());
+        let wait = match end {
             End::Left(Leave::Displaced) => Err(Stop::Displaced),
             End::Left(Leave::GoAway(_, retry_after)) => Ok(retry_after),
-            End::Left(Leave::Refused { code, retry_after, .. })
-            | End::Lost(LinkError::Refused { code, retry_after, .. }) => self.refused(code, retry_after),
+            End::Left(Leave::OtherUser(token)) => Err(Stop::OtherUser { token, user: self.options.user.clone() }),
+            End::Left(Leave::Refused { code, message, retry_after })
+            | End::Lost(LinkError::Refused { code, message, retry_after }) => self.refused(code, message, retry_after),
             _ => Ok(Duration::ZERO),
-        }
+        }?;
+        self.shared.status.send_modify(|status| (status.link, status.caught_up) = (down, false));
+        Ok(wait)
     }
 
-    fn refused(&mut self, code: v1::Code, retry_after: Duration) -> Result<Duration, Stop> {
+    fn refused(&mut self, code: v1::Code, message: String, retry_after: Duration) -> Result<Duration, Stop> {
         match code {
-            v1::Code::UnsupportedProtocol | v1::Code::BadDevice => return Err(Stop::Refused(code)),
+            v1::Code::UnsupportedProtocol | v1::Code::BadDevice => return Err(Stop::Refused { code, message }),
             v1::Code::BadToken | v1::Code::TokenExpired => self.refused_tokens += 1,
             _ => {}
         }
-        if self.refused_tokens >= TOKENS { Err(Stop::Refused(code)) } else { Ok(retry_after) }
+        if self.refused_tokens >= TOKENS { Err(Stop::Refused { code, message }) } else { Ok(retry_after) }
     }
 
     fn lanes(&self) -> Transport {
@@ -337,6 +338,7 @@ impl Driver {
             Link::Http => (String::new(), String::new(), Some(self.options.poll_wait)),
         };
         Profile {
+            user: self.options.user.clone(),
             token,
             device_id,
             client_name: self.options.client_name.clone(),

@@ -42,4 +42,4 @@ pub use client::{Client, ClientError, Inbox};
 pub use message::{BadText, EntryBody, Event, InboxEntry, MessageState, Outgoing, Sent};
 pub use options::{ClientOptions, Link, Receive, Token};
 pub use status::{LinkState, Status, Stop};
-pub use store::{OPEN as OUTBOX_MESSAGES, OpenError, StoreError};
+pub use store::{OpenError, StoreError};

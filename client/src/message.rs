@@ -29,7 +29,8 @@ pub enum MessageState {
     Read(Sent),
     /// The server will never take it.
     Refused(v1::Code),
-    /// All attempts failed; nothing more happens until [`crate::Client::resend`]. It may still have reached the server.
+    /// All attempts failed, its own or those of a message before it, which it must not pass; nothing more happens until
+    /// [`crate::Client::resend`]. It may still have reached the server.
     Failed(String),
 }
 

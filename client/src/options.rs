@@ -30,6 +30,9 @@ pub struct ClientOptions {
     pub client_name: String,
     /// How often the server is asked although it gave no hint. Default and maximum 90 s.
     pub ask_every: Duration,
+    /// Start again with messages that failed before, ahead of anything else. Default `false`: they wait for
+    /// [`crate::Client::resend`].
+    pub resend_failed: bool,
     /// How long the short link's long poll waits. Default 30 s, maximum 60 s.
     pub poll_wait: Duration,
 }
@@ -48,6 +51,7 @@ impl ClientOptions {
             start: v1::Start::Oldest,
             client_name: concat!("tern-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             ask_every: Duration::from_secs(90),
+            resend_failed: false,
             poll_wait: Duration::from_secs(30),
         }
     }

@@ -16,7 +16,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use tern_proto::{Command, Key, Packet, v1};
+use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use crate::backoff::Backoff;
 use crate::link::REPLY_WAIT;
@@ -28,6 +28,8 @@ pub(crate) const BACKLOG: usize = 10_000;
 /// What a session is told at its start.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
+    /// Whose device it is; the token must be for this user.
+    pub(crate) user: UserId,
     /// Empty on the short link.
     pub(crate) token: String,
     /// Empty on the short link.
@@ -72,6 +74,9 @@ pub(crate) enum Leave {
     GoAway(v1::GoAwayReason, Duration),
     #[error("refused: {} {message}", code.as_str_name())]
     Refused { code: v1::Code, message: String, retry_after: Duration },
+    /// Who the token is for.
+    #[error("the token is for {0}")]
+    OtherUser(String),
     #[error("no reply in time")]
     NoReply,
     #[error("the server broke the protocol: {0}")]

@@ -1,6 +1,6 @@
 //! What an application shows about its connection.
 
-use tern_proto::v1;
+use tern_proto::{UserId, v1};
 
 use crate::options::Link;
 
@@ -44,8 +44,21 @@ pub enum Stop {
     #[error("the same device connected elsewhere")]
     Displaced,
     /// The server will not have this client: its token, its device id or its protocol.
-    #[error("the server refused the connection: {}", .0.as_str_name())]
-    Refused(v1::Code),
+    #[error("the server refused the connection: {} {message}", code.as_str_name())]
+    Refused {
+        /// Why.
+        code: v1::Code,
+        /// The server's explanation, for developers.
+        message: String,
+    },
+    /// The token is not for the user of this client; nothing was sent with it.
+    #[error("the token is for {token}, not {user}")]
+    OtherUser {
+        /// The token's user.
+        token: String,
+        /// The client's.
+        user: UserId,
+    },
     /// The local store failed.
     #[error("{0}")]
     Store(String),

@@ -22,7 +22,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 pub(crate) use outbox::Change;
-pub use outbox::OPEN;
+pub(crate) use outbox::OPEN;
 use rusqlite::{Connection, OptionalExtension, params};
 use tern_proto::{Key, UserId};
 
@@ -111,9 +111,12 @@ pub enum StoreError {
     /// The text cannot be sent.
     #[error(transparent)]
     BadText(#[from] BadText),
-    /// [`OPEN`] messages are waiting or failed.
+    /// 10,000 messages are waiting or failed.
     #[error("the outbox is full: {OPEN} messages are neither sent nor refused")]
     OutboxFull,
+    /// Messages failed, and these must not pass them: [`crate::ClientOptions::resend_failed`], [`crate::Client::resend_all`].
+    #[error("earlier messages failed and must be sent first")]
+    BehindFailed,
     /// The server knows an id of this device so high that none is left.
     #[error("this device has no message ids left")]
     NoIdsLeft,

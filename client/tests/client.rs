@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use fake::Fake;
 use tempfile::TempDir;
-use tern_client::{Client, ClientOptions, Event, Inbox, Link, LinkState, MessageState, Receive, Status, Stop, Token};
+use tern_client::{
+    Client, ClientOptions, Event, Inbox, Link, LinkState, MessageState, Receive, Status, Stop, StoreError, Token,
+};
 use tern_proto::{Command, ConversationId, Key, UserId, v1};
 use tokio::time::timeout;
 
@@ -205,13 +207,61 @@ async fn a_refused_token_stops_the_client_and_keeps_the_outbox() {
     fake.state().refuse_hello = Some(v1::Code::BadToken);
     let (client, _inbox) = open(&fake, &data).await;
     let id = client.send(&bob(), "later").await.unwrap();
-    until(&client, "it stops", |status| status.stopped() == Some(&Stop::Refused(v1::Code::BadToken))).await;
+    let refused = Stop::Refused { code: v1::Code::BadToken, message: "because".to_owned() };
+    until(&client, "it stops", |status| status.stopped() == Some(&refused)).await;
     client.close().await;
 
     fake.state().refuse_hello = None;
     let (client, _inbox) = open(&fake, &data).await;
     until(&client, "it is sent", |status| status.sending == 0).await;
     assert_eq!(fake.state().order, [id]);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn the_token_of_another_user_stops_the_client_on_both_links() {
+    for link in [Link::Tcp, Link::Http] {
+        let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+        fake.state().other_user = Some("carol");
+        let mut alice = options(&fake, &data);
+        alice.link = link;
+        let user = alice.user.clone();
+        let (client, _inbox) = Client::open(alice).await.unwrap();
+        client.send(&bob(), "not in carol's name").await.unwrap();
+        let other = Stop::OtherUser { token: "carol".to_owned(), user };
+        assert_eq!(other.to_string(), "the token is for carol, not alice");
+        until(&client, "it stops", |status| status.stopped() == Some(&other)).await;
+        let requests: Vec<_> = fake.state().requests.iter().map(|(_, packet)| packet.known_command()).collect();
+        assert_eq!(requests, [Some(Command::Hello)]);
+        client.close().await;
+    }
+}
+
+#[tokio::test]
+async fn failed_messages_are_resent_in_order_before_anything_new() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let (client, _inbox) = open(&fake, &data).await;
+    client.close().await;
+    // All attempts of a long outage, without its waits.
+    let db = rusqlite::Connection::open(data.path().join("client.sqlite")).unwrap();
+    let fill = "INSERT INTO outbox (id, recipient, text, state, reason)
+        WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 600) SELECT id, 'bob', 'x', 3, 'down' FROM n";
+    db.execute_batch(&format!("{fill}; UPDATE me SET last_id = 600")).unwrap();
+    drop(db);
+
+    let (client, _inbox) = open(&fake, &data).await;
+    until(&client, "it is caught up", |status| status.caught_up).await;
+    let noted = client.send_noted(&bob(), vec!["new".into()], 0, "note".into()).await;
+    assert!(matches!(noted, Err(StoreError::BehindFailed)));
+    client.close().await;
+    assert!(fake.state().order.is_empty(), "nothing goes before the user decides");
+
+    let mut again = options(&fake, &data);
+    again.resend_failed = true;
+    let (client, _inbox) = Client::open(again).await.unwrap();
+    client.send_noted(&bob(), vec!["new".into()], 0, "note".into()).await.unwrap();
+    until(&client, "all are sent", |status| status.sending == 0).await;
+    assert!(fake.state().order.iter().copied().eq(1..=601));
     client.close().await;
 }
 

@@ -280,8 +280,90 @@ fn a_refused_token_ends_at_once_and_keeps_the_lines() {
         assert_eq!(child.wait().unwrap().code(), Some(1));
         let mut told = String::new();
         child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        assert!(told.contains("CODE_BAD_TOKEN"), "{told}");
+        assert!(told.contains("CODE_BAD_TOKEN") && told.contains("--secret-file"), "{told}");
     }
     assert!(place.send(&[], b"one\n").status.success());
     assert_eq!(place.watch(&[]), "one\n", "the kept line, and not once more for each run");
+}
+
+#[test]
+fn the_token_of_another_user_sends_nothing() {
+    let place = Place::new();
+    let mut token = place.tern(&["token", "carol", "--secret-file"]);
+    let token = String::from_utf8(token.arg(place.secret()).output().unwrap().stdout).unwrap();
+    for link in ["tcp", "http"] {
+        let sent = place.send(&["--link", link, "--token", token.trim()], b"one\n");
+        assert_eq!(sent.status.code(), Some(1));
+        let told = String::from_utf8_lossy(&sent.stderr);
+        assert!(told.contains("the token is for carol, not alice"), "{told}");
+    }
+    assert_eq!(place.watch(&[]), "");
+}
+
+#[test]
+fn nobody_writes_to_oneself() {
+    let place = Place::new();
+    for command in ["send", "chat"] {
+        let output = place.client(&[command, "--as", "alice", "--to", "alice"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--to"), "{output:?}");
+    }
+}
+
+#[test]
+fn failed_messages_go_first_and_nothing_passes_them() {
+    let place = Place::new();
+    assert!(place.send(&[], b"line 0\n").status.success());
+    // What all attempts of a long outage leave, without their waits.
+    let outbox = place.path().join("share/tern/alice/send/client.sqlite");
+    let db = rusqlite::Connection::open(outbox).unwrap();
+    let fill = "WITH RECURSIVE n(id) AS (SELECT 2 UNION ALL SELECT id + 1 FROM n WHERE id < 700)
+        INSERT INTO outbox (id, recipient, text, state) SELECT id, 'bob', 'line ' || (id - 1), 3 FROM n;
+        UPDATE me SET last_id = 700;";
+    db.execute_batch(fill).unwrap();
+    drop(db);
+    let sent = place.send(&[], numbered(700..1_000).as_bytes());
+    assert_eq!(sent.status.code(), Some(0), "{sent:?}");
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("sending first 699 messages"), "{sent:?}");
+    assert_eq!(place.watch(&[]), numbered(0..1_000));
+}
+
+#[test]
+fn a_piped_chat_names_a_bad_line_and_prints_every_last_state() {
+    let place = Place::new();
+    let chat = |input: &[u8]| {
+        let mut command = place.client(&["chat", "--as", "alice", "--to", "bob"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let texts = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), texts)
+    };
+    let (code, [out, told]) = chat(numbered(0..1_200).as_bytes());
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    for line in 0..1_200 {
+        let sent = format!("[{}] sent: line {line}\n", line + 1);
+        assert!(out.contains(&sent), "no {sent:?}");
+    }
+    let (code, [out, told]) = chat(b"good\n\xff\nnever\n");
+    assert_eq!(code, Some(2));
+    assert!(out.contains("[1201] sent: good") && !out.contains("never"), "{out}");
+    assert!(told.contains("line 2 is not UTF-8"), "{told}");
+    let (code, [_, told]) = chat(&[b'x'; 16 * 1024 + 1]);
+    assert_eq!(code, Some(2));
+    assert!(told.contains("line 1 is longer than 16384 bytes"), "{told}");
+}
+
+#[test]
+fn a_watch_without_a_connection_says_so() {
+    let mut place = Place::new();
+    place.kill();
+    let mut watch = place.client(&["watch", "--as", "bob", "--idle", "0.2", "--token", "any"]);
+    let mut child = watch.stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told = lines.next().unwrap();
+    assert!(told.starts_with("tern watch: no connection: "), "{told}");
+    assert_eq!(child.try_wait().unwrap(), None, "no connection is not idle");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

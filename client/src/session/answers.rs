@@ -63,6 +63,9 @@ impl Session {
     }
 
     fn on_hello(&mut self, reply: &v1::HelloReply, now: Instant) -> Taken {
+        if reply.user != self.profile.user.as_str() {
+            return Err(Leave::OtherUser(reply.user.clone()));
+        }
         self.open = true;
         if reply.heartbeat_ms > 0 {
             self.heartbeat = Duration::from_millis(reply.heartbeat_ms.into());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tern_proto::{Command, Key, Packet, v1};
+use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use super::{Action, Leave, Profile, Session};
 use crate::message::Fate;
@@ -18,6 +18,7 @@ struct Run {
 
 fn profile(receive: Receive, poll: Option<Duration>) -> Profile {
     Profile {
+        user: UserId::new("alice").unwrap(),
         token: "JWT".into(),
         device_id: "d1".into(),
         client_name: "demo/1".into(),
@@ -60,7 +61,7 @@ impl Run {
     }
 
     fn hello(&mut self, reply: v1::HelloReply) {
-        let reply = v1::HelloReply { heartbeat_ms: 270_000, ..reply };
+        let reply = v1::HelloReply { user: "alice".into(), heartbeat_ms: 270_000, ..reply };
         self.session.on_packet(&Packet::new(Command::Hello.reply(), 1, &reply), self.now);
     }
 
@@ -142,6 +143,16 @@ fn hello_presents_the_key_and_syncs_what_is_pending() {
     let Action::Transmit(sync) = &actions[3] else { panic!("{actions:?}") };
     assert_eq!(decode::<v1::SyncRequest>(sync), v1::SyncRequest { key: wire(key(10)), peek: false, limit: 0 });
     assert!(run.session.wants_batch(run.now));
+}
+
+#[test]
+fn the_token_of_another_user_ends_the_link_before_anything_is_sent() {
+    let mut run = Run::new(profile(Receive::All, None), Some(key(10)));
+    run.actions();
+    let reply = v1::HelloReply { user: "carol".into(), pending: true, ..Default::default() };
+    run.session.on_packet(&Packet::new(Command::Hello.reply(), 1, &reply), run.now);
+    assert_eq!(run.actions(), [Action::Leave(Leave::OtherUser("carol".into()))]);
+    assert!(!run.session.wants_batch(run.now));
 }
 
 #[test]

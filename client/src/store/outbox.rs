@@ -1,4 +1,7 @@
 //! The outbox: messages from the moment that the application hands them over until they are settled.
+//!
+//! They go out in id order. When the attempts of one are used up, everything that waits behind it fails with it: what is
+//! tried again later must not find that its successors have passed it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tern_proto::{UserId, limits, v1};
@@ -8,7 +11,7 @@ use crate::backoff::ATTEMPTS;
 use crate::message::{Fate, MessageState, Outgoing, Sent, check_text};
 
 /// How many messages may be waiting or failed.
-pub const OPEN: usize = 10_000;
+pub(crate) const OPEN: usize = 10_000;
 
 const SENDING: i64 = 0;
 const SENT: i64 = 1;
@@ -30,7 +33,7 @@ const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_m
 
 impl Store {
     /// Takes messages in, all or none; they have ids in their order. A note takes its place in the same transaction, and
-    /// those behind it are forgotten.
+    /// those behind it are forgotten; what has a note does not pass failed messages.
     pub(crate) fn enqueue(
         &mut self,
         to: &UserId,
@@ -44,6 +47,9 @@ impl Store {
         let (sending, failed) = self.open_messages()?;
         if sending + failed + texts.len() > OPEN {
             return Err(StoreError::OutboxFull);
+        }
+        if failed > 0 && note.is_some() {
+            return Err(StoreError::BehindFailed);
         }
         let tx = self.db.transaction()?;
         let last: i64 = tx.query_row("SELECT last_id FROM me", [], |row| row.get(0))?;
@@ -95,9 +101,13 @@ impl Store {
             changes.extend(match Fate::of(result.code) {
                 Fate::Sent => close(&tx, result.client_msg_id, &sent(result))?,
                 Fate::Refused(code) => refuse(&tx, result.client_msg_id, code)?,
-                Fate::Again => fail(&tx, result.client_msg_id, reason(result.code))?,
+                Fate::Again => {
+                    attempt_failed(&tx, result.client_msg_id, reason(result.code))?;
+                    None
+                }
             });
         }
+        changes.extend(fail_exhausted(&tx)?);
         forget_settled(&tx)?;
         tx.commit()?;
         Ok(changes)
@@ -106,10 +116,8 @@ impl Store {
     /// These were transmitted and not answered.
     pub(crate) fn unanswered(&mut self, ids: &[u64], reason: &str) -> Result<Vec<Change>, StoreError> {
         let tx = self.db.transaction()?;
-        let mut changes = Vec::new();
-        for id in ids {
-            changes.extend(fail(&tx, *id, reason)?);
-        }
+        ids.iter().try_for_each(|id| attempt_failed(&tx, *id, reason))?;
+        let changes = fail_exhausted(&tx)?;
         tx.commit()?;
         Ok(changes)
     }
@@ -117,12 +125,8 @@ impl Store {
     /// No link could be had while messages waited: one failed attempt for each of them.
     pub(crate) fn unreachable(&mut self, reason: &str) -> Result<Vec<Change>, StoreError> {
         let tx = self.db.transaction()?;
-        tx.execute("UPDATE outbox SET attempts = attempts + 1 WHERE state = 0", [])?;
-        let mut update =
-            tx.prepare("UPDATE outbox SET state = 3, reason = ?1 WHERE state = 0 AND attempts >= ?2 RETURNING id")?;
-        let failed = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as u64, MessageState::Failed(reason.to_owned())));
-        let changes = update.query_map(params![reason, ATTEMPTS], failed)?.collect::<Result<_, _>>()?;
-        drop(update);
+        tx.execute("UPDATE outbox SET attempts = attempts + 1, reason = ?1 WHERE state = 0", [reason])?;
+        let changes = fail_exhausted(&tx)?;
         tx.commit()?;
         Ok(changes)
     }
@@ -131,6 +135,18 @@ impl Store {
     pub(crate) fn resend(&mut self, id: u64) -> Result<bool, StoreError> {
         let again = "UPDATE outbox SET state = 0, attempts = 0, reason = NULL WHERE id = ?1 AND state = 3";
         Ok(self.db.execute(again, [id as i64])? == 1)
+    }
+
+    /// Starts again with all failed messages, or with those to one recipient, at once, so that none passes another; gives
+    /// their ids, ascending.
+    pub(crate) fn resend_all(&mut self, to: Option<&UserId>) -> Result<Vec<u64>, StoreError> {
+        let again = "UPDATE outbox SET state = 0, attempts = 0, reason = NULL
+            WHERE state = 3 AND recipient = ifnull(?1, recipient) RETURNING id";
+        let mut update = self.db.prepare(again)?;
+        let id = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? as u64);
+        let mut ids = update.query_map([to.map(UserId::as_str)], id)?.collect::<Result<Vec<_>, _>>()?;
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// How many messages are sending, and how many failed.
@@ -180,11 +196,24 @@ fn refuse(db: &Connection, id: u64, code: v1::Code) -> rusqlite::Result<Option<C
     Ok((changed == 1).then_some((id, MessageState::Refused(code))))
 }
 
-fn fail(db: &Connection, id: u64, reason: &str) -> rusqlite::Result<Option<Change>> {
-    let update = "UPDATE outbox SET attempts = attempts + 1, reason = ?2,
-        state = CASE WHEN attempts + 1 >= ?3 THEN 3 ELSE 0 END WHERE id = ?1 AND state = 0 RETURNING state";
-    let state: Option<i64> = db.query_row(update, params![id as i64, reason, ATTEMPTS], |row| row.get(0)).optional()?;
-    Ok((state == Some(FAILED)).then(|| (id, MessageState::Failed(reason.to_owned()))))
+fn attempt_failed(db: &Connection, id: u64, reason: &str) -> rusqlite::Result<()> {
+    let update = "UPDATE outbox SET attempts = attempts + 1, reason = ?2 WHERE id = ?1 AND state = 0";
+    db.execute(update, params![id as i64, reason]).map(drop)
+}
+
+/// Fails the first message whose attempts are used up, and what waits behind it.
+fn fail_exhausted(db: &Connection) -> rusqlite::Result<Vec<Change>> {
+    let first = "SELECT id, reason FROM outbox WHERE state = 0 AND attempts >= ?1 ORDER BY id LIMIT 1";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, Option<String>>(1)?.unwrap_or_default()));
+    let Some((first, reason)): Option<(i64, String)> = db.query_row(first, [ATTEMPTS], read).optional()? else {
+        return Ok(Vec::new());
+    };
+    let mut update =
+        db.prepare("UPDATE outbox SET state = 3, reason = ?2 WHERE state = 0 AND id >= ?1 RETURNING id")?;
+    let id = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? as u64);
+    let mut ids = update.query_map(params![first, reason], id)?.collect::<Result<Vec<_>, _>>()?;
+    ids.sort_unstable();
+    Ok(ids.into_iter().map(|id| (id, MessageState::Failed(reason.clone()))).collect())
 }
 
 fn reason(code: i32) -> &'static str {

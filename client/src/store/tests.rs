@@ -170,16 +170,51 @@ fn attempts_are_bounded_and_a_resend_starts_again() {
         assert_eq!(changes.unwrap(), [], "attempt {attempt}");
     }
     let failed = MessageState::Failed("down".to_owned());
-    assert_eq!(device.store().unreachable("down").unwrap(), [(1, failed.clone())], "the second was tried less often");
+    let changes = device.store().unreachable("down").unwrap();
+    assert_eq!(changes, [(1, failed.clone()), (2, failed.clone())], "the second was tried less often and may not pass");
     let store = device.killed();
-    assert_eq!((state(store, 1), state(store, 2)), (failed, MessageState::Sending));
-    assert_eq!(store.open_messages().unwrap(), (1, 1));
-    assert_eq!(store.batch().unwrap()[0].client_msg_id, 2);
+    assert_eq!((state(store, 1), state(store, 2)), (failed.clone(), failed));
+    assert_eq!(store.open_messages().unwrap(), (0, 2));
+    assert!(store.batch().unwrap().is_empty());
 
     assert!(store.resend(1).unwrap());
     assert!(!store.resend(1).unwrap(), "only what failed");
     assert_eq!(store.batch().unwrap()[0].client_msg_id, 1);
     assert_eq!(store.unreachable("down").unwrap().len(), 0, "it has all its attempts again");
+}
+
+#[test]
+fn what_waits_behind_a_failed_message_fails_with_it_and_all_are_resent_in_order() {
+    type Fail = fn(&mut Store) -> Result<Vec<(u64, MessageState)>, StoreError>;
+    let ways: [Fail; 3] = [
+        |store| store.unanswered(&[2, 3], "lost"),
+        |store| store.settle(&[refused(2, v1::Code::Busy), accepted(3, 1)]),
+        |store| store.unreachable("down"),
+    ];
+    for way in ways {
+        let mut device = Device::new();
+        device.store().enqueue(&user("bob"), &texts(&["a", "b", "c"]), None).unwrap();
+        device.store().settle(&[accepted(1, 1)]).unwrap();
+        for _ in 1..ATTEMPTS {
+            way(device.store()).unwrap();
+        }
+        device.store().enqueue(&user("bob"), &texts(&["d", "e"]), Some((0, "note"))).unwrap();
+        let failed: Vec<u64> = way(device.store()).unwrap().into_iter().map(|(id, _)| id).collect();
+        assert_eq!((failed[0], failed.last()), (2, Some(&5)));
+        let store = device.killed();
+        assert_eq!(store.open_messages().unwrap(), (0, failed.len()), "nothing is left that could pass");
+        assert!(matches!(
+            store.enqueue(&user("bob"), &texts(&["f"]), Some((1, "note"))),
+            Err(StoreError::BehindFailed)
+        ));
+        assert_eq!(store.enqueue(&user("carol"), &texts(&["typed afterwards"]), None).unwrap(), [6]);
+
+        assert_eq!(store.resend_all(Some(&user("carol"))).unwrap(), [] as [u64; 0], "hers has not failed");
+        assert_eq!(store.resend_all(Some(&user("bob"))).unwrap(), failed);
+        let batch: Vec<u64> = store.batch().unwrap().iter().map(|message| message.client_msg_id).collect();
+        assert_eq!(batch, [failed, vec![6]].concat());
+        assert_eq!(store.resend_all(None).unwrap(), [] as [u64; 0]);
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) refuse_long: bool,
     /// Every hello is refused with this.
     pub(crate) refuse_hello: Option<v1::Code>,
+    /// The token is for this user instead of alice.
+    pub(crate) other_user: Option<&'static str>,
 }
 
 /// The running server.
@@ -133,7 +135,7 @@ impl State {
             Command::Hello => match self.refuse_hello {
                 None => reply(self.hello(&v1::HelloRequest::decode(request.body.clone()).unwrap()).encode_to_vec()),
                 Some(code) => {
-                    let error = v1::Error { code: code.into(), ..Default::default() };
+                    let error = v1::Error { code: code.into(), message: "because".into(), ..Default::default() };
                     Some(Packet::new(Command::Error.number(), request.sequence, &error))
                 }
             },
@@ -165,6 +167,7 @@ impl State {
         let start = Key::oldest(7);
         let key = request.key.as_ref().map_or(start, Key::from);
         v1::HelloReply {
+            user: self.other_user.unwrap_or("alice").into(),
             heartbeat_ms: 60_000,
             pending: self.above(&key).count() > 0,
             highest_client_msg_id: self.stored.keys().max().copied().unwrap_or(0),

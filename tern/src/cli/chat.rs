@@ -6,31 +6,42 @@
 mod plain;
 mod room;
 mod screen;
+mod typed;
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use tern_client::{Client, Event, Inbox, InboxEntry, Link, LinkState, MessageState, Status};
 use tern_proto::{ConversationId, UserId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use self::room::Room;
-use super::client_options::ClientArgs;
+use super::client_options::{ClientArgs, stopped};
+use super::send::lines::BadLine;
+use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED};
 
 /// Messages of other conversations that are left for a later chat; beyond them the oldest are let go on this device.
 const LEFT_ALONE: usize = 1_000;
 /// Own messages that are looked through at the start and after missed events.
-const OWN: usize = 1_000;
+const OWN: usize = room::LINES;
+/// While so many messages are on their way, a stdin that is no terminal waits.
+const WINDOW: usize = 512;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
 Marks: ◷ sending, ✓ sent, ✓✓ delivered, ✓✓ in blue: read, ! in red: failed after 12 attempts, ✗ refused.
 Lines that begin with / are commands: /resend tries all failed messages again, /resend N that one, /quit ends; // begins a \
-message with a slash. Without a terminal it reads lines from stdin, prints what happens, and ends when stdin has ended and \
-nothing is on its way.
+message with a slash. White space at the end of a line is left out, and so are empty lines. When a message fails, those that wait \
+behind it fail with it.
+
+Without a terminal it reads lines from stdin, prints what happens, and ends when stdin has ended and nothing is on its way.
+
+Exit codes: 0 it was ended, and without a terminal every line was sent; 1 it could not start or go on; 64 the command line is \
+wrong. Without a terminal also, as in `tern send`: 2 a line is too long or not UTF-8, named on stderr, and the lines before it are \
+sent; 3 messages failed, now or before, and wait for /resend; 4 the server refused messages.
 
 Example:
   tern chat --as alice --to bob";
@@ -50,12 +61,12 @@ pub(crate) struct Args {
 /// # Errors
 /// The client cannot be opened or has to stop, or the terminal fails.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.to != args.client.user, "--to must be another user than --as");
+    args.client.check_recipient(&args.to)?;
     let options = args.client.options("chat")?;
     let (client, inbox) = Client::open(options).await?;
     let result = Chat::new(&client, inbox, args).run().await;
     client.close().await;
-    result.map(|()| ExitCode::SUCCESS)
+    result.map(ExitCode::from)
 }
 
 /// What the user did.
@@ -64,6 +75,8 @@ enum Input {
     Line(String),
     /// The line being typed has changed, or the terminal its size.
     Redraw,
+    /// No more lines come: a bad one did.
+    Bad(BadLine),
     /// No more lines come.
     End,
     /// End now.
@@ -92,6 +105,19 @@ impl View {
             View::Plain(plain) => plain.print(room, status),
         }
         .context("the terminal")
+    }
+}
+
+/// The exit code of a chat whose input has ended.
+fn code(bad_line: Option<BadLine>, status: &Status) -> u8 {
+    match bad_line {
+        Some(bad) => {
+            eprintln!("tern chat: {bad}; the lines before it are taken");
+            EXIT_BAD_LINE
+        }
+        None if status.failed > 0 => EXIT_FAILED,
+        None if status.refused > 0 => EXIT_REFUSED,
+        None => 0,
     }
 }
 
@@ -135,26 +161,32 @@ impl<'a> Chat<'a> {
     }
 
     /// Inputs: the user, entries, events about own messages, the connection.
-    async fn run(mut self) -> Result<()> {
+    /// Gives the exit code.
+    async fn run(mut self) -> Result<u8> {
         let (mut view, mut input) = View::open()?;
         self.load_own(true).await?;
-        let mut ending = false;
+        let (mut ending, mut bad_line) = (false, None);
         loop {
             let status = self.status.borrow_and_update().clone();
             view.show(&mut self.room, &status)?;
             if let Some(stop) = status.stopped() {
-                bail!("{stop}");
+                return Err(stopped(stop));
             }
             if ending && status.sending == 0 {
-                return Ok(());
+                // The counts may be ahead of the events; the store is not.
+                self.load_own(false).await?;
+                view.show(&mut self.room, &status)?;
+                return Ok(code(bad_line, &status));
             }
+            let takes = !ending && (matches!(view, View::Screen(_)) || status.sending < WINDOW);
             tokio::select! {
-                what = input.recv(), if !ending => match what {
-                    Some(Input::Line(line)) if line.trim() == "/quit" => return Ok(()),
+                what = input.recv(), if takes => match what {
+                    Some(Input::Line(line)) if line.trim() == "/quit" => return Ok(0),
                     Some(Input::Line(line)) => self.entered(line).await?,
                     Some(Input::Redraw) => {}
+                    Some(Input::Bad(bad)) => (ending, bad_line) = (true, Some(bad)),
                     Some(Input::End) => ending = true,
-                    Some(Input::Quit) | None => return Ok(()),
+                    Some(Input::Quit) | None => return Ok(0),
                 },
                 entry = self.inbox.next() => self.arrived(entry?).await?,
                 event = self.events.recv() => self.happened(event).await?,
@@ -187,17 +219,13 @@ impl<'a> Chat<'a> {
     }
 
     async fn resend(&mut self, number: &str) -> Result<()> {
-        let failed = self.room.failed();
-        let chosen: Vec<u64> = match number.parse::<u64>() {
-            Ok(number) => failed.into_iter().filter(|id| *id == number).collect(),
-            Err(_) if number.is_empty() => failed,
-            Err(_) => Vec::new(),
+        let resent = match number.parse::<u64>() {
+            Ok(id) if self.room.has_failed(id) => self.client.resend(id).await?,
+            Err(_) if number.is_empty() => !self.client.resend_all(&self.to).await?.is_empty(),
+            _ => false,
         };
-        if chosen.is_empty() {
+        if !resent {
             self.room.notice("no such failed message".to_owned());
-        }
-        for id in chosen {
-            self.client.resend(id).await?;
         }
         Ok(())
     }

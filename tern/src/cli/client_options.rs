@@ -4,9 +4,10 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use tern_client::{ClientOptions, Link, Token};
-use tern_proto::UserId;
+use anyhow::{Context, Error, Result, anyhow};
+use tern_client::{ClientOptions, Link, Stop, Token};
+use tern_proto::{UserId, v1};
+use tern_runtime::settings::{BadSetting, BadSettings};
 
 use crate::standalone::secret;
 
@@ -66,6 +67,15 @@ impl ClientArgs {
         Ok(options)
     }
 
+    /// Refuses a message to oneself, as a command line that is wrong.
+    pub(crate) fn check_recipient(&self, to: &UserId) -> Result<(), BadSettings> {
+        if *to != self.user {
+            return Ok(());
+        }
+        let reason = "must be another user than --as".to_owned();
+        Err(BadSettings(vec![BadSetting::Value { name: "--to".into(), reason, origin: "the command line".into() }]))
+    }
+
     fn token(&self) -> Result<Token> {
         if let Some(token) = &self.token {
             return Ok(Token::fixed(token.clone()));
@@ -73,6 +83,17 @@ impl ClientArgs {
         let secret = secret::read(&self.secret_file).context("give --token or --secret-file")?;
         let user = self.user.clone();
         Ok(Token::provider(move || tern_gateway::mint(&secret, &user, TOKEN_TTL)))
+    }
+}
+
+/// Why a client stopped, and what its user can do about it.
+pub(crate) fn stopped(stop: &Stop) -> Error {
+    match stop {
+        Stop::Refused { code: v1::Code::BadToken, .. } => {
+            anyhow!("{stop}; give the server's own secret with --secret-file, or a token made with it with --token")
+        }
+        Stop::Refused { code: v1::Code::TokenExpired, .. } => anyhow!("{stop}; give a newer one with --token"),
+        _ => anyhow!("{stop}"),
     }
 }
 

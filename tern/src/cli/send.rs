@@ -6,31 +6,31 @@
 //! The lines go through the device's outbox, at most [`WINDOW`] unacknowledged at a time, so an interrupted run loses none.
 //! With them their count and checksum are noted: the same input again is then recognised and goes on where the outbox ended.
 
-mod lines;
+pub(super) mod lines;
 mod progress;
 mod resume;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
-use tern_client::{Client, MessageState, Receive, Status};
+use anyhow::{Context, Result};
+use tern_client::{Client, MessageState, Receive, Status, StoreError};
 use tern_proto::{UserId, v1};
 use tokio::sync::watch;
 
 use self::lines::{BadLine, Lines};
 use self::progress::Progress;
 use self::resume::Resume;
-use super::client_options::ClientArgs;
+use super::client_options::{ClientArgs, stopped};
 
 /// Unacknowledged messages at a time.
 const WINDOW: usize = 1_024;
 
 /// A line cannot be sent.
-const EXIT_BAD_LINE: u8 = 2;
+pub(super) const EXIT_BAD_LINE: u8 = 2;
 /// Messages failed after all attempts.
-const EXIT_FAILED: u8 = 3;
+pub(super) const EXIT_FAILED: u8 = 3;
 /// The server refused messages for good.
-const EXIT_REFUSED: u8 = 4;
+pub(super) const EXIT_REFUSED: u8 = 4;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
@@ -42,7 +42,7 @@ Exit codes:
   0   every line is acknowledged by the server
   1   it could not start, or the server or the local store refused to go on
   2   a line is longer than 16384 bytes or not UTF-8: named on stderr; the lines before it are acknowledged
-  3   messages failed after 12 attempts; they stay in the outbox, and the next run tries them again
+  3   messages failed after 12 attempts, all that waited together; they stay in the outbox, and the next run sends them first
   4   the server refused messages for good
   64  the command line is wrong
 
@@ -67,10 +67,11 @@ pub(crate) struct Args {
 /// # Errors
 /// The client cannot be opened or has to stop.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.to != args.client.user, "--to must be another user than --as");
+    args.client.check_recipient(&args.to)?;
     let mut options = args.client.options("send")?;
     options.receive = Receive::Nothing;
     options.start = v1::Start::Heads;
+    options.resend_failed = true;
     let (client, _inbox) = Client::open(options).await?;
     let code = Sending::start(&client, args).await?.run(args).await;
     client.close().await;
@@ -91,16 +92,9 @@ impl Sending<'_> {
         let notes = if args.fresh { Vec::new() } else { client.notes().await? };
         let resume = Resume::new(&args.to, notes);
         let status = client.status();
-        let (sending, failed) = (status.borrow().sending, status.borrow().failed);
-        if sending + failed > 0 {
-            eprintln!("tern send: sending first {} messages that an earlier run left", sending + failed);
-        }
-        if failed > 0 {
-            for message in client.outbox(tern_client::OUTBOX_MESSAGES).await? {
-                if matches!(message.state, MessageState::Failed(_)) {
-                    client.resend(message.id).await?;
-                }
-            }
+        let left = status.borrow().sending;
+        if left > 0 {
+            eprintln!("tern send: sending first {left} messages that an earlier run left");
         }
         Ok(Sending { client, status, resume, progress: Progress::new() })
     }
@@ -165,8 +159,12 @@ impl Sending<'_> {
             let batch: Vec<String> = lines.by_ref().take(room.min(resume::BATCH)).collect();
             let (place, note) = self.resume.note(&batch);
             let texts = batch.into_iter().map(|line| if line.is_empty() { "\n".to_owned() } else { line }).collect();
-            let ids = self.client.send_noted(to, texts, place, note).await.context("the outbox")?;
-            self.progress.taken(ids.len());
+            match self.client.send_noted(to, texts, place, note).await {
+                Ok(ids) => self.progress.taken(ids.len()),
+                // They failed just now. These lines stay in the input, as those behind them do.
+                Err(StoreError::BehindFailed) => return Ok(()),
+                Err(error) => return Err(error).context("the outbox"),
+            }
         }
         Ok(())
     }
@@ -177,7 +175,8 @@ impl Sending<'_> {
             let status = self.status.borrow_and_update().clone();
             self.progress.show(&status);
             if let Some(stop) = status.stopped() {
-                bail!("{stop}; {} messages stay in the outbox", status.sending + status.failed);
+                let left = status.sending + status.failed;
+                return Err(stopped(stop).context(format!("{left} messages stay in the outbox")));
             }
             if done(&status) || status.failed > 0 {
                 return Ok(());

@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use tern_client::{Client, EntryBody, Inbox, InboxEntry, Receive, Status};
+use tern_client::{Client, EntryBody, Inbox, InboxEntry, LinkState, Receive, Status};
 use tern_proto::v1;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::client_options::ClientArgs;
+use super::client_options::{ClientArgs, stopped};
 
 /// Entries between two confirmations; as many come again if the process is killed just before one.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
-A device that has never been here starts at the oldest message. An entry counts as received once its line is written; what was \
-not comes again at the next start. The text of an empty line that `tern send` sent is printed as an empty line.
+A device that has never been here starts at the oldest message. Lines are written \
+and then confirmed, 64 at a time at most: after kill -9 or a crash the last of them may be printed again, and none is missing. A \
+version (--json) is never used twice for a user: by it the doubled lines are recognised. Without a connection it says so on \
+stderr and tries again; --idle counts only while there is one. The text of an empty line that `tern send` sent is printed as an empty line.
 
 With --json each line is an object with from, conversation, seq, version, server_msg_id, client_msg_id, text and time (Unix \
 milliseconds); \"text\": \"\" is an empty line. A record that the server cannot read any more has \"damaged\": true. With --receipts \
@@ -38,7 +40,7 @@ pub(crate) struct Args {
     /// Print JSON, one object per line, instead of the text alone
     #[arg(long)]
     json: bool,
-    /// End after this many seconds without an entry, once everything has come
+    /// End after this many seconds without an entry, once everything has come; without a connection it does not count
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     idle: Option<Duration>,
     /// Acknowledge and store nothing: the next watch gets the same entries again
@@ -68,7 +70,9 @@ async fn print_all(client: &Client, inbox: &mut Inbox, args: &Args) -> Result<()
     let mut status = client.status();
     let printer = Printer { json: args.json, receipts: args.receipts, raw: !std::io::stdout().is_terminal() };
     let mut quiet_since = None;
+    let mut connection = Connection { told: false };
     loop {
+        connection.tell(&status.borrow().link);
         quiet_since = quiet(&mut status, quiet_since);
         let idle = args.idle.zip(quiet_since).map(|(idle, since)| since + idle);
         let entry = tokio::select! {
@@ -81,7 +85,7 @@ async fn print_all(client: &Client, inbox: &mut Inbox, args: &Args) -> Result<()
         };
         let Some(entry) = entry else {
             match status.borrow().stopped() {
-                Some(stop) => bail!("{stop}"),
+                Some(stop) => return Err(stopped(stop)),
                 None => bail!("the client is gone"),
             }
         };
@@ -107,6 +111,28 @@ fn quiet(status: &mut watch::Receiver<Status>, since: Option<Instant>) -> Option
     let status = status.borrow_and_update();
     let quiet = status.caught_up && status.unconfirmed == 0;
     quiet.then(|| since.unwrap_or_else(Instant::now))
+}
+
+/// Tells on stderr when the connection is gone, and when it is back.
+struct Connection {
+    /// That it is gone.
+    told: bool,
+}
+
+impl Connection {
+    fn tell(&mut self, link: &LinkState) {
+        match link {
+            LinkState::Down(reason) if !self.told => {
+                self.told = true;
+                eprintln!("tern watch: no connection: {reason}; trying again");
+            }
+            LinkState::Up(_) if self.told => {
+                self.told = false;
+                eprintln!("tern watch: connected");
+            }
+            _ => {}
+        }
+    }
 }
 
 struct Printer {

@@ -1,12 +1,13 @@
 //! A chat without a terminal: a line for everything that happens.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 
 use tern_client::{LinkState, Status};
 use tokio::sync::mpsc;
 
 use super::Input;
 use super::room::{Line, Room, name};
+use crate::cli::send::lines::read_all;
 
 /// Lines that wait to be taken.
 const AHEAD: usize = 16;
@@ -20,11 +21,10 @@ impl Plain {
     pub(super) fn open() -> std::io::Result<(Plain, mpsc::Receiver<Input>)> {
         let (sender, input) = mpsc::channel(AHEAD);
         let read = move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                if sender.blocking_send(Input::Line(line)).is_err() {
-                    return;
-                }
-            }
+            read_all(std::io::stdin().lock(), |lines| match lines {
+                Ok(lines) => lines.into_iter().all(|line| sender.blocking_send(Input::Line(line)).is_ok()),
+                Err(bad) => sender.blocking_send(Input::Bad(bad)).is_ok(),
+            });
             // The chat may have ended already.
             let _ = sender.blocking_send(Input::End);
         };

@@ -8,7 +8,7 @@ use tern_proto::{UserId, v1};
 use crate::cli::watch::line_of;
 
 /// Lines that are kept; older ones scroll away for good.
-const LINES: usize = 2_000;
+pub(super) const LINES: usize = 2_000;
 
 /// One line of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,13 +93,11 @@ impl Room {
         });
     }
 
-    /// The ids of failed messages.
-    pub(super) fn failed(&self) -> Vec<u64> {
-        let failed = |line: &Line| match line {
-            Line::Own { id, state: MessageState::Failed(_), .. } => Some(*id),
-            _ => None,
-        };
-        self.lines.iter().filter_map(failed).collect()
+    /// Whether this own message has failed.
+    pub(super) fn has_failed(&self, id: u64) -> bool {
+        let failed =
+            |line: &Line| matches!(line, Line::Own { id: own, state: MessageState::Failed(_), .. } if *own == id);
+        self.lines.iter().any(failed)
     }
 
     fn push(&mut self, line: Line) {
@@ -217,7 +215,7 @@ mod tests {
         assert_eq!(room.lines().count(), LINES);
         assert_eq!(room.take_changed().len(), LINES);
         room.state(LINES as u64 + 9, MessageState::Failed("no link".to_owned()));
-        assert_eq!(room.failed(), [LINES as u64 + 9]);
+        assert!(room.has_failed(LINES as u64 + 9) && !room.has_failed(LINES as u64 + 8));
         assert_eq!(room.take_changed().len(), 1);
     }
 }

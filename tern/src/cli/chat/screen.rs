@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ratatui::DefaultTerminal;
 use ratatui::Frame;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line as Row, Span};
 use ratatui::widgets::{Block, Paragraph};
 use tern_client::{LinkState, MessageState, Status};
-use tern_proto::limits::TEXT_BYTES;
 use tokio::sync::mpsc;
 
 use super::Input;
 use super::room::{Line, Room, mark};
+use super::typed::Typed;
 use crate::cli::watch::printable;
 
 /// Key strokes that wait to be taken.
@@ -24,25 +24,17 @@ const AHEAD: usize = 64;
 /// The terminal; restored when dropped.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
-    typed: Arc<Mutex<String>>,
+    typed: Arc<Mutex<Typed>>,
 }
 
 impl Screen {
     /// Takes the terminal over and reads its keys on a thread of its own, which ends with the process.
     pub(super) fn open() -> std::io::Result<(Screen, mpsc::Receiver<Input>)> {
         let terminal = ratatui::try_init()?;
-        let typed = Arc::new(Mutex::new(String::new()));
+        let typed = Arc::new(Mutex::new(Typed::default()));
         let (sender, input) = mpsc::channel(AHEAD);
         let keys = Arc::clone(&typed);
-        let read = move || {
-            while let Ok(event) = event::read() {
-                if let Some(input) = on_event(&event, &mut lock(&keys))
-                    && sender.blocking_send(input).is_err()
-                {
-                    return;
-                }
-            }
-        };
+        let read = move || read_keys(event::read, &keys, &sender);
         std::thread::Builder::new().name("keys".to_owned()).spawn(read)?;
         Ok((Screen { terminal, typed }, input))
     }
@@ -61,33 +53,33 @@ impl Drop for Screen {
     }
 }
 
-fn lock(typed: &Mutex<String>) -> MutexGuard<'_, String> {
+fn lock(typed: &Mutex<Typed>) -> MutexGuard<'_, Typed> {
     typed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a key does to the typed line and to the chat.
-fn on_event(event: &Event, typed: &mut String) -> Option<Input> {
+/// Hands on what `next` gives until it fails or nobody takes it any more.
+fn read_keys(mut next: impl FnMut() -> std::io::Result<Event>, typed: &Mutex<Typed>, inputs: &mpsc::Sender<Input>) {
+    while let Ok(event) = next() {
+        // A statement of its own: the lock is free again before the send waits for whoever draws.
+        let input = on_event(&event, &mut lock(typed));
+        if let Some(input) = input
+            && inputs.blocking_send(input).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// What an event does to the typed line and to the chat.
+fn on_event(event: &Event, typed: &mut Typed) -> Option<Input> {
     match event {
-        Event::Key(key) if key.kind != KeyEventKind::Release => on_key(*key, typed),
+        Event::Key(key) if key.kind != KeyEventKind::Release => typed.on_key(*key),
         Event::Resize(..) => Some(Input::Redraw),
         _ => None,
     }
 }
 
-fn on_key(key: KeyEvent, typed: &mut String) -> Option<Input> {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    match key.code {
-        KeyCode::Char('c' | 'd') if control => return Some(Input::Quit),
-        KeyCode::Char('u') if control => typed.clear(),
-        KeyCode::Char(c) if !control && typed.len() + c.len_utf8() <= TEXT_BYTES => typed.push(c),
-        KeyCode::Backspace => drop(typed.pop()),
-        KeyCode::Enter => return Some(Input::Line(std::mem::take(typed))),
-        _ => return None,
-    }
-    Some(Input::Redraw)
-}
-
-fn draw(frame: &mut Frame<'_>, room: &Room, status: &Status, typed: &str) {
+fn draw(frame: &mut Frame<'_>, room: &Room, status: &Status, typed: &Typed) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(3)]).areas(frame.area());
     frame.render_widget(header(room, status), head);
@@ -123,12 +115,15 @@ fn draw_lines(frame: &mut Frame<'_>, room: &Room, area: Rect) {
     frame.render_widget(Paragraph::new(shown), Rect { y, height: area.bottom() - y, ..area });
 }
 
-fn draw_typed(frame: &mut Frame<'_>, room: &Room, typed: &str, area: Rect) {
+fn draw_typed(frame: &mut Frame<'_>, room: &Room, typed: &Typed, area: Rect) {
     let frame_of_typed = Block::bordered().title(format!(" to {}, /quit ends ", room.to));
     let inside = frame_of_typed.inner(area);
-    let typed = Row::from(printable(typed));
-    let hidden = (typed.width() + 1).saturating_sub(usize::from(inside.width)) as u16;
-    let cursor = Position::new(inside.x + (typed.width() as u16).saturating_sub(hidden), inside.y);
+    let (before, behind) = typed.halves();
+    let before = Span::raw(printable(before));
+    let column = before.width();
+    let hidden = (column + 1).saturating_sub(usize::from(inside.width)) as u16;
+    let cursor = Position::new(inside.x + (column as u16).saturating_sub(hidden), inside.y);
+    let typed = Row::from(vec![before, Span::raw(printable(behind))]);
     frame.render_widget(Paragraph::new(typed).block(frame_of_typed).scroll((0, hidden)), area);
     frame.set_cursor_position(cursor);
 }
@@ -200,8 +195,11 @@ fn style(state: &MessageState) -> Style {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::{KeyCode, KeyEvent};
     use tern_client::{Link, Sent};
     use tern_proto::UserId;
 
@@ -211,9 +209,17 @@ mod tests {
         Status { link: LinkState::Up(Link::Tcp), caught_up: true, sending: 0, failed: 0, refused: 0, unconfirmed: 0 }
     }
 
-    fn drawn(room: &Room, typed: &str) -> String {
+    fn key(c: char) -> Event {
+        Event::Key(KeyEvent::from(KeyCode::Char(c)))
+    }
+
+    fn drawn(room: &Room, text: &str) -> String {
+        let mut typed = Typed::default();
+        for c in text.chars() {
+            on_event(&key(c), &mut typed);
+        }
         let mut terminal = Terminal::new(TestBackend::new(40, 12)).unwrap();
-        terminal.draw(|frame| draw(frame, room, &status(), typed)).unwrap();
+        terminal.draw(|frame| draw(frame, room, &status(), &typed)).unwrap();
         terminal.backend().to_string()
     }
 
@@ -244,14 +250,21 @@ mod tests {
     }
 
     #[test]
-    fn keys_edit_the_line() {
-        let mut typed = String::new();
-        let mut press = |code, modifiers| on_key(KeyEvent::new(code, modifiers), &mut typed);
-        for c in "héx".chars() {
-            press(KeyCode::Char(c), KeyModifiers::NONE);
+    fn a_long_paste_does_not_hold_the_lock_that_drawing_needs() {
+        let typed = Arc::new(Mutex::new(Typed::default()));
+        let (sender, mut input) = mpsc::channel(1);
+        let keys = Arc::clone(&typed);
+        let mut pasted = "abc".chars();
+        let next = move || pasted.next().map(key).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into());
+        let reader = std::thread::spawn(move || read_keys(next, &keys, &sender));
+        // The first input fills the queue, so the second waits in the send.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !typed.try_lock().is_ok_and(|typed| typed.halves().0 == "ab") {
+            assert!(Instant::now() < deadline, "the line cannot be drawn while the queue is full");
+            std::thread::sleep(Duration::from_millis(1));
         }
-        press(KeyCode::Backspace, KeyModifiers::NONE);
-        assert!(matches!(press(KeyCode::Enter, KeyModifiers::NONE), Some(Input::Line(line)) if line == "hé"));
-        assert!(matches!(press(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Input::Quit)));
+        while input.blocking_recv().is_some() {}
+        reader.join().unwrap();
+        assert_eq!(lock(&typed).halves().0, "abc");
     }
 }

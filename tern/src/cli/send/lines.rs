@@ -1,4 +1,4 @@
-//! Lines of stdin, read on a thread of their own in bounded memory.
+//! The lines of an input, read on a thread of their own in bounded memory.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -13,7 +13,7 @@ const AHEAD: usize = 2;
 
 /// The first line that cannot be a message, or the end of reading.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadLine {
+pub(in crate::cli) enum BadLine {
     /// Lines are counted from 1.
     #[error("line {0} is longer than {TEXT_BYTES} bytes")]
     TooLong(u64),
@@ -43,7 +43,7 @@ impl Lines {
 }
 
 /// Hands batches to `take` until it returns `false`, a line is bad, or the input ends.
-fn read_all(input: impl Read, mut take: impl FnMut(Result<Vec<String>, BadLine>) -> bool) {
+pub(in crate::cli) fn read_all(input: impl Read, mut take: impl FnMut(Result<Vec<String>, BadLine>) -> bool) {
     let mut input = BufReader::with_capacity(1 << 16, input);
     let mut number = 0;
     let mut batch = Vec::new();

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tern_client::{LinkState, Status};
 
 /// Shorter runs show nothing.
@@ -23,8 +23,8 @@ impl Progress {
     pub(super) fn new() -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{spinner} {pos} lines acknowledged, {per_sec} {msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+            let style = ProgressStyle::with_template("{spinner} {pos} lines acknowledged, {rate} {msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()).with_key("rate", rate))
         });
         let now = Instant::now();
         Progress { bar, taken: 0, started: now, shown: now }
@@ -60,4 +60,9 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    // A string takes whatever is written to it.
+    let _ = write!(out, "{}/s", HumanCount(state.per_sec().round() as u64));
 }
