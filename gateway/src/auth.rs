@@ -2,7 +2,13 @@
 //!
 //! A key is a shared secret (HS256), an EdDSA public key, or one of a JSON Web Key Set. A token is tried against the
 //! keys of its algorithm, and where both name a key id, of that id. Nothing here logs a token or any part of it.
+//!
+//! A key set may be behind a URL: the `refresher` fetches it, and a token only ever sees the keys that are there already.
 
+mod key_set_url;
+mod refresher;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
@@ -12,6 +18,10 @@ use tern_proto::limits::TOKEN_BYTES;
 use tern_proto::{UserId, v1};
 use tern_runtime::clock;
 
+pub use self::key_set_url::{BadKeySetUrl, KeySetUrl};
+use self::refresher::FetchedKeys;
+pub use self::refresher::KeySetRefresher;
+
 /// How far the clocks of the issuer and of this host may differ.
 const LEEWAY: Duration = Duration::from_secs(60);
 
@@ -19,6 +29,7 @@ const LEEWAY: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct TokenVerifier {
     keys: Vec<Key>,
+    fetched: Arc<FetchedKeys>,
     /// Whom a token has to be for; without it, whom a token is for does not matter.
     audience: Option<String>,
 }
@@ -97,10 +108,16 @@ impl TokenVerifier {
     /// # Errors
     /// The text is not a key set, or none of its keys can be used.
     pub fn with_key_set(mut self, json: &str) -> Result<TokenVerifier, BadKey> {
-        let set: JwkSet = serde_json::from_str(json).map_err(|error| BadKey::KeySet(error.to_string()))?;
-        let before = self.keys.len();
-        self.keys.extend(set.keys.iter().filter_map(Key::from_jwk));
-        if self.keys.len() == before { Err(BadKey::EmptyKeySet) } else { Ok(self) }
+        self.keys.extend(keys_of_set(json.as_bytes())?);
+        Ok(self)
+    }
+
+    /// Also takes tokens of the keys of the JSON Web Key Set at the URL, as last fetched by the refresher. Of two URLs the later
+    /// one counts.
+    pub fn with_key_set_url(self, url: KeySetUrl) -> (TokenVerifier, KeySetRefresher) {
+        let fetched = Arc::<FetchedKeys>::default();
+        let refresher = KeySetRefresher::new(url, Arc::clone(&fetched));
+        (TokenVerifier { fetched, ..self }, refresher)
     }
 
     /// Takes only tokens whose `aud` is, or has among others, the audience.
@@ -108,7 +125,8 @@ impl TokenVerifier {
         TokenVerifier { audience: Some(audience.into()), ..self }
     }
 
-    /// The user whom the token names.
+    /// The user whom the token names. A token of a key id that is not known has the key set fetched again, and is refused
+    /// meanwhile.
     ///
     /// # Errors
     /// [`BadToken`] says why there is none.
@@ -121,12 +139,18 @@ impl TokenVerifier {
             return Err(BadToken::Invalid);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| BadToken::Invalid)?;
-        let claims = self
-            .keys
-            .iter()
+        let fetched = self.fetched.current();
+        let mut keys = self.keys.iter().chain(fetched.iter());
+        let claims = keys
+            .clone()
             .filter(|key| key.may_have_signed(&header))
-            .find_map(|key| key.claims(token, self.audience.as_deref()))
-            .ok_or(BadToken::Invalid)?;
+            .find_map(|key| key.claims(token, self.audience.as_deref()));
+        let Some(claims) = claims else {
+            if header.kid.is_some() && !keys.any(|key| key.id == header.kid) {
+                self.fetched.ask();
+            }
+            return Err(BadToken::Invalid);
+        };
         let leeway = LEEWAY.as_secs_f64();
         if claims.nbf.is_some_and(|start| now + leeway < start) {
             return Err(BadToken::Invalid);
@@ -136,6 +160,13 @@ impl TokenVerifier {
         }
         UserId::new(&claims.sub).map_err(|_| BadToken::User)
     }
+}
+
+/// The keys of a JSON Web Key Set that can be used; at least one.
+fn keys_of_set(json: &[u8]) -> Result<Vec<Key>, BadKey> {
+    let set: JwkSet = serde_json::from_slice(json).map_err(|error| BadKey::KeySet(error.to_string()))?;
+    let keys: Vec<_> = set.keys.iter().filter_map(Key::from_jwk).collect();
+    if keys.is_empty() { Err(BadKey::EmptyKeySet) } else { Ok(keys) }
 }
 
 impl Key {

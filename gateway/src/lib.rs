@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tern_sync::SyncApi;
 
 pub use accept::listen;
-pub use auth::{BadKey, BadToken, TokenVerifier, mint};
+pub use auth::{BadKey, BadKeySetUrl, BadToken, KeySetRefresher, KeySetUrl, TokenVerifier, mint};
 pub use counters::{Counters, Ending};
 pub use registry::Registry;
 pub use serve::serve;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tern_gateway::{Gateway, Registry, TokenVerifier, listen};
+use tern_gateway::{Gateway, KeySetRefresher, Registry, TokenVerifier, listen};
 use tern_runtime::logs;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -84,6 +84,8 @@ struct Server {
     long_link: TcpListener,
     http: TcpListener,
     gateway: Arc<Gateway>,
+    /// There if a key set is behind a URL.
+    refresher: Option<KeySetRefresher>,
     sync: Arc<SyncService>,
     store: Arc<Embedded>,
 }
@@ -96,6 +98,17 @@ impl Server {
         }
         let store = open(&settings.data, settings.durability).await?;
         let verifier = verifier(&settings.data, &settings.tokens)?;
+        let (verifier, mut refresher) = match settings.tokens.key_set_url {
+            Some(url) => {
+                let (verifier, refresher) = verifier.with_key_set_url(url);
+                (verifier, Some(refresher))
+            }
+            None => (verifier, None),
+        };
+        if let Some(refresher) = &mut refresher {
+            // Before anybody can connect, so that no good token is refused if the keys can be had.
+            refresher.refresh().await;
+        }
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
         let welcome = Welcome {
@@ -109,12 +122,15 @@ impl Server {
         let registry = Registry::new();
         let sync = SyncService::new(store.clone(), registry.clone());
         let gateway = Gateway::new(sync.clone(), registry, settings.gateway, verifier);
-        Ok(Server { welcome, long_link, http, gateway, sync, store })
+        Ok(Server { welcome, long_link, http, gateway, refresher, sync, store })
     }
 
     /// Serves until the stop, then drains from the outside in: links, what they left to do, the store.
     async fn serve(self, stop: Stop) {
         self.sync.recover();
+        if let Some(refresher) = self.refresher {
+            tokio::spawn(refresher.run(stop.clone()));
+        }
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {
@@ -141,7 +157,7 @@ async fn open(data: &Path, durability: Durability) -> Result<Arc<Embedded>> {
     Ok(Arc::new(opened?))
 }
 
-/// What judges tokens, with every key read once.
+/// What judges tokens, with every key of a file read once.
 fn verifier(data: &Path, tokens: &Tokens) -> Result<TokenVerifier> {
     let secret = match &tokens.secret {
         Secret::Given(secret) => secret.clone(),
@@ -181,6 +197,7 @@ mod tests {
             secret: Secret::Given(b"another".to_vec()),
             eddsa_public_key_file: None,
             key_set_file,
+            key_set_url: None,
             audience,
         };
         let token = tern_gateway::mint(b"first", &tern_proto::UserId::new("alice").unwrap(), Duration::from_secs(60));

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tern_gateway::{BadKeySetUrl, KeySetUrl};
 use tern_runtime::logs::{self, EnvFilter, Format};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_storage::Durability;
@@ -33,6 +34,7 @@ pub(crate) struct Tokens {
     pub(crate) secret: Secret,
     pub(crate) eddsa_public_key_file: Option<PathBuf>,
     pub(crate) key_set_file: Option<PathBuf>,
+    pub(crate) key_set_url: Option<KeySetUrl>,
     pub(crate) audience: Option<String>,
 }
 
@@ -60,6 +62,7 @@ impl Standalone {
                 secret: secret(&mut from),
                 eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
                 key_set_file: from.path("token.key_set_file"),
+                key_set_url: from.parsed("token.key_set_url", key_set_url),
                 audience: from.parsed("token.audience", audience),
             },
             gateway: gateway(&mut from),
@@ -101,6 +104,13 @@ fn secret(from: &mut Settings) -> Secret {
 
 fn audience(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) }
+}
+
+fn key_set_url(text: &str) -> Result<KeySetUrl, String> {
+    text.parse().map_err(|bad| match bad {
+        BadKeySetUrl::Https => format!("{bad}; until it is, put the key set in a file and set token.key_set_file"),
+        BadKeySetUrl::Invalid => bad.to_string(),
+    })
 }
 
 fn gateway(from: &mut Settings) -> tern_gateway::Settings {
@@ -153,6 +163,7 @@ mod tests {
             ("TERN_STORAGE__DURABILITY", "os"),
             ("TERN_TOKEN__SECRET_FILE", "/run/secret"),
             ("TERN_TOKEN__KEY_SET_FILE", "/run/keys"),
+            ("TERN_TOKEN__KEY_SET_URL", "http://keys.example/set"),
             ("TERN_TOKEN__AUDIENCE", "tern"),
             ("TERN_LINK__HEARTBEAT", "5s"),
             ("TERN_LINK__MAX_LONG_LINKS", "3"),
@@ -163,6 +174,7 @@ mod tests {
         assert_eq!(standalone.durability, Durability::Os);
         assert!(matches!(standalone.tokens.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
         assert_eq!(standalone.tokens.key_set_file, Some("/run/keys".into()));
+        assert_eq!(standalone.tokens.key_set_url, "http://keys.example/set".parse().ok());
         assert_eq!(standalone.tokens.audience.as_deref(), Some("tern"));
         assert_eq!((standalone.gateway.heartbeat, standalone.gateway.max_links), (Duration::from_secs(5), 3));
         assert_eq!(standalone.log_format, Format::Json);
@@ -175,5 +187,12 @@ mod tests {
         let short = read(&[("TERN_TOKEN__SECRET", &long[1..])]).err().unwrap();
         assert_eq!((both.0.len(), short.0.len()), (1, 1));
         assert!(read(&[("TERN_TOKEN__AUDIENCE", "")]).is_err(), "an empty audience would refuse every token");
+    }
+
+    #[test]
+    fn a_key_set_url_that_needs_tls_is_refused_and_the_file_named() {
+        let bad = read(&[("TERN_TOKEN__KEY_SET_URL", "https://keys.example/set")]).err().unwrap();
+        assert!(bad.0.len() == 1 && bad.0[0].to_string().contains("token.key_set_file"), "{bad:?}");
+        assert!(read(&[("TERN_TOKEN__KEY_SET_URL", "keys.example")]).is_err());
     }
 }
