@@ -81,6 +81,7 @@ impl Decider {
             newest_ms: 0,
         }
     }
+
     /// Decides an op.
     pub(super) fn decide(&mut self, known: &Known<'_>, op: Op) -> Result<Decision, Failure> {
         match op {
