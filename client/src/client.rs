@@ -63,6 +63,7 @@ impl Client {
             sending,
             failed,
             refused: 0,
+            unreadable: 0,
             unconfirmed: store.backlog()?,
         };
         let shared = Arc::new(Shared {

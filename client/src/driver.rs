@@ -247,6 +247,9 @@ impl Driver {
 
     async fn apply(&self, entries: Vec<v1::Entry>, key: Key) -> Result<(), StoreError> {
         let applied = self.shared.change(move |store| store.apply(&entries, &key)).await?;
+        if applied.unreadable > 0 {
+            self.shared.status.send_modify(|status| status.unreadable += applied.unreadable);
+        }
         self.shared.arrived.notify_one();
         applied.receipts.into_iter().for_each(|receipt| self.shared.tell(Event::Receipt(receipt)));
         self.announce(applied.closed);

@@ -17,6 +17,9 @@ pub struct Status {
     pub failed: usize,
     /// Messages refused since the client was opened.
     pub refused: u64,
+    /// Entries since the client was opened that it could not read: damaged on the server, or of a later version of the protocol.
+    /// They are acknowledged like any other.
+    pub unreadable: u64,
     /// Entries that are not confirmed.
     pub unconfirmed: usize,
 }

@@ -15,6 +15,8 @@ pub(crate) struct Applied {
     pub(crate) closed: Vec<Change>,
     /// Receipts that say something new.
     pub(crate) receipts: Vec<v1::Receipt>,
+    /// Entries that were damaged or are not known to this version.
+    pub(crate) unreadable: u64,
 }
 
 impl Store {
@@ -64,10 +66,9 @@ impl Store {
 }
 
 fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusqlite::Result<()> {
-    if Class::from_number(entry.class).is_none() {
-        return Ok(());
-    }
-    match &entry.body {
+    let body = entry.body.as_ref().filter(|_| Class::from_number(entry.class).is_some());
+    applied.unreadable += u64::from(matches!(body, None | Some(v1::entry::Body::Damaged(_))));
+    match body {
         Some(v1::entry::Body::Message(message)) if is_new(db, message.server_msg_id)? => push(db, entry),
         Some(v1::entry::Body::Receipt(receipt)) if raises(db, receipt)? => {
             applied.receipts.push(receipt.clone());
@@ -84,7 +85,7 @@ fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusql
             Ok(())
         }
         Some(v1::entry::Body::Damaged(_)) => push(db, entry),
-        // Processed before, or not known to this version.
+        // Processed before, or unknown.
         _ => Ok(()),
     }
 }

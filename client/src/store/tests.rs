@@ -300,7 +300,8 @@ fn damaged_entries_are_handed_out_and_unknown_ones_are_not() {
         v1::Entry { class: 1, version: 2, body: None },
         v1::Entry { class: 77, ..message(3, 500) },
     ];
-    store.apply(&entries, &Key::at(7, [3, 0])).unwrap();
+    let applied = store.apply(&entries, &Key::at(7, [3, 0])).unwrap();
+    assert_eq!(applied.unreadable, 3, "all are counted");
     let taken = store.take(0, 10).unwrap();
     assert_eq!(taken.len(), 1);
     assert_eq!((taken[0].version, &taken[0].body), (1, &EntryBody::Damaged(damaged)));

@@ -206,7 +206,15 @@ mod tests {
     use super::*;
 
     fn status() -> Status {
-        Status { link: LinkState::Up(Link::Tcp), caught_up: true, sending: 0, failed: 0, refused: 0, unconfirmed: 0 }
+        Status {
+            link: LinkState::Up(Link::Tcp),
+            caught_up: true,
+            sending: 0,
+            failed: 0,
+            refused: 0,
+            unreadable: 0,
+            unconfirmed: 0,
+        }
     }
 
     fn key(c: char) -> Event {
