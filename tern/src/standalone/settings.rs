@@ -193,6 +193,6 @@ mod tests {
     fn a_key_set_url_that_needs_tls_is_refused_and_the_file_named() {
         let bad = read(&[("TERN_TOKEN__KEY_SET_URL", "https://keys.example/set")]).err().unwrap();
         assert!(bad.0.len() == 1 && bad.0[0].to_string().contains("token.key_set_file"), "{bad:?}");
-        assert!(read(&[("TERN_TOKEN__KEY_SET_URL", "keys.example")]).is_err());
+        assert!(read(&[("TERN_TOKEN__KEY_SET_URL", "keys example")]).is_err());
     }
 }
