@@ -35,10 +35,6 @@ impl FrameBuilder {
         FrameBuilder { salt, position, count: 0, bytes: vec![0; FRAME_HEADER] }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::frame::{self, Found, read_u32, read_u64};
+use super::frame::{self, Found, read_u64};
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
@@ -167,8 +167,8 @@ impl Log {
 /// What a segment's header block says: where the log ended in the segment before it.
 pub(super) fn read_segment_header(bytes: &[u8], salt: u64, segment: u64) -> Option<u64> {
     let header = bytes.get(..40)?;
-    let ours = read_u64(header, 0) == MAGIC && read_u64(header, 8) == salt && read_u64(header, 16) == segment;
-    (ours && read_u32(header, 32) == crc32fast::hash(&header[..32])).then(|| read_u64(header, 24))
+    let previous_end = read_u64(header, 24);
+    (header == block(MAGIC, salt, segment, previous_end)).then_some(previous_end)
 }
 
 /// Whether the segment says that the next one has come into being.

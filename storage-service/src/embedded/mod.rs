@@ -110,9 +110,7 @@ impl Embedded {
             None => Err(job),
         }
     }
-}
 
-impl Embedded {
     /// Runs what may wait for the disk where it keeps nobody from running.
     async fn blocking<R: Send + 'static>(
         &self,

@@ -190,9 +190,9 @@ impl Writer {
     fn flush(&mut self, outcomes: &mut [Outcome], durable: &mut usize) {
         let staged = std::mem::take(&mut self.staged);
         let written = match self.frame.take() {
-            Some(frame) if !frame.is_empty() && !self.shared.has_failed() => self.write(frame, &staged),
             Some(_) if self.shared.has_failed() => Err(Failure::Stopped),
-            _ => Ok(()),
+            Some(frame) => self.write(frame, &staged),
+            None => Ok(()),
         };
         if let Err(failure) = written {
             self.shared.fail(&failure);
