@@ -29,7 +29,7 @@ impl Code {
         match self {
             Code::Ok => 200,
             Code::BadToken | Code::TokenExpired => 401,
-            Code::NotAMember => 403,
+            Code::NotAMember | Code::NotAllowed => 403,
             Code::UnknownCommand => 404,
             Code::HelloTimeout => 408,
             Code::Conflict | Code::SecondHello => 409,
@@ -46,7 +46,9 @@ impl Code {
             | Code::BadMessageId
             | Code::BadRecipient
             | Code::EmptyText
-            | Code::TextTooLong => 400,
+            | Code::TextTooLong
+            | Code::GroupFull
+            | Code::BadChange => 400,
         }
     }
 }

@@ -26,6 +26,12 @@ pub enum Command {
     Ack = 1003,
     /// [`crate::v1::ReadRequest`].
     Read = 1004,
+    /// [`crate::v1::ConversationsRequest`].
+    Conversations = 1005,
+    /// [`crate::v1::HistoryRequest`].
+    History = 1006,
+    /// [`crate::v1::MembersRequest`].
+    Members = 1007,
     /// One-way, from the server, no body: something is owed, sync.
     Notify = 1101,
     /// One-way, from the server: [`crate::v1::Delta`].
@@ -38,7 +44,7 @@ pub enum Command {
 
 impl Command {
     /// Every command, in the order of the table.
-    pub const ALL: [Command; 11] = [
+    pub const ALL: [Command; 14] = [
         Command::Heartbeat,
         Command::Sync,
         Command::Send,
@@ -46,6 +52,9 @@ impl Command {
         Command::Check,
         Command::Ack,
         Command::Read,
+        Command::Conversations,
+        Command::History,
+        Command::Members,
         Command::Notify,
         Command::Delta,
         Command::GoAway,

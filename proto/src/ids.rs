@@ -65,25 +65,45 @@ name! {
     DeviceId, b""
 }
 
-/// A conversation. That of two users is named by both, the smaller first: `alice:bob`.
+/// A conversation. That of two users is named by both, the smaller first: `alice:bob`. A group is named by the message that made it: `g/4128`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConversationId(Arc<str>);
+
+/// What the name of a group begins with; `/` stands in no user's name.
+const GROUP: &str = "g/";
 
 impl ConversationId {
     /// The conversation of two users, the same whoever comes first.
     pub fn of_two(a: &UserId, b: &UserId) -> ConversationId {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        ConversationId(format!("{low}:{high}").into())
+        let mut name = String::with_capacity(low.0.len() + 1 + high.0.len());
+        name.push_str(&low.0);
+        name.push(':');
+        name.push_str(&high.0);
+        ConversationId(name.into())
+    }
+
+    /// The group that the message with this `server_msg_id` made.
+    pub fn of_group(server_msg_id: u64) -> ConversationId {
+        ConversationId(format!("{GROUP}{server_msg_id}").into())
     }
 
     /// Checks a name that came from outside.
     ///
     /// # Errors
-    /// [`BadName`] if it is not the canonical name of a conversation of two different users.
+    /// [`BadName`] if it is the canonical name neither of a conversation of two different users nor of a group.
     pub fn new(name: &str) -> Result<ConversationId, BadName> {
-        let (low, high) = name.split_once(':').ok_or(BadName)?;
-        let (low, high) = (UserId::new(low)?, UserId::new(high)?);
-        if low < high { Ok(ConversationId(name.into())) } else { Err(BadName) }
+        let canonical = match name.strip_prefix(GROUP) {
+            Some(number) => {
+                let digits = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
+                digits && number.parse::<u64>().is_ok()
+            }
+            None => {
+                let (low, high) = name.split_once(':').ok_or(BadName)?;
+                UserId::new(low)? < UserId::new(high)?
+            }
+        };
+        if canonical { Ok(ConversationId(name.into())) } else { Err(BadName) }
     }
 
     /// The name.
@@ -91,15 +111,20 @@ impl ConversationId {
         &self.0
     }
 
-    /// The two members.
-    pub fn members(&self) -> [UserId; 2] {
-        let (low, high) = self.0.split_once(':').unwrap_or((&self.0, ""));
-        [UserId(low.into()), UserId(high.into())]
+    /// Whether it is a group, and so has members that come and go.
+    pub fn is_group(&self) -> bool {
+        self.0.starts_with(GROUP)
     }
 
-    /// The other member, or `None` if `user` is not one.
+    /// The two users; `None` for a group.
+    pub fn pair(&self) -> Option<[UserId; 2]> {
+        let (low, high) = self.0.split_once(':')?;
+        Some([UserId(low.into()), UserId(high.into())])
+    }
+
+    /// The other one of the two; `None` for a group, or if `user` is not one of them.
     pub fn other(&self, user: &UserId) -> Option<UserId> {
-        let [low, high] = self.members();
+        let [low, high] = self.pair()?;
         if *user == low {
             Some(high)
         } else if *user == high {
@@ -147,5 +172,18 @@ mod tests {
         assert_eq!(conversation.other(&UserId::new("eve").unwrap()), None);
         assert!(ConversationId::new("bob:alice").is_err());
         assert!(ConversationId::new("alice:alice").is_err());
+    }
+
+    #[test]
+    fn a_group_has_the_name_of_a_message() {
+        let group = ConversationId::of_group(4128);
+        assert_eq!(group.as_str(), "g/4128");
+        assert_eq!(ConversationId::new("g/4128").unwrap(), group);
+        assert!(group.is_group() && group.pair().is_none());
+        assert_eq!(group.other(&UserId::new("g").unwrap()), None);
+        for bad in ["g/", "g/0", "g/01", "g/+1", "g/x", "g/18446744073709551616", "g/1:b"] {
+            assert!(ConversationId::new(bad).is_err(), "{bad}");
+        }
+        assert!(!ConversationId::new("bob:g").unwrap().is_group());
     }
 }

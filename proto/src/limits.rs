@@ -27,3 +27,9 @@ pub const HELLO_WAIT: Duration = Duration::from_secs(10);
 pub const DEDUP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many devices of one user are remembered; the longest silent yields.
 pub const DEVICES: usize = 16;
+/// Members of one group.
+pub const MEMBERS: usize = 200;
+/// Bytes of a group's title.
+pub const TITLE_BYTES: usize = 128;
+/// Conversations in one list.
+pub const LIST: usize = 100;

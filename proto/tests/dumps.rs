@@ -33,8 +33,28 @@ fn message() -> v1::Entry {
         client_msg_id: 1,
         text: "hi".into(),
         time_ms: 1_700_000_000_000,
+        change: None,
     };
     v1::Entry { class: 1, version: 4096, body: Some(Body::Message(message)) }
+}
+
+const GROUP: &str = "g/4608";
+
+fn trip() -> v1::GroupChange {
+    v1::GroupChange { title: Some("trip".into()), add: vec!["bob".into(), "carol".into()], remove: vec![] }
+}
+
+fn first_of_group() -> v1::Message {
+    v1::Message {
+        from: "alice".into(),
+        conversation: GROUP.into(),
+        seq: 1,
+        server_msg_id: 4608,
+        client_msg_id: 2,
+        text: String::new(),
+        time_ms: 1_700_000_000_000,
+        change: Some(trip()),
+    }
 }
 
 fn receipt(version: u64, kind: v1::ReceiptKind) -> v1::Entry {
@@ -74,8 +94,9 @@ fn dumps() -> Vec<Dump> {
         time_ms: 1_700_000_000_000,
         ..Default::default()
     };
-    let send =
-        v1::SendRequest { messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into() }] };
+    let send = v1::SendRequest {
+        messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into(), change: None }],
+    };
     let sent = v1::SendReply {
         results: vec![v1::SendResult {
             client_msg_id: 1,
@@ -103,6 +124,33 @@ fn dumps() -> Vec<Dump> {
         retry_after_ms: 0,
         command: 9999,
     };
+    let made = v1::SendReply {
+        results: vec![v1::SendResult {
+            client_msg_id: 2,
+            server_msg_id: 4608,
+            conversation: GROUP.into(),
+            seq: 1,
+            time_ms: 1_700_000_000_000,
+            ..Default::default()
+        }],
+    };
+    let hole = v1::Entry {
+        class: 1,
+        version: 4096,
+        body: Some(Body::Hole(v1::Hole { reason: v1::HoleReason::Cap.into(), count: 3 })),
+    };
+    let listed = v1::Conversation {
+        name: GROUP.into(),
+        title: "trip".into(),
+        seq: 1,
+        time_ms: 1_700_000_000_000,
+        joined_seq: 1,
+        read_seq: 0,
+        unread: 1,
+        members: 3,
+    };
+    let member =
+        |user: &str, delivered_seq, read_seq| v1::Member { user: user.into(), joined_seq: 1, delivered_seq, read_seq };
     let away = v1::GoAway { reason: v1::GoAwayReason::Shutdown.into(), retry_after_ms: 2_500 };
     vec![
         Dump {
@@ -165,7 +213,73 @@ fn dumps() -> Vec<Dump> {
             7,
             &v1::SyncReply { key: key(9, 4096, 0), key_order: v1::KeyOrder::ReplaceAhead.into(), ..Default::default() },
         ),
-        dump("Error: an unknown command; the link stays", Command::Error.number(), 8, &error),
+        dump(
+            "Send: alice makes a group with bob and carol",
+            Command::Send.number(),
+            8,
+            &v1::SendRequest {
+                messages: vec![v1::OutMessage { client_msg_id: 2, change: Some(trip()), ..Default::default() }],
+            },
+        ),
+        dump("Send, the reply: the group has a name", Command::Send.reply(), 8, &made),
+        dump(
+            "Sync, the reply: bob is in a group",
+            Command::Sync.reply(),
+            9,
+            &v1::SyncReply {
+                entries: vec![v1::Entry { class: 1, version: 4608, body: Some(Body::Message(first_of_group())) }],
+                key: key(9, 4608, 0),
+                ..Default::default()
+            },
+        ),
+        dump(
+            "Sync, the reply: a hole, three entries that the key had not covered are no longer kept",
+            Command::Sync.reply(),
+            10,
+            &v1::SyncReply { entries: vec![hole], key: key(9, 4096, 0), ..Default::default() },
+        ),
+        dump(
+            "Conversations: bob asks for those behind the one with alice",
+            Command::Conversations.number(),
+            11,
+            &v1::ConversationsRequest { after: "alice:bob".into(), limit: 0 },
+        ),
+        dump(
+            "Conversations, the reply",
+            Command::Conversations.reply(),
+            11,
+            &v1::ConversationsReply { conversations: vec![listed], more: false },
+        ),
+        dump(
+            "History: bob asks for up to 50 messages below 2",
+            Command::History.number(),
+            12,
+            &v1::HistoryRequest { conversation: GROUP.into(), before_seq: 2, limit: 50 },
+        ),
+        dump(
+            "History, the reply: there are no older ones",
+            Command::History.reply(),
+            12,
+            &v1::HistoryReply { messages: vec![first_of_group()], more: false },
+        ),
+        dump(
+            "Members: bob asks who is in the group",
+            Command::Members.number(),
+            13,
+            &v1::MembersRequest { conversation: GROUP.into() },
+        ),
+        dump(
+            "Members, the reply: bob has it, carol does not",
+            Command::Members.reply(),
+            13,
+            &v1::MembersReply {
+                title: "trip".into(),
+                owner: "alice".into(),
+                seq: 1,
+                members: vec![member("alice", 0, 0), member("bob", 1, 0), member("carol", 0, 0)],
+            },
+        ),
+        dump("Error: an unknown command; the link stays", Command::Error.number(), 14, &error),
         dump("Go-away: the server stops, come back after 2.5 s", Command::GoAway.number(), 0, &away),
     ]
 }

@@ -108,11 +108,28 @@ pub struct OutMessage {
     /// Not 0; grows with each message of the device. A resend carries the same id and content.
     #[prost(uint64, tag = "1")]
     pub client_msg_id: u64,
-    /// The user it goes to.
+    /// The user it goes to, or the group, by its conversation name. Empty only with a `change`, which then makes a group.
     #[prost(string, tag = "2")]
     pub to: ::prost::alloc::string::String,
+    /// Empty with a `change`.
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
+    /// Makes a group or changes one, instead of a text.
+    #[prost(message, optional, tag = "4")]
+    pub change: ::core::option::Option<GroupChange>,
+}
+/// What is to become of a group. It is sent, stored, acknowledged and handed out as a message of the group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupChange {
+    /// The new title, at most 128 bytes; absent leaves it as it is.
+    #[prost(string, optional, tag = "1")]
+    pub title: ::core::option::Option<::prost::alloc::string::String>,
+    /// Users who join. Any member may add.
+    #[prost(string, repeated, tag = "2")]
+    pub add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Members who leave. The owner may remove anybody, everybody else only themselves.
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SendReply {
@@ -176,7 +193,7 @@ pub struct Entry {
     pub class: u32,
     #[prost(uint64, tag = "2")]
     pub version: u64,
-    #[prost(oneof = "entry::Body", tags = "3, 4, 5, 6")]
+    #[prost(oneof = "entry::Body", tags = "3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<entry::Body>,
 }
 /// Nested message and enum types in `Entry`.
@@ -191,6 +208,8 @@ pub mod entry {
         Receipt(super::Receipt),
         #[prost(message, tag = "6")]
         Damaged(super::Damaged),
+        #[prost(message, tag = "7")]
+        Hole(super::Hole),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -209,6 +228,9 @@ pub struct Message {
     pub text: ::prost::alloc::string::String,
     #[prost(int64, tag = "7")]
     pub time_ms: i64,
+    /// Set instead of a text: what has changed, that is who really joined and left.
+    #[prost(message, optional, tag = "8")]
+    pub change: ::core::option::Option<GroupChange>,
 }
 /// The device's own message, for the case that its acknowledgement was lost.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -246,6 +268,15 @@ pub struct Damaged {
     pub conversation: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub seq: u64,
+}
+/// Entries up to this version that the presented key had not covered are no longer kept. Applied and acknowledged like any other entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hole {
+    #[prost(enumeration = "HoleReason", tag = "1")]
+    pub reason: i32,
+    /// At most so many entries are missing.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
 }
 /// \[1002\] Asks whether anything lies above the key.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -292,6 +323,107 @@ pub struct ReadRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadReply {}
+/// \[1005\] Lists the conversations of the user, by name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConversationsRequest {
+    /// Go on behind this name; empty begins.
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+    /// At most this many; 0 means the server's limit of 100.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConversationsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub conversations: ::prost::alloc::vec::Vec<Conversation>,
+    /// There are more behind the last one.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+/// A conversation as its member sees it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Conversation {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Of a group.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// Position of its newest message; 0 if there is none.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// When that was stored, Unix milliseconds on the server; for display only.
+    #[prost(int64, tag = "4")]
+    pub time_ms: i64,
+    /// The first position that the user may see.
+    #[prost(uint64, tag = "5")]
+    pub joined_seq: u64,
+    /// The user has read up to here.
+    #[prost(uint64, tag = "6")]
+    pub read_seq: u64,
+    /// Messages above what the user has read and above the newest that the user has sent.
+    #[prost(uint64, tag = "7")]
+    pub unread: u64,
+    /// How many members it has.
+    #[prost(uint32, tag = "8")]
+    pub members: u32,
+}
+/// \[1006\] Fetches messages of a conversation, page by page towards the oldest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    /// Messages below this position; 0 means from the newest.
+    #[prost(uint64, tag = "2")]
+    pub before_seq: u64,
+    /// At most this many; 0 means the server's limit.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryReply {
+    /// Ascending by seq. One that cannot be read any more has neither text nor change.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<Message>,
+    /// There are older ones that the user may see.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+/// \[1007\] Asks who is in a conversation and how far each has come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MembersRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembersReply {
+    /// Of a group.
+    #[prost(string, tag = "1")]
+    pub title: ::prost::alloc::string::String,
+    /// Of a group.
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+    /// Position of the newest message; 0 if there is none.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// In the order in which they joined.
+    #[prost(message, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// The first position that the member may see.
+    #[prost(uint64, tag = "2")]
+    pub joined_seq: u64,
+    /// A device of the member has acknowledged the messages of others up to here.
+    #[prost(uint64, tag = "3")]
+    pub delivered_seq: u64,
+    /// The member has read up to here.
+    #[prost(uint64, tag = "4")]
+    pub read_seq: u64,
+}
 /// \[1102\] One-way: the entries between two keys.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
@@ -484,6 +616,37 @@ impl ReceiptKind {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum HoleReason {
+    Unspecified = 0,
+    /// Older than the history window, and acknowledged by every device that was live then.
+    Window = 1,
+    /// The user had more entries, or bytes of them, than are kept for one user.
+    Cap = 2,
+}
+impl HoleReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HOLE_REASON_UNSPECIFIED",
+            Self::Window => "HOLE_REASON_WINDOW",
+            Self::Cap => "HOLE_REASON_CAP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HOLE_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "HOLE_REASON_WINDOW" => Some(Self::Window),
+            "HOLE_REASON_CAP" => Some(Self::Cap),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum GoAwayReason {
     Unspecified = 0,
     /// The same device said hello on another link: do not come back by yourself.
@@ -553,6 +716,9 @@ pub enum Code {
     BadRecipient = 63,
     EmptyText = 64,
     TextTooLong = 65,
+    GroupFull = 66,
+    BadChange = 67,
+    NotAllowed = 68,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -585,6 +751,9 @@ impl Code {
             Self::BadRecipient => "CODE_BAD_RECIPIENT",
             Self::EmptyText => "CODE_EMPTY_TEXT",
             Self::TextTooLong => "CODE_TEXT_TOO_LONG",
+            Self::GroupFull => "CODE_GROUP_FULL",
+            Self::BadChange => "CODE_BAD_CHANGE",
+            Self::NotAllowed => "CODE_NOT_ALLOWED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -614,6 +783,9 @@ impl Code {
             "CODE_BAD_RECIPIENT" => Some(Self::BadRecipient),
             "CODE_EMPTY_TEXT" => Some(Self::EmptyText),
             "CODE_TEXT_TOO_LONG" => Some(Self::TextTooLong),
+            "CODE_GROUP_FULL" => Some(Self::GroupFull),
+            "CODE_BAD_CHANGE" => Some(Self::BadChange),
+            "CODE_NOT_ALLOWED" => Some(Self::NotAllowed),
             _ => None,
         }
     }
