@@ -36,11 +36,19 @@ pub enum Fault {
     ForeignEntry,
     /// Sequence numbers of a conversation start again after a restart.
     SequenceBackAtRestart,
+    /// Now and then a group's message does not enter the timeline of one of its members.
+    GroupMemberSkipped,
+    /// Who joins a group gets the message before too.
+    GroupSeesBeforeJoin,
+    /// Retention drops what live devices have not acknowledged, and says nothing of it.
+    RetentionIgnoresDevices,
+    /// A failed sync is answered as if it had succeeded.
+    FailedSyncIgnored,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 15] = [
+    pub const ALL: [(Fault, &'static str); 19] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -56,6 +64,10 @@ impl Fault {
         (Fault::ReadAhead, "read-ahead"),
         (Fault::ForeignEntry, "foreign-entry"),
         (Fault::SequenceBackAtRestart, "sequence-back-at-restart"),
+        (Fault::GroupMemberSkipped, "group-member-skipped"),
+        (Fault::GroupSeesBeforeJoin, "group-sees-before-join"),
+        (Fault::RetentionIgnoresDevices, "retention-ignores-devices"),
+        (Fault::FailedSyncIgnored, "failed-sync-ignored"),
     ];
 
     /// The environment variable that names the fault.

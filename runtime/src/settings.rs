@@ -70,10 +70,12 @@ impl Settings {
 
     /// An address with a port, such as `127.0.0.1:7180` or `[::1]:0`.
     pub fn addr(&mut self, name: &'static str, default: SocketAddr) -> SocketAddr {
-        let value = self.parsed(name, |text| {
-            text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:7180"))
-        });
-        value.unwrap_or(default)
+        self.parsed(name, address).unwrap_or(default)
+    }
+
+    /// An address with a port, of something that is off unless it is given.
+    pub fn optional_addr(&mut self, name: &'static str) -> Option<SocketAddr> {
+        self.parsed(name, address)
     }
 
     /// One of the named values.
@@ -129,6 +131,10 @@ impl Settings {
         unknown(&self.root, "", &self.asked, &mut self.bad);
         if self.bad.is_empty() { Ok(()) } else { Err(BadSettings(self.bad)) }
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:7180"))
 }
 
 fn find<'a>(root: &'a Value, name: &str) -> Option<&'a Value> {

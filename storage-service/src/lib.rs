@@ -7,12 +7,14 @@ pub mod contract;
 pub mod embedded;
 pub mod reference;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_proto::key::{CLASSES, Version};
 use tern_proto::v1;
 use tern_proto::{ConversationId, DeviceId, UserId};
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// What an operator may choose about acknowledgements; `docs/delivery.md` says what each proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +37,19 @@ pub struct Device {
 /// What to store under a `client_msg_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A message to another user.
+    /// A message.
     Text {
-        /// The recipient; never the sender.
-        to: UserId,
+        /// Who gets it.
+        to: Recipient,
         /// 1 to 16,384 bytes.
         text: String,
+    },
+    /// A message that makes a group or changes one.
+    Change {
+        /// The group; `None` makes one, whose first member and owner the sender is.
+        group: Option<ConversationId>,
+        /// What is to become of it.
+        change: Change,
     },
     /// A final refusal: remembered, so that a delayed copy gets the same.
     Refused {
@@ -49,6 +58,75 @@ pub enum Content {
         /// Hash of what was refused, so that other content under the id is a conflict.
         hash: u64,
     },
+}
+
+impl Content {
+    /// What tells this content from any other that may be sent under the same id: [`content_hash`] of what the client sent.
+    pub fn hash(&self) -> u64 {
+        match self {
+            Content::Text { to, text } => content_hash(to.as_str(), text, None),
+            Content::Change { group, change } => {
+                let to = group.as_ref().map_or("", ConversationId::as_str);
+                content_hash(to, "", Some(&change.into()))
+            }
+            Content::Refused { hash, .. } => *hash,
+        }
+    }
+}
+
+/// Hash of what a client sends under an id. Kept in storage, so it may not change with a release. The lengths keep the parts apart, and
+/// the highest bit of the first one what has a change from what has none.
+pub fn content_hash(to: &str, text: &str, change: Option<&v1::GroupChange>) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    let changes = u64::from(change.is_some()) << 63;
+    hasher.update(&(to.len() as u64 | changes).to_be_bytes());
+    hasher.update(to.as_bytes());
+    if let Some(change) = change {
+        let change = prost::Message::encode_to_vec(change);
+        hasher.update(&(change.len() as u64).to_be_bytes());
+        hasher.update(&change);
+    }
+    hasher.update(text.as_bytes());
+    hasher.digest()
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// Another user; never the sender.
+    User(UserId),
+    /// A group. Whether it exists and the sender is in it is for storage to judge.
+    Group(ConversationId),
+}
+
+impl Recipient {
+    /// The name that a client writes.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Recipient::User(user) => user.as_str(),
+            Recipient::Group(group) => group.as_str(),
+        }
+    }
+}
+
+/// What is to become of a group. It is judged against the members at its place in the order of commits: who may not do it gets
+/// [`v1::Code::NotAMember`] or [`v1::Code::NotAllowed`], too many members [`v1::Code::GroupFull`], stored as a final refusal. Who is added and is a
+/// member already, or removed and is none, is left out of what is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The new title, at most 128 bytes.
+    pub title: Option<String>,
+    /// Who joins; any member may add.
+    pub add: Vec<UserId>,
+    /// Who leaves; the owner may remove anybody, everybody else only themselves. If the owner leaves, the member who joined first of those who stay owns the group.
+    pub remove: Vec<UserId>,
+}
+
+impl From<&Change> for v1::GroupChange {
+    fn from(change: &Change) -> v1::GroupChange {
+        let names = |users: &[UserId]| users.iter().map(UserId::to_string).collect();
+        v1::GroupChange { title: change.title.clone(), add: names(&change.add), remove: names(&change.remove) }
+    }
 }
 
 /// One thing to commit. Each op is atomic on its own; ops of one call are applied in order.
@@ -76,7 +154,7 @@ pub enum Op {
         /// The server's clock; the longest silent device yields when a user has too many.
         time_ms: i64,
     },
-    /// Raises the device's acknowledged position, per class, never back. The caller has checked it against the heads. Lazy: written with the next commit, or alone
+    /// Raises the device's acknowledged position, per class, never back; and how far it is derived with it, where nothing of others lies between the two. The caller has checked it against the heads. Lazy: written with the next commit, or alone
     /// at most [`LAZY`] later. Answered by [`Outcome::Done`].
     Ack {
         /// The device.
@@ -153,8 +231,15 @@ pub struct Sent {
     pub seq: u64,
     /// The server's clock when it was stored first.
     pub time_ms: i64,
-    /// Whether this call stored it (and so somebody is owed it).
-    pub fresh: bool,
+    /// Whose timelines have it as a new entry, the sender's among them; empty if it was stored before.
+    pub owed: Arc<[UserId]>,
+}
+
+impl Sent {
+    /// The result as a resend gets it: nobody is owed anything by that.
+    pub fn repeated(self) -> Sent {
+        Sent { owed: Arc::default(), ..self }
+    }
 }
 
 /// Where a user and one of its devices stand.
@@ -170,10 +255,10 @@ pub struct DeviceState {
     pub acked: [Version; CLASSES],
     /// Delivered receipts are derived from class 1 up to here.
     pub derived: Version,
+    /// The user's newest class 1 entry that others sent: of nothing above it is anything derived.
+    pub foreign: Version,
     /// When it last acknowledged or started, by the server's clock then; 0 if it is not remembered.
     pub heard_ms: i64,
-    /// The highest `client_msg_id` seen from it.
-    pub highest_client_msg_id: u64,
 }
 
 /// What to read.
@@ -187,6 +272,8 @@ pub struct PageRequest {
     pub max_entries: usize,
     /// At most this many encoded bytes, but at least one entry.
     pub max_bytes: usize,
+    /// Whether texts are wanted; else they are empty, which is cheaper.
+    pub texts: bool,
 }
 
 /// A page of a user's timelines.
@@ -202,6 +289,94 @@ pub struct Page {
     pub after: [Option<Version>; CLASSES],
     /// Whether the class has more above `after`.
     pub more: [bool; CLASSES],
+}
+
+/// A conversation and its members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// Of a group, else empty.
+    pub title: String,
+    /// Of a group that has members.
+    pub owner: Option<UserId>,
+    /// Position of the newest message; 0 if there is none.
+    pub seq: u64,
+    /// The server's clock when that was stored.
+    pub time_ms: i64,
+    /// In the order in which they joined; both users of a conversation of two, in the order of its name.
+    pub members: Vec<Member>,
+}
+
+/// Where a member stands in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// The first position that the member may see; from 1.
+    pub joined: u64,
+    /// The newest message of the member's own since then; 0 if there is none.
+    pub last_sent: u64,
+    /// Delivered up to here; at least `read`.
+    pub delivered: u64,
+    /// Read up to here; at least `joined - 1`.
+    pub read: u64,
+}
+
+impl Member {
+    /// Who joins with the message at `joined`: what lies before it is none of its business.
+    pub(crate) fn new(user: UserId, joined: u64) -> Member {
+        let before = joined.saturating_sub(1);
+        Member { user, joined, last_sent: 0, delivered: before, read: before }
+    }
+}
+
+/// A conversation as one of its members lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub id: ConversationId,
+    /// Of a group, else empty.
+    pub title: String,
+    /// Position of the newest message.
+    pub seq: u64,
+    /// The server's clock when that was stored.
+    pub time_ms: i64,
+    /// How many members it has.
+    pub members: usize,
+    /// Where the member stands.
+    pub member: Member,
+}
+
+/// What of a conversation to read.
+#[derive(Clone, Debug)]
+pub struct HistoryRequest {
+    /// Which.
+    pub conversation: ConversationId,
+    /// Messages below this position; `u64::MAX` for the newest.
+    pub before: u64,
+    /// Messages from this position on.
+    pub from: u64,
+    /// At most this many messages.
+    pub max_entries: usize,
+    /// At most this many encoded bytes, but at least one message.
+    pub max_bytes: usize,
+}
+
+/// Messages of a conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Ascending by position; own messages of the reader in full, damaged ones without text.
+    pub messages: Vec<v1::Message>,
+    /// There are older ones that are kept, at or above `from`.
+    pub more: bool,
+}
+
+/// What [`Storage::retain`] has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retained {
+    /// Entries that left timelines.
+    pub dropped: u64,
+    /// Bytes that were given back to the disk.
+    pub freed: u64,
 }
 
 /// The store cannot answer now; the reason is in its log. Retry later.
@@ -232,12 +407,49 @@ pub trait Storage: Send + Sync + 'static {
     /// [`Unavailable`] when the store has failed.
     async fn device(&self, device: &Device) -> Result<DeviceState, Unavailable>;
 
+    /// The highest `client_msg_id` seen from the device; 0 if none.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed.
+    async fn highest_client_msg_id(&self, device: &Device) -> Result<u64, Unavailable>;
+
     /// Devices whose acknowledgements are ahead of what is derived from them; at most `limit`, in order, after `after`.
     /// Asked at start, so that a crash loses no delivered receipt.
     ///
     /// # Errors
     /// [`Unavailable`] when the store has failed.
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable>;
+
+    /// The conversations of a user, ascending by name, behind `after`; at most `limit`. A conversation of two is one as soon as it has a message.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed.
+    async fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable>;
+
+    /// Who is in a conversation and how far each has come; `None` for a group that was never made. One of two always exists.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed.
+    async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable>;
+
+    /// Reads messages of a conversation; the caller has checked who asks. What retention has taken away is not there.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed.
+    async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable>;
+
+    /// Applies the rules of retention as of `now_ms`, the server's clock: entries that every live device has acknowledged and that are older than the
+    /// history window leave the timelines, and so do the oldest of a user who has too many, which leaves a hole. Called from time to time while everything
+    /// else goes on; gives back at least part of the room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed, or the disk refuses.
+    async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable>;
 
     /// Whether commits can be expected to succeed; for readiness.
     ///
@@ -247,4 +459,53 @@ pub trait Storage: Send + Sync + 'static {
 
     /// What an outcome proves.
     fn durability(&self) -> Durability;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is stored under a hash must be found by it for ever.
+    #[test]
+    fn the_hash_of_a_content_never_changes() {
+        let change = v1::GroupChange { title: Some("T".into()), add: vec!["bob".into()], remove: vec!["eve".into()] };
+        let hashes = [
+            content_hash("bob", "hi", None),
+            content_hash("", "", Some(&change)),
+            content_hash("g/7", "", Some(&v1::GroupChange::default())),
+        ];
+        assert_eq!(hashes, [12_697_365_502_381_020_642, 6_995_503_460_690_320_796, 8_433_790_766_384_527_379]);
+    }
+
+    #[test]
+    fn every_part_of_a_content_counts() {
+        let change = |title: Option<&str>, add: &[&str], remove: &[&str]| Change {
+            title: title.map(str::to_owned),
+            add: add.iter().filter_map(|name| UserId::new(name).ok()).collect(),
+            remove: remove.iter().filter_map(|name| UserId::new(name).ok()).collect(),
+        };
+        let changes = [
+            change(None, &[], &[]),
+            change(Some(""), &[], &[]),
+            change(Some("T"), &[], &[]),
+            change(None, &["a"], &[]),
+            change(None, &[], &["a"]),
+            change(None, &["a", "b"], &[]),
+            change(None, &["b", "a"], &[]),
+        ];
+        let group = ConversationId::of_group(7);
+        let made = changes.iter().map(|change| Content::Change { group: None, change: change.clone() });
+        let changed =
+            changes.iter().map(|change| Content::Change { group: Some(group.clone()), change: change.clone() });
+        let text = |to: Recipient, text: &str| Content::Text { to, text: text.to_owned() };
+        let user = UserId::new("g").expect("a user name");
+        let texts = [
+            text(Recipient::User(user.clone()), "hi"),
+            text(Recipient::User(user), "/7hi"),
+            text(Recipient::Group(group.clone()), "hi"),
+        ];
+        let hashes: Vec<u64> = made.chain(changed).chain(texts).map(|content| content.hash()).collect();
+        let distinct: std::collections::BTreeSet<&u64> = hashes.iter().collect();
+        assert_eq!(distinct.len(), hashes.len());
+    }
 }

@@ -3,16 +3,23 @@
 //! Where the words of the trait leave a question open, this is the answer; the suite in [`crate::contract`] holds every engine
 //! against it. It is for tests: it keeps everything, forgets everything when dropped, and is quick enough.
 //!
-//! `state` is what is kept and what each op does to it; `timeline` is what a user reads.
+//! `state` is what is kept and what each op does to it; `conversation` is who is in one and what was said there; `timeline` is what a user reads.
 
+mod conversation;
+mod retention;
 mod state;
 mod timeline;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tern_proto::{ConversationId, UserId};
 
-use crate::{Device, DeviceState, Durability, Op, Outcome, Page, PageRequest, Storage, Unavailable};
+use crate::{
+    Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
+    Retained, Storage, Unavailable,
+};
+pub use retention::Rules;
 use state::State;
 
 /// A store in memory.
@@ -29,6 +36,12 @@ impl Reference {
     /// the ops carry and not by a clock.
     pub fn new(epoch: u64, keep_ms: i64) -> Reference {
         Reference { state: Mutex::new(State::new(epoch, keep_ms)) }
+    }
+
+    /// Keeps entries by other rules than production.
+    pub fn with_rules(self, rules: Rules) -> Reference {
+        self.state().rules = rules;
+        self
     }
 
     /// No op leaves the state half done, so what a panicking test thread left behind is still good.
@@ -58,8 +71,33 @@ impl Storage for Reference {
         Ok(self.state().device(device))
     }
 
+    async fn highest_client_msg_id(&self, device: &Device) -> Result<u64, Unavailable> {
+        Ok(self.state().highest_client_msg_id(device))
+    }
+
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable> {
         Ok(self.state().underived(after, limit))
+    }
+
+    async fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        Ok(self.state().conversations(user, after, limit))
+    }
+
+    async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable> {
+        Ok(self.state().conversation(id))
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
+        Ok(self.state().history(&request))
+    }
+
+    async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
+        Ok(self.state().retain(now_ms))
     }
 
     async fn ready(&self) -> Result<(), Unavailable> {

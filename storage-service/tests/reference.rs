@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tern_storage::Storage;
 use tern_storage::contract::Place;
+use tern_storage::contract::retention::RULES;
 use tern_storage::reference::Reference;
 
 /// In memory: every opening is a new store.
@@ -13,11 +14,12 @@ struct Memory;
 #[async_trait]
 impl Place for Memory {
     async fn open(&self) -> Arc<dyn Storage> {
-        Arc::new(Reference::default())
+        Arc::new(Reference::default().with_rules(RULES))
     }
 }
 
 tern_storage::contract_cases!(Memory);
+tern_storage::retention_cases!(Memory);
 
 /// A store that forgets each result at the next send.
 struct Forgetful;

@@ -5,18 +5,18 @@ use tern_proto::{ConversationId, UserId, v1};
 
 use super::history::{NOW, device};
 use super::random::Twins;
-use crate::{Content, Device, Op, PageRequest, Storage};
+use crate::{Change, Content, Device, HistoryRequest, Op, PageRequest, Recipient, Storage};
 
-/// Writes a history: three users with three devices each, and every kind of op, some of them wrong.
+/// Writes a history: four users with three devices each, and every kind of op, some of them wrong.
 pub(super) struct Author {
     random: fastrand::Rng,
     pub(super) devices: Vec<Device>,
-    users: Vec<UserId>,
+    pub(super) users: Vec<UserId>,
 }
 
 impl Author {
     pub(super) fn new(seed: u64) -> Author {
-        let names = ["ann", "ben", "cat"].map(|name| format!("{name}{seed}"));
+        let names = ["ann", "ben", "cat", "dan"].map(|name| format!("{name}{seed}"));
         let devices: Vec<Device> =
             names.iter().flat_map(|name| (1..=3).map(move |n| device(&format!("{name}/d{n}")))).collect();
         let users = names.iter().map(|name| name.parse().expect("a user name")).collect();
@@ -36,7 +36,7 @@ impl Author {
         let time_ms = NOW + self.random.i64(-3_600_000..3_600_000);
         match self.random.u32(..100) {
             0..45 => {
-                let content = self.content(&device);
+                let content = self.content(&device, twins);
                 Op::Send { from: device, client_msg_id: self.random.u64(1..=20), content, time_ms }
             }
             45..53 => {
@@ -47,32 +47,59 @@ impl Author {
                 let versions = Class::ALL.map(|class| self.version(twins, &device.user, class));
                 Op::Ack { device, versions, time_ms }
             }
-            70..88 => Op::Read { by: device, conversation: self.conversation(), seq: self.random.u64(..12), time_ms },
+            70..88 => {
+                let conversation = self.conversation(twins);
+                Op::Read { by: device, conversation, seq: self.random.u64(..12), time_ms }
+            }
             _ => {
                 let acked = twins.reference.device(&device).await.expect("available").acked[0];
                 let derived = self.version(twins, &device.user, Class::Messages).unwrap_or(0).min(acked);
                 let positions =
-                    (0..self.random.usize(..5)).map(|_| (self.conversation(), self.random.u64(..12))).collect();
+                    (0..self.random.usize(..5)).map(|_| (self.conversation(twins), self.random.u64(..12))).collect();
                 Op::Delivered { by: device, derived, positions, time_ms }
             }
         }
     }
 
     /// Few ids and few texts, so that resends and conflicts are frequent.
-    fn content(&mut self, from: &Device) -> Content {
+    fn content(&mut self, from: &Device, twins: &Twins) -> Content {
         if self.random.u32(..5) == 0 {
             return Content::Refused { code: v1::Code::TextTooLong, hash: self.random.u64(..3) };
         }
+        if self.random.u32(..4) == 0 {
+            let group = (self.random.u32(..4) > 0).then(|| self.group(twins));
+            return Content::Change { group, change: self.change() };
+        }
         let others: Vec<&UserId> = self.users.iter().filter(|user| **user != from.user).collect();
-        let to = others[self.random.usize(..others.len())].clone();
+        let to = Recipient::User(others[self.random.usize(..others.len())].clone());
+        let to = if self.random.bool() { to } else { Recipient::Group(self.group(twins)) };
         let length = if self.random.u32(..8) == 0 { 9_000 } else { 3 };
         let text = self.random.choice(["a", "b", "é"]).unwrap_or("a").repeat(length);
         Content::Text { to, text }
     }
 
-    fn conversation(&mut self) -> ConversationId {
-        let first = self.random.usize(..3);
-        let second = (first + self.random.usize(1..3)) % 3;
+    /// Most often something small, so that the same is asked for again.
+    fn change(&mut self) -> Change {
+        let title = (self.random.u32(..3) == 0).then(|| self.random.choice(["", "T"]).unwrap_or_default().to_owned());
+        let mut some = |most: usize| {
+            let count = self.random.usize(..=most);
+            (0..count).map(|_| self.users[self.random.usize(..self.users.len())].clone()).collect()
+        };
+        Change { title, add: some(2), remove: some(1) }
+    }
+
+    /// One that was made in this history; now and then, or if there is none, one that was never made.
+    fn group(&mut self, twins: &Twins) -> ConversationId {
+        let at = self.random.usize(..=twins.groups.len());
+        twins.groups.get(at).cloned().unwrap_or_else(|| ConversationId::of_group(u64::MAX))
+    }
+
+    fn conversation(&mut self, twins: &Twins) -> ConversationId {
+        if self.random.bool() {
+            return self.group(twins);
+        }
+        let first = self.random.usize(..4);
+        let second = (first + self.random.usize(1..4)) % 4;
         ConversationId::of_two(&self.users[first], &self.users[second])
     }
 
@@ -89,6 +116,17 @@ impl Author {
     pub(super) fn page(&mut self, twins: &Twins) -> PageRequest {
         let device = self.devices[self.random.usize(..self.devices.len())].clone();
         let above = Class::ALL.map(|class| self.version(twins, &device.user, class));
-        PageRequest { device, above, max_entries: self.random.usize(1..12), max_bytes: usize::MAX }
+        PageRequest { device, above, max_entries: self.random.usize(1..12), max_bytes: usize::MAX, texts: true }
+    }
+
+    pub(super) fn history(&mut self, twins: &Twins) -> HistoryRequest {
+        let before = if self.random.bool() { u64::MAX } else { self.random.u64(..12) };
+        HistoryRequest {
+            conversation: self.conversation(twins),
+            before,
+            from: self.random.u64(..6),
+            max_entries: self.random.usize(1..12),
+            max_bytes: usize::MAX,
+        }
     }
 }

@@ -4,7 +4,10 @@ use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::v1::entry::Body;
 use tern_proto::{ConversationId, DeviceId, UserId, limits, v1};
 
-use crate::{Content, Device, DeviceState, Op, Outcome, Page, PageRequest, Sent, Storage};
+use crate::{
+    Change, Content, Conversation, Device, DeviceState, History, HistoryRequest, Listed, Op, Outcome, Page,
+    PageRequest, Recipient, Sent, Storage,
+};
 
 /// The server's clock where a case does not care.
 pub(super) const NOW: i64 = 1_700_000_000_000;
@@ -24,8 +27,34 @@ pub(super) fn conversation(name: &str) -> ConversationId {
 }
 
 pub(super) fn text(from: &str, client_msg_id: u64, to: &str, text: &str) -> Op {
-    let content = Content::Text { to: user(to), text: text.to_owned() };
+    let content = Content::Text { to: Recipient::User(user(to)), text: text.to_owned() };
     Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
+}
+
+pub(super) fn group_text(from: &str, client_msg_id: u64, group: &ConversationId, text: &str) -> Op {
+    let content = Content::Text { to: Recipient::Group(group.clone()), text: text.to_owned() };
+    Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
+}
+
+/// Makes a group or changes it; `title` may be empty, which stands for none.
+pub(super) fn change(
+    from: &str,
+    client_msg_id: u64,
+    group: Option<&ConversationId>,
+    title: &str,
+    add: &[&str],
+    remove: &[&str],
+) -> Op {
+    let users = |names: &[&str]| names.iter().map(|name| user(name)).collect();
+    let title = Some(title).filter(|title| !title.is_empty()).map(str::to_owned);
+    let change = Change { title, add: users(add), remove: users(remove) };
+    let content = Content::Change { group: group.cloned(), change };
+    Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
+}
+
+/// A group of alice, who owns it, and these.
+pub(super) async fn group_with(store: &dyn Storage, others: &[&str]) -> ConversationId {
+    sent(store, change("alice/d1", 1, None, "", others, &[])).await.conversation
 }
 
 pub(super) fn refused(from: &str, client_msg_id: u64, hash: u64) -> Op {
@@ -87,8 +116,51 @@ pub(super) async fn raised(store: &dyn Storage, op: Op) -> Vec<String> {
     }
 }
 
+/// Commits a send that must be refused for good.
+pub(super) async fn refusal(store: &dyn Storage, op: Op) -> v1::Code {
+    match commit(store, op).await {
+        Outcome::Refused(code) => code,
+        other => panic!("expected a final refusal: {other:?}"),
+    }
+}
+
+/// A conversation that must be there.
+pub(super) async fn standing(store: &dyn Storage, of: &ConversationId) -> Conversation {
+    store.conversation(of).await.expect("available").expect("a conversation")
+}
+
+/// The members, in the order in which they joined.
+pub(super) async fn members(store: &dyn Storage, of: &ConversationId) -> Vec<String> {
+    standing(store, of).await.members.iter().map(|member| member.user.to_string()).collect()
+}
+
+pub(super) async fn list(store: &dyn Storage, of: &str, after: Option<&ConversationId>, limit: usize) -> Vec<Listed> {
+    store.conversations(&user(of), after, limit).await.expect("available")
+}
+
+/// Messages of a conversation with `from <= seq < before`.
+pub(super) async fn past(
+    store: &dyn Storage,
+    of: &ConversationId,
+    (from, before): (u64, u64),
+    max_entries: usize,
+) -> History {
+    let request = HistoryRequest { conversation: of.clone(), before, from, max_entries, max_bytes: limits::PAGE_BYTES };
+    store.history(request).await.expect("available")
+}
+
+/// The sequences of the messages in a timeline that are of this conversation, stubs included.
+pub(super) async fn seqs(store: &dyn Storage, reader: &str, of: &ConversationId) -> Vec<u64> {
+    let all = messages(store, reader).await;
+    all.into_iter().filter(|(conversation, ..)| conversation == of.as_str()).map(|(_, seq, _)| seq).collect()
+}
+
 pub(super) async fn state(store: &dyn Storage, of: &str) -> DeviceState {
     store.device(&device(of)).await.expect("available")
+}
+
+pub(super) async fn highest(store: &dyn Storage, of: &str) -> u64 {
+    store.highest_client_msg_id(&device(of)).await.expect("available")
 }
 
 pub(super) async fn page(
@@ -97,7 +169,8 @@ pub(super) async fn page(
     above: [Option<Version>; CLASSES],
     max_entries: usize,
 ) -> Page {
-    let request = PageRequest { device: reader.clone(), above, max_entries, max_bytes: limits::PAGE_BYTES };
+    let request =
+        PageRequest { device: reader.clone(), above, max_entries, max_bytes: limits::PAGE_BYTES, texts: true };
     store.page(request).await.expect("available")
 }
 

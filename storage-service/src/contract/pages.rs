@@ -57,7 +57,8 @@ pub async fn a_page_ends_at_its_bytes(place: &dyn Place) {
 }
 
 async fn page_of_bytes(store: &dyn Storage, above: u64, max_bytes: usize) -> Page {
-    let request = PageRequest { device: device("bob/d1"), above: [Some(above), None], max_entries: 100, max_bytes };
+    let request =
+        PageRequest { device: device("bob/d1"), above: [Some(above), None], max_entries: 100, max_bytes, texts: true };
     store.page(request).await.expect("available")
 }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::v1::entry::Body;
-use tern_proto::{UserId, v1};
+use tern_proto::{ConversationId, UserId, v1};
 
 use super::Place;
 use super::author::Author;
 use super::history::timelines;
 use super::pages::bytes;
 use crate::reference::Reference;
-use crate::{Content, Device, Op, Outcome, Page, PageRequest, Sent, Storage};
+use crate::{Content, Device, HistoryRequest, Op, Outcome, Page, PageRequest, Recipient, Sent, Storage};
 
 const SEEDS: u64 = 12;
 const STEPS: usize = 30;
@@ -39,9 +39,12 @@ async fn run(place: &dyn Place, restart_every: Option<usize>) {
         reference: Reference::default(),
         ranks: BTreeMap::new(),
         ids: Default::default(),
+        names: BTreeMap::new(),
+        groups: Vec::new(),
     };
     for seed in 0..SEEDS {
         let mut author = Author::new(seed);
+        twins.groups.clear();
         for step in 0..STEPS {
             let context = format!("seed {seed}, step {step}");
             // The engine is dropped before its place is opened again.
@@ -53,12 +56,17 @@ async fn run(place: &dyn Place, restart_every: Option<usize>) {
                 }
             }
             let ops = author.batch(&twins).await;
-            twins.commit(ops, &context).await;
+            twins.commit(ops, &author.devices, &context).await;
             for device in author.devices.clone() {
                 twins.compare_device(&device, &context).await;
             }
             let request = author.page(&twins);
             twins.compare_page(request, &context).await;
+            for user in &author.users {
+                twins.compare_list(user, &context).await;
+            }
+            let request = author.history(&twins);
+            twins.compare_history(request, &context).await;
         }
     }
 }
@@ -78,6 +86,10 @@ pub(super) struct Twins {
     ranks: BTreeMap<(UserId, Class), Vec<Rank>>,
     /// The reference's message id for each of the engine's, and the other way round: one for one.
     ids: [BTreeMap<u64, u64>; 2],
+    /// The engine's name of a group by the reference's.
+    names: BTreeMap<ConversationId, ConversationId>,
+    /// Those of this history.
+    pub(super) groups: Vec<ConversationId>,
 }
 
 impl Twins {
@@ -116,17 +128,30 @@ impl Twins {
         let mut op = op.clone();
         match &mut op {
             Op::Ack { device, versions, .. } => *versions = self.all_of_engine(&device.user, *versions),
-            Op::Delivered { by, derived, .. } => *derived = self.of_engine(&by.user, Class::Messages, *derived),
-            _ => {}
+            Op::Delivered { by, derived, positions, .. } => {
+                *derived = self.of_engine(&by.user, Class::Messages, *derived);
+                positions.iter_mut().for_each(|(conversation, _)| *conversation = self.name_of_engine(conversation));
+            }
+            Op::Read { conversation, .. } => *conversation = self.name_of_engine(conversation),
+            Op::Send { content: Content::Text { to: Recipient::Group(group), .. }, .. }
+            | Op::Send { content: Content::Change { group: Some(group), .. }, .. } => {
+                *group = self.name_of_engine(group);
+            }
+            Op::Send { .. } | Op::Start { .. } => {}
         }
         op
     }
 
-    async fn commit(&mut self, ops: Vec<Op>, context: &str) {
+    async fn commit(&mut self, ops: Vec<Op>, readers: &[Device], context: &str) {
         let outcomes = self.engine.commit(ops.iter().map(|op| self.op_of_engine(op)).collect()).await;
         let wanted = self.reference.commit(ops.clone()).await;
         assert_eq!(outcomes.len(), wanted.len(), "{context}");
-        self.learn_versions(&ops, context).await;
+        for pair in outcomes.iter().zip(&wanted) {
+            if let (Outcome::Sent(sent), Outcome::Sent(wanted)) = pair {
+                self.learn_group(&sent.conversation, &wanted.conversation);
+            }
+        }
+        self.learn_versions(readers, context).await;
         for ((op, outcome), wanted) in ops.iter().zip(outcomes).zip(wanted) {
             self.compare_outcome(op, outcome, wanted, &format!("{context}: {op:?}"));
         }
@@ -136,7 +161,11 @@ impl Twins {
         match (op, outcome, wanted) {
             (_, Outcome::Sent(sent), Outcome::Sent(wanted)) => {
                 let server_msg_id = self.same_id(sent.server_msg_id, wanted.server_msg_id);
-                assert_eq!(Sent { server_msg_id, ..sent }, wanted, "{context}");
+                let conversation = ConversationId::new(&self.renamed_conversation(sent.conversation.as_str()));
+                let conversation = conversation.expect("a conversation");
+                let owed = sorted(&sent.owed);
+                let wanted = Sent { owed: sorted(&wanted.owed), ..wanted };
+                assert_eq!(Sent { server_msg_id, conversation, owed, ..sent }, wanted, "{context}");
             }
             (Op::Start { device, .. }, Outcome::Started(position), Outcome::Started(wanted)) => {
                 self.assert_same_positions(&device.user, position, wanted, context);
@@ -158,26 +187,29 @@ impl Twins {
         if same { reference } else { UNLIKE }
     }
 
-    /// Learns the versions that a batch made, from the timelines of whom it touched.
-    async fn learn_versions(&mut self, ops: &[Op], context: &str) {
-        for op in ops {
-            let (device, other) = match op {
-                Op::Send { from, content: Content::Text { to, .. }, .. } => (from, Some(to.clone())),
-                Op::Read { by, conversation, .. } => (by, conversation.other(&by.user)),
-                Op::Delivered { by, positions, .. } => {
-                    for (conversation, _) in positions {
-                        if let Some(user) = conversation.other(&by.user) {
-                            self.compare_timelines(&Device { user, id: by.id.clone() }, context).await;
-                        }
-                    }
-                    continue;
-                }
-                _ => continue,
-            };
-            self.compare_timelines(device, context).await;
-            if let Some(user) = other {
-                self.compare_timelines(&Device { user, id: device.id.clone() }, context).await;
-            }
+    /// The group in the one for the group in the other.
+    fn learn_group(&mut self, engine: &ConversationId, reference: &ConversationId) {
+        if reference.is_group() && !self.groups.contains(reference) {
+            self.groups.push(reference.clone());
+            self.names.insert(reference.clone(), engine.clone());
+        }
+    }
+
+    /// Of the engine; a group that was never made has the same name in both.
+    fn name_of_engine(&self, reference: &ConversationId) -> ConversationId {
+        self.names.get(reference).unwrap_or(reference).clone()
+    }
+
+    /// Of the reference.
+    fn renamed_conversation(&self, engine: &str) -> String {
+        let known = self.names.iter().find(|(_, name)| name.as_str() == engine);
+        known.map_or(engine, |(reference, _)| reference.as_str()).to_owned()
+    }
+
+    /// Learns the versions that a batch made.
+    async fn learn_versions(&mut self, readers: &[Device], context: &str) {
+        for reader in readers {
+            self.compare_timelines(reader, context).await;
         }
     }
 
@@ -211,22 +243,62 @@ impl Twins {
             entry.version = wanted.version;
         }
         match (&mut entry.body, &wanted.body) {
-            (Some(Body::Message(a)), Some(Body::Message(b))) => {
-                a.server_msg_id = self.same_id(a.server_msg_id, b.server_msg_id)
-            }
+            (Some(Body::Message(a)), Some(Body::Message(b))) => self.rename_message(a, b),
             (Some(Body::Stub(a)), Some(Body::Stub(b))) => {
-                a.server_msg_id = self.same_id(a.server_msg_id, b.server_msg_id)
+                a.server_msg_id = self.same_id(a.server_msg_id, b.server_msg_id);
+                a.conversation = self.renamed_conversation(&a.conversation);
             }
+            (Some(Body::Receipt(a)), _) => a.conversation = self.renamed_conversation(&a.conversation),
             _ => {}
         }
         entry
+    }
+
+    fn rename_message(&mut self, message: &mut v1::Message, wanted: &v1::Message) {
+        message.server_msg_id = self.same_id(message.server_msg_id, wanted.server_msg_id);
+        message.conversation = self.renamed_conversation(&message.conversation);
+    }
+
+    /// The list of a user and each conversation in it. Names of groups differ, and so the order; the pages of a list are checked against the whole.
+    async fn compare_list(&self, user: &UserId, context: &str) {
+        let context = format!("{context}: the list of {user}");
+        let whole = self.engine.conversations(user, None, usize::MAX).await.expect("available");
+        assert!(whole.is_sorted_by(|a, b| a.id < b.id), "{context}");
+        let mut wanted = self.reference.conversations(user, None, usize::MAX).await.expect("available");
+        for listed in &wanted {
+            let engine = self.engine.conversation(&self.name_of_engine(&listed.id)).await;
+            assert_eq!(engine, self.reference.conversation(&listed.id).await, "{context}: {}", listed.id);
+        }
+        wanted.iter_mut().for_each(|listed| listed.id = self.name_of_engine(&listed.id));
+        wanted.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(whole, wanted, "{context}");
+        let mut after = None;
+        for part in whole.chunks(2) {
+            let page = self.engine.conversations(user, after, 2).await.expect("available");
+            assert_eq!(page, part, "{context}");
+            after = part.last().map(|listed| &listed.id);
+        }
+    }
+
+    async fn compare_history(&mut self, request: HistoryRequest, context: &str) {
+        let context = format!("{context}: {request:?}");
+        let conversation = self.name_of_engine(&request.conversation);
+        let of_engine = HistoryRequest { conversation, ..request.clone() };
+        let mut history = self.engine.history(of_engine).await.expect("available");
+        let wanted = self.reference.history(request).await.expect("available");
+        history
+            .messages
+            .iter_mut()
+            .zip(&wanted.messages)
+            .for_each(|(message, wanted)| self.rename_message(message, wanted));
+        assert_eq!(history, wanted, "{context}");
     }
 
     async fn compare_device(&self, device: &Device, context: &str) {
         let context = format!("{context}: {device:?}");
         let state = self.engine.device(device).await.expect("available");
         let wanted = self.reference.device(device).await.expect("available");
-        let parts = |state: &crate::DeviceState| (state.known, state.highest_client_msg_id);
+        let parts = |state: &crate::DeviceState| state.known;
         assert_eq!(parts(&state), parts(&wanted), "{context}");
         let heads = |number: fn(&Rank) -> Version| {
             Class::ALL.map(|class| self.ranks(&device.user, class).last().map_or(0, number))
@@ -267,4 +339,10 @@ impl Twins {
         let count = fit.unwrap_or(1).min(whole.entries.len());
         assert_eq!(page.entries, whole.entries[..count], "{context}: {max_bytes} bytes");
     }
+}
+
+fn sorted(users: &[UserId]) -> Arc<[UserId]> {
+    let mut users = users.to_vec();
+    users.sort();
+    users.into()
 }

@@ -1,15 +1,15 @@
 //! What was told before a stop holds after it.
 
 use tern_proto::key::Class;
-use tern_proto::v1;
+use tern_proto::{ConversationId, v1};
 use tokio::task::JoinSet;
 
 use super::Place;
 use super::history::{
-    ack, commit, conversation, delivered, device, raised, read, receipts, refused, sent, start, state, text, timelines,
-    versions,
+    ack, change, commit, conversation, delivered, device, group_text, group_with, highest, list, past, raised, read,
+    receipts, refusal, refused, sent, seqs, standing, start, state, text, timelines, versions,
 };
-use crate::{Outcome, Sent};
+use crate::{Outcome, Storage};
 
 /// Every entry at its version, for every reader, in the same epoch.
 pub async fn messages_are_there_afterwards(place: &dyn Place) {
@@ -40,8 +40,8 @@ pub async fn resends_are_recognised_afterwards(place: &dyn Place) {
     commit(&*store, refused("alice/d1", 9, 1)).await;
     drop(store);
     let store = place.open().await;
-    assert_eq!(state(&*store, "alice/d1").await.highest_client_msg_id, 9);
-    assert_eq!(sent(&*store, text("alice/d1", 3, "bob", "hi")).await, Sent { fresh: false, ..first });
+    assert_eq!(highest(&*store, "alice/d1").await, 9);
+    assert_eq!(sent(&*store, text("alice/d1", 3, "bob", "hi")).await, first.repeated());
     assert_eq!(commit(&*store, text("alice/d1", 3, "bob", "ho")).await, Outcome::Conflict);
     assert_eq!(commit(&*store, refused("alice/d1", 9, 1)).await, Outcome::Refused(v1::Code::EmptyText));
     assert_eq!(commit(&*store, text("alice/d1", 9, "bob", "hi")).await, Outcome::Conflict);
@@ -50,17 +50,17 @@ pub async fn resends_are_recognised_afterwards(place: &dyn Place) {
 
 /// Sequence numbers, message ids and versions are not used again.
 pub async fn numbering_goes_on(place: &dyn Place) {
-    let mut last = Sent { server_msg_id: 0, conversation: conversation("alice:bob"), seq: 0, time_ms: 0, fresh: true };
+    let mut last = 0;
     let mut ids = Vec::new();
     for round in 1..=4 {
         let store = place.open().await;
         let before = state(&*store, "bob/d1").await.heads[0];
         let sent = sent(&*store, text("alice/d1", round, "bob", "hi")).await;
-        assert_eq!(sent.seq, last.seq + 1);
+        assert_eq!(sent.seq, last + 1);
         assert!(!ids.contains(&sent.server_msg_id));
         assert!(state(&*store, "bob/d1").await.heads[0] > before);
         ids.push(sent.server_msg_id);
-        last = sent;
+        last = sent.seq;
     }
 }
 
@@ -128,6 +128,85 @@ pub async fn receipts_are_there_afterwards(place: &dyn Place) {
     assert_eq!(raised(&*store, delivered("bob/d2", 0, "alice:bob", 4)).await, ["alice"]);
 }
 
+/// Members, owner, title and positions, what each member has, and every answer.
+pub async fn groups_are_there_afterwards(place: &dyn Place) {
+    let store = place.open().await;
+    let group = group_with(&*store, &["bob", "carol"]).await;
+    let titled = || change("bob/d1", 1, Some(&group), "T", &["dan", "bob"], &["zoe"]);
+    let first = sent(&*store, titled()).await;
+    sent(&*store, change("alice/d1", 2, Some(&group), "", &[], &["alice", "carol"])).await;
+    let stranger = || group_text("carol/d1", 1, &group, "still there?");
+    assert_eq!(refusal(&*store, stranger()).await, v1::Code::NotAMember);
+    raised(&*store, read("dan/d1", group.as_str(), 2)).await;
+    raised(&*store, delivered("bob/d1", 0, group.as_str(), 1)).await;
+    let before = (standing(&*store, &group).await, seqs_of_all(&*store, &group).await);
+    drop(store);
+    for _ in 0..2 {
+        let store = place.open().await;
+        assert_eq!((standing(&*store, &group).await, seqs_of_all(&*store, &group).await), before);
+        assert_eq!(sent(&*store, titled()).await, first.clone().repeated());
+        assert_eq!(commit(&*store, group_text("bob/d1", 1, &group, "T")).await, Outcome::Conflict);
+        assert_eq!(refusal(&*store, stranger()).await, v1::Code::NotAMember);
+        assert!(raised(&*store, read("dan/d1", group.as_str(), 2)).await.is_empty());
+    }
+}
+
+async fn seqs_of_all(store: &dyn Storage, group: &ConversationId) -> Vec<Vec<u64>> {
+    let mut all = Vec::new();
+    for reader in ["alice/d2", "bob/d2", "carol/d2", "dan/d2"] {
+        all.push(seqs(store, reader, group).await);
+    }
+    all
+}
+
+/// Who came, went and came back in different runs of the store gets what it should, and has it in its list.
+pub async fn membership_goes_on_afterwards(place: &dyn Place) {
+    let mut store = place.open().await;
+    let group = group_with(&*store, &["bob"]).await;
+    for (id, is_in) in [(2, false), (4, true), (6, false), (8, true)] {
+        drop(store);
+        store = place.open().await;
+        let (add, remove): (&[&str], &[&str]) = if is_in { (&["bob"], &[]) } else { (&[], &["bob"]) };
+        sent(&*store, change("alice/d1", id, Some(&group), "", add, remove)).await;
+        drop(store);
+        store = place.open().await;
+        let owed = sent(&*store, group_text("alice/d1", id + 1, &group, "hi")).await.owed;
+        assert_eq!((owed.len(), list(&*store, "bob", None, 9).await.len()), if is_in { (2, 1) } else { (1, 0) });
+    }
+    assert_eq!(seqs(&*store, "bob/d1", &group).await, [1, 2, 4, 5, 6, 8, 9]);
+    assert_eq!(seqs(&*store, "alice/d2", &group).await, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(past(&*store, &group, (0, u64::MAX), 20).await.messages.len(), 9);
+}
+
+/// Across several stops, so that history comes from all of them.
+pub async fn lists_and_history_are_there_afterwards(place: &dyn Place) {
+    let mut store = place.open().await;
+    let group = group_with(&*store, &["bob"]).await;
+    let mut id = 1;
+    for _ in 0..4 {
+        for _ in 0..5 {
+            id += 1;
+            sent(&*store, group_text("alice/d1", id, &group, &format!("message {id}"))).await;
+            sent(&*store, text("bob/d1", id, "alice", &format!("message {id}"))).await;
+        }
+        let lists = (list(&*store, "alice", None, 9).await, list(&*store, "bob", None, 9).await);
+        assert_eq!(lists.0.len(), 2);
+        let whole = past(&*store, &group, (0, u64::MAX), 100).await;
+        drop(store);
+        store = place.open().await;
+        assert_eq!((list(&*store, "alice", None, 9).await, list(&*store, "bob", None, 9).await), lists);
+        assert_eq!(past(&*store, &group, (0, u64::MAX), 100).await, whole);
+        for (from, before) in [(0, id), (3, id - 3), (id - 2, id + 9)] {
+            let part = past(&*store, &group, (from, before), 100).await.messages;
+            let wanted = whole.messages.iter().filter(|message| (from..before).contains(&message.seq));
+            assert_eq!(part, wanted.cloned().collect::<Vec<v1::Message>>(), "{from}..{before} of {id}");
+        }
+    }
+    assert_eq!(past(&*store, &group, (0, u64::MAX), 100).await.messages.len(), 21);
+    let paired = past(&*store, &conversation("alice:bob"), (0, u64::MAX), 100).await;
+    assert_eq!(paired.messages.len(), 20);
+}
+
 /// Callers that vanish and a store that stops under load: what was answered is there, and each message once.
 pub async fn what_was_answered_while_stopping_is_there(place: &dyn Place) {
     const EACH: u64 = 40;
@@ -153,7 +232,7 @@ pub async fn what_was_answered_while_stopping_is_there(place: &dyn Place) {
     let store = place.open().await;
     while let Some((name, id, first)) = answers.recv().await {
         let again = sent(&*store, text(&name, id, "bob", "hi")).await;
-        assert_eq!(again, Sent { fresh: false, ..first }, "{name} {id}");
+        assert_eq!(again, first.repeated(), "{name} {id}");
     }
     for writer in 0..4 {
         for id in 1..=EACH {

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tern_runtime::planted::{self, Fault};
 
 use super::Failure;
 use super::frame::align;
@@ -14,6 +17,9 @@ use super::scan::Scan;
 /// How a written frame is made durable; replaced in tests that let it fail.
 pub(super) type SyncFn = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
+/// When there was no room for a segment, the next try is so much later: each writes until the disk is full.
+const NO_ROOM: Duration = Duration::from_secs(1);
+
 /// The writing side, owned by the writer thread.
 pub(super) struct Appender {
     log: Arc<Log>,
@@ -22,6 +28,8 @@ pub(super) struct Appender {
     end: u64,
     /// The next segment while it is being filled with zeros, so that rolling over does not wait for it.
     spare: Mutex<Option<JoinHandle<io::Result<Arc<File>>>>>,
+    /// When there was no room for a segment.
+    no_room: Option<Instant>,
 }
 
 impl Appender {
@@ -36,11 +44,11 @@ impl Appender {
         let fresh = end.is_multiple_of(log.segment_bytes);
         let mut appender = if fresh {
             let file = log.create_segment(segment)?;
-            Appender { log, sync, file, end, spare: Mutex::default() }
+            Appender { log, sync, file, end, spare: Mutex::default(), no_room: None }
         } else {
             let file = log.file(segment)?;
             zero_behind(&file, end % log.segment_bytes, log.segment_bytes)?;
-            Appender { log, sync, file, end, spare: Mutex::default() }
+            Appender { log, sync, file, end, spare: Mutex::default(), no_room: None }
         };
         if fresh {
             appender.activate(segment, scan.read_to)?;
@@ -49,7 +57,8 @@ impl Appender {
         if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {
             appender.file.write_all_at(&frame, position % appender.log.segment_bytes)?;
         }
-        appender.file.sync_data()?;
+        appender.sync_all()?;
+        appender.log.set_end(appender.end);
         Ok(appender)
     }
 
@@ -71,9 +80,14 @@ impl Appender {
     /// Writes a frame at the position that [`Appender::position_for`] gave and makes it durable.
     pub(super) fn append(&mut self, position: u64, frame: Vec<u8>) -> io::Result<()> {
         self.file.write_all_at(&frame, position % self.log.segment_bytes)?;
-        (self.sync)(&self.file)?;
+        let synced = (self.sync)(&self.file);
+        if !planted::active(Fault::FailedSyncIgnored) {
+            synced?;
+        }
+        self.log.meters.bytes.add(frame.len() as u64);
         self.end = align(position + frame.len() as u64);
         self.log.remember(position, frame);
+        self.log.set_end(self.end);
         Ok(())
     }
 
@@ -87,6 +101,7 @@ impl Appender {
 
     /// Puts everything written so far on disk, whatever the durability.
     pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.log.meters.syncs.add(1);
         self.file.sync_data()
     }
 
@@ -99,16 +114,34 @@ impl Appender {
         }
     }
 
+    /// Waits until nothing of it writes any more.
+    pub(super) fn settle(&self) {
+        self.prepared();
+    }
+
+    /// Waits for the segment that is being prepared; one that could not be is none.
+    fn prepared(&self) -> Option<Arc<File>> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.and_then(|thread| thread.join().ok()?.ok())
+    }
+
+    fn next_segment(&mut self, segment: u64) -> io::Result<Arc<File>> {
+        if self.no_room.is_some_and(|since| since.elapsed() < NO_ROOM) {
+            return Err(io::Error::other("there was none a moment ago"));
+        }
+        let created = self.log.create_segment(segment);
+        self.no_room = created.is_err().then(Instant::now);
+        created
+    }
+
     /// Goes over to the next segment: it must be there before the seal of this one says so, so that a missing one is noticed.
     fn roll(&mut self, segment: u64) -> Result<(), Failure> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let prepared = spare.and_then(|thread| thread.join().ok()?.ok());
-        let next = match prepared {
+        let next = match self.prepared() {
             Some(file) => file,
-            None => self.log.create_segment(segment).map_err(Failure::NoSegment)?,
+            None => self.next_segment(segment).map_err(Failure::NoSegment)?,
         };
         self.file.write_all_at(&block(SEAL, self.log.salt, segment - 1, 0), SEAL_AT)?;
-        self.file.sync_data()?;
+        self.sync_all()?;
         self.file = next;
         Ok(self.activate(segment, self.end)?)
     }

@@ -9,7 +9,9 @@ use tern_proto::UserId;
 
 use super::append::Appender;
 use super::decide::Decider;
-use super::index::{Changes, IndexError};
+use super::index::Changes;
+use super::moved::Moved;
+use super::tables::IndexError;
 use super::users::Users;
 use super::{Failure, Shared};
 use crate::Device;
@@ -18,11 +20,16 @@ use crate::Device;
 const EVERY_USERS: usize = 50_000;
 /// Or after this time, if anything has changed.
 const EVERY: Duration = Duration::from_secs(60);
+/// When nothing was committed for so long, work that waits is done early: it disturbs nobody.
+const IDLE: Duration = Duration::from_secs(2);
+/// But not more often than this.
+const IDLE_EVERY: Duration = Duration::from_secs(10);
 
 /// What goes into a checkpoint that covers the log up to `applied`: all that the index does not have.
 pub(super) fn gather(
     users: &Users,
     decider: &mut Decider,
+    moved: &Moved,
     dirty: &[UserId],
     (applied, epoch): (u64, u64),
     keep_ms: i64,
@@ -32,6 +39,7 @@ pub(super) fn gather(
         users.collect(id, &mut changes);
     }
     decider.collect(&mut changes, keep_ms);
+    moved.collect(&mut changes);
     changes
 }
 
@@ -44,6 +52,8 @@ pub(super) struct Checkpoints {
     number: u64,
     /// Where the log ended then, and when.
     last: (u64, Instant),
+    /// When something was committed last.
+    committed: Instant,
     dirty: HashSet<UserId>,
     running: Option<Running>,
 }
@@ -63,6 +73,7 @@ impl Checkpoints {
             every_bytes,
             number,
             last: (log_end, Instant::now()),
+            committed: Instant::now(),
             dirty: HashSet::new(),
             running: None,
         }
@@ -76,6 +87,7 @@ impl Checkpoints {
     /// These users have changed.
     pub(super) fn dirty(&mut self, users: impl IntoIterator<Item = UserId>) {
         self.dirty.extend(users);
+        self.committed = Instant::now();
     }
 
     /// Completes a checkpoint that has been written and starts one that is due. Called between commits, when all that is
@@ -86,24 +98,29 @@ impl Checkpoints {
         }
         let (at, when) = self.last;
         let grown = appender.end() - at;
-        let due =
-            grown >= self.every_bytes || self.dirty.len() >= EVERY_USERS || (grown > 0 && when.elapsed() >= EVERY);
+        let idle = self.committed.elapsed() >= IDLE && when.elapsed() >= IDLE_EVERY;
+        let due = grown >= self.every_bytes
+            || self.dirty.len() >= EVERY_USERS
+            || (grown > 0 && (when.elapsed() >= EVERY || idle || shared.checkpoint_wanted() > at));
         if due && self.running.is_none() && !shared.has_failed() {
             self.start(shared, appender);
         }
     }
 
-    /// Writes a last checkpoint and waits for it.
-    pub(super) fn finish(&mut self, shared: &Arc<Shared>, appender: &Appender) {
+    /// Waits for the checkpoint that is being written, if there is one.
+    pub(super) fn settle(&mut self, shared: &Shared) {
         if let Some(running) = self.running.take() {
             self.complete(shared, running);
         }
+    }
+
+    /// Writes a last checkpoint and waits for it.
+    pub(super) fn finish(&mut self, shared: &Arc<Shared>, appender: &Appender) {
+        self.settle(shared);
         if appender.end() > self.last.0 && !shared.has_failed() {
             self.start(shared, appender);
         }
-        if let Some(running) = self.running.take() {
-            self.complete(shared, running);
-        }
+        self.settle(shared);
     }
 
     fn start(&mut self, shared: &Arc<Shared>, appender: &Appender) {
@@ -115,7 +132,8 @@ impl Checkpoints {
         self.last = (appender.end(), Instant::now());
         let users: Vec<UserId> = self.dirty.drain().collect();
         let applied = appender.end();
-        let changes = gather(&shared.users, &mut shared.decider(), &users, (applied, shared.epoch), self.keep_ms);
+        let (covered, decider) = ((applied, shared.epoch), &mut shared.decider());
+        let changes = gather(&shared.users, decider, &shared.moved, &users, covered, self.keep_ms);
         let writing = shared.clone();
         let write = move || writing.index.write(&changes);
         match std::thread::Builder::new().name("tern-checkpoint".into()).spawn(write) {
@@ -127,8 +145,10 @@ impl Checkpoints {
     fn complete(&mut self, shared: &Shared, running: Running) {
         match running.thread.join() {
             Ok(Ok(floors)) => {
+                shared.log.meters.checkpoints.add(1);
                 shared.users.checkpointed(&running.users, self.number, running.applied);
                 shared.decider().checkpointed(self.number, running.applied, floors);
+                shared.moved.checkpointed(running.applied);
             }
             Ok(Err(error)) => shared.fail(&Failure::Index(error)),
             Err(_) => shared.fail(&Failure::Stopped),

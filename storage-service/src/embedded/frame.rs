@@ -99,6 +99,11 @@ pub(super) struct Found {
     pub length: usize,
 }
 
+/// Bytes that a record takes in the log.
+pub(super) fn record_bytes(meta: &Meta, body: usize) -> u64 {
+    align((RECORD_HEADER + meta.encoded_len() + body) as u64)
+}
+
 /// How many bytes of a record must be there before [`read_record`] can say more.
 pub(super) fn record_length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(..RECORD_HEADER)?;
@@ -106,8 +111,16 @@ pub(super) fn record_length(bytes: &[u8]) -> Option<usize> {
     usize::try_from(align(RECORD_HEADER as u64 + meta + body)).ok()
 }
 
+/// What of a record is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    All,
+    /// Without the body, which is then empty.
+    Meta,
+}
+
 /// The record at the start of `bytes`; `None` if not even its meta can be trusted.
-pub(super) fn read_record(bytes: &[u8], position: u64) -> Option<Found> {
+pub(super) fn read_record(bytes: &[u8], position: u64, want: Want) -> Option<Found> {
     let length = record_length(bytes)?;
     let (meta_len, body_len) = (read_u32(bytes, 0) as usize, read_u32(bytes, 4) as usize);
     let meta = bytes.get(RECORD_HEADER..RECORD_HEADER.checked_add(meta_len)?)?;
@@ -115,8 +128,13 @@ pub(super) fn read_record(bytes: &[u8], position: u64) -> Option<Found> {
         return None;
     }
     let body_start = RECORD_HEADER + meta_len;
-    let body = bytes.get(body_start..body_start + body_len);
-    let body = body.filter(|body| crc32fast::hash(body) == read_u32(bytes, 12)).map(<[u8]>::to_vec);
+    let body = match want {
+        Want::All => {
+            bytes.get(body_start..body_start + body_len).filter(|body| crc32fast::hash(body) == read_u32(bytes, 12))
+        }
+        Want::Meta => Some(&[][..]),
+    };
+    let body = body.map(<[u8]>::to_vec);
     Some(Found { meta: Meta::decode(meta).ok()?, body, length })
 }
 
@@ -162,7 +180,7 @@ mod tests {
         let header = FrameHeader::read(&bytes, 7, 4096).unwrap();
         assert_eq!(header, FrameHeader { length: bytes.len(), count: 3 });
         for (seq, position) in (1..).zip(positions) {
-            let found = read_record(&bytes[(position - 4096) as usize..], position).unwrap();
+            let found = read_record(&bytes[(position - 4096) as usize..], position, Want::All).unwrap();
             assert_eq!(found.meta, meta(seq));
             assert_eq!(found.body.unwrap(), format!("text {seq}").as_bytes());
         }
@@ -179,11 +197,11 @@ mod tests {
     fn every_flipped_bit_is_noticed() {
         let (good, positions) = frame();
         let at = (positions[1] - 4096) as usize;
-        let want = read_record(&good[at..], positions[1]).unwrap();
+        let want = read_record(&good[at..], positions[1], Want::All).unwrap();
         for bit in 0..want.length * 8 {
             let mut bytes = good.clone();
             bytes[at + bit / 8] ^= 1 << (bit % 8);
-            let found = read_record(&bytes[at..], positions[1]);
+            let found = read_record(&bytes[at..], positions[1], Want::All);
             let in_padding =
                 bit / 8 >= RECORD_HEADER + read_u32(&good[at..], 0) as usize + read_u32(&good[at..], 4) as usize;
             assert!(in_padding || found.as_ref() != Some(&want), "bit {bit} went unnoticed");

@@ -3,165 +3,27 @@
 //! A redb database written in one transaction for each checkpoint: last values of users, conversations, senders
 //! and receipts, and for what grows, blocks: one row for all that one user or device gained since the checkpoint before.
 
+use std::ops::Bound;
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tern_proto::{ConversationId, UserId, v1};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use tern_proto::{ConversationId, UserId};
 
+use super::database::Handle;
+use super::index_file::CheckFn;
+use super::rows::{
+    ConversationRow, LateRow, ReceiptKey, ReceiptRow, ResultBlock, SenderRow, UserRow, VersionBlock, pack, unpack,
+};
+use super::tables::{
+    self, CONVERSATIONS, EXPIRY, HISTORY, IndexError, LATE_RESULTS, MEMBERSHIPS, MOVED, RECEIPTS, RESULTS, Result,
+    SENDERS, TIMELINES, UNDERIVED, USERS,
+};
 use crate::Device;
 
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// user → [`UserRow`]
-const USERS: TableDefinition<&str, &[u8]> = TableDefinition::new("users");
-/// (user, last version of the block) → [`VersionBlock`]
-const TIMELINES: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("timelines");
-/// (user, conversation, member, kind) → [`ReceiptRow`]
-const RECEIPTS: TableDefinition<(&str, &str, &str, u32), &[u8]> = TableDefinition::new("receipts");
-/// conversation → [`ConversationRow`]
-const CONVERSATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("conversations");
-/// (user, device) → [`SenderRow`]
-const SENDERS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("senders");
-/// (user, device, last id of the block) → [`ResultBlock`]; the blocks of a device are disjoint and ascending.
-const RESULTS: TableDefinition<(&str, &str, u64), &[u8]> = TableDefinition::new("results");
-/// (user, device, id) → [`LateRow`], for ids that came below a block that was already there.
-const LATE_RESULTS: TableDefinition<(&str, &str, u64), &[u8]> = TableDefinition::new("late_results");
-/// (time in milliseconds, user, device, id, late) → nothing: when a row of the two tables above may be forgotten.
-const EXPIRY: TableDefinition<(i64, &str, &str, u64, bool), ()> = TableDefinition::new("expiry");
-/// (user, device) → nothing: acknowledged beyond what is derived.
-const UNDERIVED: TableDefinition<(&str, &str), ()> = TableDefinition::new("underived");
-
-const APPLIED: &str = "applied";
-const EPOCH: &str = "epoch";
-/// Memory that the database may use for its pages.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// How many expired results one checkpoint forgets at most; more if it brings more, so that it never falls behind.
 const EXPIRE_STEP: usize = 20_000;
-
-/// Why the index failed; it is not needed for durability and can be deleted and rebuilt.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum IndexError {
-    /// The database refuses.
-    #[error("the index: {0}")]
-    Database(Box<redb::Error>),
-    /// A row does not check out.
-    #[error("the index is damaged; the next start rebuilds it from the log")]
-    Damaged,
-}
-
-macro_rules! from_redb {
-    ($($error:ty),*) => {$(
-        impl From<$error> for IndexError {
-            fn from(error: $error) -> IndexError {
-                IndexError::Database(Box::new(error.into()))
-            }
-        }
-    )*};
-}
-from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
-
-type Result<T> = std::result::Result<T, IndexError>;
-
-/// A user's last values.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct UserRow {
-    /// By class.
-    #[prost(uint64, repeated, tag = "1")]
-    pub heads: Vec<u64>,
-    #[prost(message, repeated, tag = "2")]
-    pub devices: Vec<DeviceRow>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct DeviceRow {
-    #[prost(string, tag = "1")]
-    pub id: String,
-    /// By class.
-    #[prost(uint64, repeated, tag = "2")]
-    pub acked: Vec<u64>,
-    #[prost(uint64, tag = "3")]
-    pub derived: u64,
-    #[prost(int64, tag = "4")]
-    pub heard_ms: i64,
-}
-
-/// Ascending numbers as differences, so that most take two bytes.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct VersionBlock {
-    #[prost(uint64, repeated, tag = "1")]
-    steps: Vec<u64>,
-}
-
-/// `ids` ascending; `positions` as signed differences.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ResultBlock {
-    #[prost(uint64, repeated, tag = "1")]
-    ids: Vec<u64>,
-    #[prost(sint64, repeated, tag = "2")]
-    positions: Vec<i64>,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct LateRow {
-    #[prost(uint64, tag = "1")]
-    position: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct ReceiptRow {
-    #[prost(uint64, tag = "1")]
-    pub version: u64,
-    #[prost(uint64, tag = "2")]
-    pub seq: u64,
-    #[prost(int64, tag = "3")]
-    pub time_ms: i64,
-}
-
-/// What a receipt is about; a newer one of the same key takes the place of the older.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ReceiptKey {
-    pub conversation: ConversationId,
-    pub member: UserId,
-    /// [`v1::ReceiptKind`] as a number.
-    pub kind: u32,
-}
-
-impl ReceiptKey {
-    pub(super) fn entry(&self, row: &ReceiptRow) -> v1::Receipt {
-        v1::Receipt {
-            conversation: self.conversation.to_string(),
-            member: self.member.to_string(),
-            kind: self.kind as i32,
-            seq: row.seq,
-            time_ms: row.time_ms,
-        }
-    }
-}
-
-/// A conversation of two; the arrays are by member, in the order of its name.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ConversationRow {
-    #[prost(uint64, tag = "1")]
-    pub seq: u64,
-    #[prost(uint64, repeated, tag = "2")]
-    pub last_sent: Vec<u64>,
-    #[prost(uint64, repeated, tag = "3")]
-    pub read: Vec<u64>,
-    #[prost(uint64, repeated, tag = "4")]
-    pub delivered: Vec<u64>,
-}
-
-/// A device as a sender.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct SenderRow {
-    #[prost(uint64, tag = "1")]
-    pub highest: u64,
-    /// Ids up to here that are not found are too old to tell.
-    #[prost(uint64, tag = "2")]
-    pub floor: u64,
-    /// The last id of the last block.
-    #[prost(uint64, tag = "3")]
-    pub indexed: u64,
-}
+/// Messages in one block of a conversation's history: what is read to find one.
+const HISTORY_BLOCK: usize = 1024;
 
 /// Everything that changed since the last checkpoint.
 #[derive(Debug, Default)]
@@ -171,8 +33,16 @@ pub(super) struct Changes {
     pub epoch: u64,
     pub users: Vec<(UserId, UserRow)>,
     pub versions: Vec<(UserId, Vec<u64>)>,
+    /// Up to where class 1 was dropped since the last checkpoint.
+    pub dropped: Vec<(UserId, u64)>,
+    /// Version and position of the copy.
+    pub moved: Vec<(u64, u64)>,
     pub receipts: Vec<(UserId, ReceiptKey, ReceiptRow)>,
     pub conversations: Vec<(ConversationId, ConversationRow)>,
+    /// By conversation the messages above its last block: sequence and position, ascending.
+    pub history: Vec<(ConversationId, Vec<(u64, u64)>)>,
+    /// Who is in a conversation now, or is no more.
+    pub memberships: Vec<(UserId, ConversationId, bool)>,
     pub senders: Vec<(Device, SenderRow)>,
     /// By device the ids above its last block, ascending, with their positions.
     pub results: Vec<(Device, Vec<(u64, u64)>)>,
@@ -185,33 +55,41 @@ pub(super) struct Changes {
 }
 
 pub(super) struct Index {
-    database: Database,
+    database: Handle,
+    before_write: Option<CheckFn>,
 }
 
 impl Index {
     /// Opens or creates the database with all its tables.
-    pub(super) fn open(path: &Path) -> Result<Index> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    pub(super) fn open(path: &Path, before_write: Option<CheckFn>) -> Result<Index> {
+        let database = Handle::open(path)?;
         let transaction = database.begin_write()?;
-        transaction.open_table(META)?;
-        transaction.open_table(USERS)?;
-        transaction.open_table(TIMELINES)?;
-        transaction.open_table(RECEIPTS)?;
-        transaction.open_table(CONVERSATIONS)?;
-        transaction.open_table(SENDERS)?;
-        transaction.open_table(RESULTS)?;
-        transaction.open_table(LATE_RESULTS)?;
-        transaction.open_table(EXPIRY)?;
-        transaction.open_table(UNDERIVED)?;
+        tables::create(&transaction)?;
         transaction.commit()?;
-        Ok(Index { database })
+        Ok(Index { database, before_write })
+    }
+
+    /// Closes the database; whoever asks from now on gets [`IndexError::Closed`].
+    pub(super) fn close(&self) {
+        self.database.close();
+    }
+
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction> {
+        self.database.begin_read()
+    }
+
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
+        self.database.begin_write()
+    }
+
+    /// Where the log begins: what stood below was cleaned.
+    pub(super) fn first(&self) -> Result<u64> {
+        tables::first(&self.database.begin_read()?)
     }
 
     /// How far the log is in the index, and the epoch then; 0 if nothing is.
     pub(super) fn applied(&self) -> Result<(u64, u64)> {
-        let meta = self.database.begin_read()?.open_table(META)?;
-        let get = |key| Ok::<_, IndexError>(meta.get(key)?.map_or(0, |value| value.value()));
-        Ok((get(APPLIED)?, get(EPOCH)?))
+        tables::applied(&self.database.begin_read()?)
     }
 
     pub(super) fn user(&self, user: &UserId) -> Result<Option<UserRow>> {
@@ -222,6 +100,56 @@ impl Index {
     pub(super) fn conversation(&self, conversation: &ConversationId) -> Result<Option<ConversationRow>> {
         let table = self.database.begin_read()?.open_table(CONVERSATIONS)?;
         table.get(conversation.as_str())?.map(|row| unpack(row.value())).transpose()
+    }
+
+    /// At most `limit` conversations of a user, behind `after`, in order.
+    pub(super) fn memberships(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>> {
+        let table = self.database.begin_read()?.open_table(MEMBERSHIPS)?;
+        let after = (user.as_str(), after.map_or("", ConversationId::as_str));
+        let mut found = Vec::new();
+        for row in table.range::<(&str, &str)>((Bound::Excluded(after), Bound::Unbounded))? {
+            let (key, _) = row?;
+            let (of, conversation) = key.value();
+            if of != user.as_str() || found.len() >= limit {
+                break;
+            }
+            found.push(ConversationId::new(conversation).map_err(|_| IndexError::Damaged)?);
+        }
+        Ok(found)
+    }
+
+    /// The newest messages of a conversation with `from <= seq < before`, newest first: sequence and position. At most `limit`.
+    pub(super) fn history(
+        &self,
+        conversation: &ConversationId,
+        from: u64,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        let (name, Some(last)) = (conversation.as_str(), before.checked_sub(1)) else { return Ok(found) };
+        if from > last {
+            return Ok(found);
+        }
+        let table = self.database.begin_read()?.open_table(HISTORY)?;
+        // Of the blocks that end at `last` or later only the first can reach below it.
+        let reaching = table.range((name, last)..=(name, u64::MAX))?.next();
+        for block in reaching.into_iter().chain(table.range((name, from)..(name, last))?.rev()) {
+            let (_, block) = block?;
+            let mut messages: Vec<_> = unpack::<ResultBlock>(block.value())?.results().collect();
+            messages.retain(|(seq, _)| (from..before).contains(seq));
+            found.extend(messages.into_iter().rev());
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
     }
 
     pub(super) fn sender(&self, device: &Device) -> Result<Option<SenderRow>> {
@@ -292,6 +220,7 @@ impl Index {
 
     /// Writes a checkpoint: all of it or nothing, on disk when this returns. Gives the devices whose floor rose, with the new floor.
     pub(super) fn write(&self, changes: &Changes) -> Result<Vec<(Device, u64)>> {
+        self.before_write.as_ref().map_or(Ok(()), |check| check())?;
         let transaction = self.database.begin_write()?;
         let raised = write_senders(&transaction, changes)?;
         {
@@ -311,6 +240,13 @@ impl Index {
                     timelines.insert((user.as_str(), last), pack(&VersionBlock::of(versions)).as_slice())?;
                 }
             }
+            for (user, up_to) in &changes.dropped {
+                timelines.retain_in((user.as_str(), 0)..=(user.as_str(), *up_to), |_, _| false)?;
+            }
+            let mut moved = transaction.open_table(MOVED)?;
+            for (version, position) in &changes.moved {
+                moved.insert(version, position)?;
+            }
             let mut receipts = transaction.open_table(RECEIPTS)?;
             for (user, key, row) in &changes.receipts {
                 let key = (user.as_str(), key.conversation.as_str(), key.member.as_str(), key.kind);
@@ -320,29 +256,34 @@ impl Index {
             for (conversation, row) in &changes.conversations {
                 conversations.insert(conversation.as_str(), pack(row).as_slice())?;
             }
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(APPLIED, changes.applied)?;
-            meta.insert(EPOCH, changes.epoch)?;
+            write_members(&transaction, changes)?;
+            tables::set_applied(&transaction, changes.applied, changes.epoch)?;
         }
         transaction.commit()?;
         Ok(raised)
     }
 }
 
-/// A row with its checksum: the database notices damage only when it repairs itself.
-fn pack(row: &impl prost::Message) -> Vec<u8> {
-    let mut bytes = row.encode_to_vec();
-    let crc = crc32fast::hash(&bytes);
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-fn unpack<M: prost::Message + Default>(bytes: &[u8]) -> Result<M> {
-    let (row, crc) = bytes.split_last_chunk::<4>().ok_or(IndexError::Damaged)?;
-    if crc32fast::hash(row) != u32::from_le_bytes(*crc) {
-        return Err(IndexError::Damaged);
+/// Writes what was said where, and who is there.
+fn write_members(transaction: &redb::WriteTransaction, changes: &Changes) -> Result<()> {
+    let mut history = transaction.open_table(HISTORY)?;
+    for (conversation, messages) in &changes.history {
+        for block in messages.chunks(HISTORY_BLOCK) {
+            if let Some(&(last, _)) = block.last() {
+                history.insert((conversation.as_str(), last), pack(&ResultBlock::of(block)).as_slice())?;
+            }
+        }
     }
-    M::decode(row).map_err(|_| IndexError::Damaged)
+    let mut memberships = transaction.open_table(MEMBERSHIPS)?;
+    for (user, conversation, is_member) in &changes.memberships {
+        let key = (user.as_str(), conversation.as_str());
+        if *is_member {
+            memberships.insert(key, ())?;
+        } else {
+            memberships.remove(key)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes new results and forgets expired ones.
@@ -389,69 +330,4 @@ fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Res
         raised.extend(super::record::device(user, name).map(|device| (device, row.floor)));
     }
     Ok(raised)
-}
-
-impl VersionBlock {
-    fn of(versions: &[u64]) -> VersionBlock {
-        let mut last = 0;
-        VersionBlock {
-            steps: versions.iter().map(|&version| version - std::mem::replace(&mut last, version)).collect(),
-        }
-    }
-
-    fn versions(&self) -> impl Iterator<Item = u64> {
-        self.steps.iter().scan(0u64, |last, step| {
-            *last = last.wrapping_add(*step);
-            Some(*last)
-        })
-    }
-}
-
-impl ResultBlock {
-    fn of(results: &[(u64, u64)]) -> ResultBlock {
-        let (mut id, mut position) = (0, 0i64);
-        let ids = results.iter().map(|&(next, _)| next - std::mem::replace(&mut id, next)).collect();
-        let positions = results.iter().map(|&(_, next)| next as i64 - std::mem::replace(&mut position, next as i64));
-        ResultBlock { ids, positions: positions.collect() }
-    }
-
-    fn position(&self, wanted: u64) -> Option<u64> {
-        let (mut id, mut position) = (0u64, 0i64);
-        for (id_step, step) in self.ids.iter().zip(&self.positions) {
-            id = id.wrapping_add(*id_step);
-            position = position.wrapping_add(*step);
-            if id == wanted {
-                return Some(position as u64);
-            }
-        }
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_give_back_what_was_put_in() {
-        let versions = [4096, 4208, 70_000, 70_008];
-        assert_eq!(VersionBlock::of(&versions).versions().collect::<Vec<_>>(), versions);
-        let results = [(3, 9_000), (4, 8_000), (90, 8_008)];
-        let block = ResultBlock::of(&results);
-        assert!(results.iter().all(|&(id, position)| block.position(id) == Some(position)));
-        assert_eq!(block.position(5), None);
-    }
-
-    #[test]
-    fn a_row_with_a_flipped_bit_is_damaged() {
-        let row = ReceiptRow { version: 4096, seq: 7, time_ms: 1_700_000_000_000 };
-        let good = pack(&row);
-        assert_eq!(unpack::<ReceiptRow>(&good).unwrap(), row);
-        for bit in 0..good.len() * 8 {
-            let mut bytes = good.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(unpack::<ReceiptRow>(&bytes), Err(IndexError::Damaged)), "bit {bit}");
-        }
-        assert!(unpack::<ReceiptRow>(&good[..3]).is_err());
-    }
 }

@@ -2,18 +2,21 @@
 //!
 //! Segments have one size, are filled with zeros before use (so that a sync writes data and no metadata) and stand in one address
 //! space: the position of a record is `segment index * segment size + offset`. Positions only grow, which is why they
-//! serve as versions. A segment begins with a header block; a frame never crosses into the next segment.
+//! serve as versions. A segment begins with a header block; a frame never crosses into the next segment. Retention deletes segments
+//! from the oldest on; the log begins at [`Log::first`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::frame::{self, Found, read_u64};
+use super::counters::Meters;
+use super::frame::{self, Found, Want, read_u64};
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
@@ -35,6 +38,10 @@ pub(super) struct Log {
     pub(super) segment_bytes: u64,
     files: RwLock<BTreeMap<u64, Arc<File>>>,
     tail: RwLock<Tail>,
+    /// Segments below this position were deleted by retention, or are about to be.
+    first: AtomicU64,
+    end: AtomicU64,
+    pub(super) meters: Meters,
 }
 
 /// The newest frames, oldest first, without gaps in what they hold.
@@ -50,16 +57,51 @@ impl Log {
         fs::create_dir_all(dir)?;
         // The entry of the new directory is part of what must survive.
         dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
-        Ok(Log { dir: dir.to_owned(), salt, segment_bytes, files: RwLock::default(), tail: RwLock::default() })
+        let log = Log {
+            dir: dir.to_owned(),
+            salt,
+            segment_bytes,
+            files: RwLock::default(),
+            tail: RwLock::default(),
+            first: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            meters: Meters::default(),
+        };
+        log.meters.segments.set(log.segments()?.len() as u64);
+        Ok(log)
     }
 
-    /// The record at `position`; `None` if it is lost, or damaged beyond its meta.
+    /// Where the log begins. What stood below is nobody's loss.
+    pub(super) fn first(&self) -> u64 {
+        self.first.load(Ordering::Acquire)
+    }
+
+    /// From now on nobody is to look below.
+    pub(super) fn set_first(&self, position: u64) {
+        self.first.fetch_max(position, Ordering::AcqRel);
+    }
+
+    /// Where the next frame goes, as soon as all before it is durable.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_end(&self, position: u64) {
+        self.end.store(position, Ordering::Release);
+    }
+
+    /// The record at `position`; `None` if it was cleaned, is lost, or is damaged beyond its meta.
     ///
     /// # Errors
     /// The file cannot be read at all.
-    pub(super) fn read(&self, position: u64) -> io::Result<Option<Found>> {
+    pub(super) fn read(&self, position: u64, want: Want) -> io::Result<Option<Found>> {
+        if position < self.first() {
+            return Ok(None);
+        }
         if let Some((start, frame)) = self.tail_frame(position) {
-            return Ok(frame.get((position - start) as usize..).and_then(|bytes| frame::read_record(bytes, position)));
+            return Ok(frame
+                .get((position - start) as usize..)
+                .and_then(|bytes| frame::read_record(bytes, position, want)));
         }
         let (segment, offset) = (position / self.segment_bytes, position % self.segment_bytes);
         let file = match self.file(segment) {
@@ -73,7 +115,7 @@ impl Log {
             bytes.resize(length, 0);
             got = read_up_to(&file, &mut bytes, offset)?;
         }
-        Ok(frame::read_record(&bytes[..got], position))
+        Ok(frame::read_record(&bytes[..got], position, want))
     }
 
     fn tail_frame(&self, position: u64) -> Option<(u64, Bytes)> {
@@ -145,12 +187,27 @@ impl Log {
 
     pub(super) fn remove_segment(&self, segment: u64) -> io::Result<()> {
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
-        fs::remove_file(self.path(segment))
+        fs::remove_file(self.path(segment))?;
+        self.meters.segments.sub(1);
+        Ok(())
     }
 
     /// A new segment of zeros, on disk before this returns.
     pub(super) fn create_segment(&self, segment: u64) -> io::Result<Arc<File>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(segment))?;
+        let path = self.path(segment);
+        let is_new = !path.exists();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let filled = self.fill(&file).and_then(|()| File::open(&self.dir)?.sync_all());
+        if let Err(error) = filled {
+            // The room that there was is needed elsewhere.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        self.meters.segments.add(u64::from(is_new));
+        Ok(Arc::new(file))
+    }
+
+    fn fill(&self, file: &File) -> io::Result<()> {
         let zeros = vec![0; 1024 * 1024];
         let mut offset = 0;
         while offset < self.segment_bytes {
@@ -158,9 +215,7 @@ impl Log {
             file.write_all_at(&zeros[..length as usize], offset)?;
             offset += length;
         }
-        file.sync_all()?;
-        File::open(&self.dir)?.sync_all()?;
-        Ok(Arc::new(file))
+        file.sync_all()
     }
 }
 

@@ -4,51 +4,88 @@
 //! answer. How a page flows: `users` and `index` say which versions, `log` what stands there. What changed goes
 //! into the index at a checkpoint; at start the log behind the last checkpoint is read again (`open`).
 //!
-//! The version of an entry is the position of its record in the log. So one record serves both members' timelines and its own
+//! The version of an entry is the position of its record in the log. So one record serves the timelines of all members and its own
 //! dedup result, the order of versions is the order of commits by construction, and versions cannot go back while the log only grows.
+//!
+//! What is old leaves at the log's other end: `retain` says which entries leave the timelines, `clean` gives segments back, `dump` keeps the
+//! index safe when the log can no longer rebuild it. After a failure `recover` reads everything anew.
 
 mod append;
 mod checkpoint;
+mod clean;
+mod conversation;
+mod conversations;
+mod counters;
+mod current;
+mod database;
 mod decide;
+mod dump;
+mod format;
 mod frame;
+mod gap;
+mod history;
 mod index;
+mod index_file;
+mod lists;
 mod log;
+mod moved;
 mod open;
 mod page;
+mod pruned;
+mod queue;
 mod record;
+mod recover;
+mod replay;
+mod retain;
+mod rows;
 mod scan;
+mod senders;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+mod user;
 mod users;
 mod writer;
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use tern_proto::{ConversationId, UserId};
+use tokio::sync::{oneshot, watch};
 
+pub use self::counters::Counters;
+use self::current::Current;
 use self::decide::Decider;
-use self::index::{Index, IndexError};
+use self::index::Index;
+use self::lists::Seen;
 use self::log::Log;
+use self::moved::Moved;
 pub use self::open::{OpenError, Options, Recovered};
-use self::users::{User, Users};
-use self::writer::Job;
-use crate::{Device, DeviceState, Durability, Op, Outcome, Page, PageRequest, Storage, Unavailable};
-
-/// Jobs that may wait for the writer; beyond them commits are refused as unavailable.
-const QUEUE: usize = 16 * 1024;
+use self::queue::{Job, Queue, Work};
+use self::retain::Retention;
+pub use self::retain::Step;
+use self::tables::IndexError;
+use self::upkeep::Upkeep;
+use self::user::User;
+use self::users::Users;
+use crate::{
+    Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
+    Retained, Storage, Unavailable,
+};
 
 /// The engine. One process at a time; the directory is locked.
 pub struct Embedded {
-    shared: Arc<Shared>,
+    current: Arc<Current>,
     durability: Durability,
     recovered: Recovered,
-    jobs: Mutex<Option<SyncSender<Job>>>,
+    queue: Arc<Queue>,
+    retention: Arc<Retention>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Keeps the directory locked.
     lock: Mutex<Option<File>>,
@@ -58,15 +95,27 @@ pub struct Embedded {
 struct Shared {
     epoch: u64,
     log: Arc<Log>,
-    index: Index,
+    index: Arc<Index>,
     users: Users,
+    moved: Moved,
     decider: Mutex<Decider>,
-    failed: OnceLock<String>,
+    /// The log up to here is visible to readers.
+    visible: watch::Sender<u64>,
+    failed: OnceLock<Failed>,
+    /// A checkpoint is wanted that covers the log up to here.
+    checkpoint_wanted: AtomicU64,
     /// Comes into being when the index is found damaged, so that the next start rebuilds it.
     index_damaged: PathBuf,
 }
 
-/// Why the engine stops taking writes. What is on disk stands; a restart reads it again.
+/// Why the engine takes no writes for now.
+struct Failed {
+    reason: String,
+    /// It is the index that failed.
+    index: bool,
+}
+
+/// Why something failed. If the engine stops taking writes over it, what is on disk stands and is read again.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the log: {0}")]
@@ -78,6 +127,9 @@ enum Failure {
     Index(#[from] IndexError),
     #[error("a thread of the store has stopped")]
     Stopped,
+    /// Nothing is lost by it.
+    #[error("retention broke off; the next pass goes on")]
+    Interrupted,
 }
 
 impl Embedded {
@@ -86,29 +138,27 @@ impl Embedded {
         &self.recovered
     }
 
-    /// Why the engine takes no more writes, if it has failed. Reads go on; only a restart helps.
-    pub fn failure(&self) -> Option<&str> {
-        self.shared.failed.get().map(String::as_str)
+    /// Why the engine takes no writes now, if it has failed. Reads go on, and the engine tries to open itself again.
+    pub fn failure(&self) -> Option<String> {
+        self.current.get().failed.get().map(|failed| failed.reason.clone())
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.current.get().log.meters.read()
     }
 
     /// Commits what waits, writes a checkpoint and releases the directory. Later calls find the store unavailable.
     /// Blocks for as long as that takes.
     pub fn close(&self) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if writer.is_some_and(|writer| writer.join().is_err()) {
-            self.shared.fail(&Failure::Stopped);
+            self.current.get().fail(&Failure::Stopped);
         }
+        let _passes_are_over = self.retention.pause();
+        self.current.get().index.close();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn submit(&self, job: Job) -> Result<(), Job> {
-        match self.jobs.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(jobs) => jobs.try_send(job).map_err(|error| match error {
-                TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
-            }),
-            None => Err(job),
-        }
     }
 
     /// Runs what may wait for the disk where it keeps nobody from running.
@@ -116,10 +166,32 @@ impl Embedded {
         &self,
         look: impl FnOnce(&Shared) -> Result<R, Failure> + Send + 'static,
     ) -> Result<R, Unavailable> {
-        let shared = self.shared.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&shared));
-        looked.await.unwrap_or(Err(Failure::Stopped)).map_err(|failure| self.shared.refuse(failure))
+        blocking(self.current.get(), look).await
     }
+
+    /// Looks into the decider, which is ahead of the readers, and waits until all that was seen there is visible: a moment, if at all.
+    async fn settled<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shared) -> Result<Seen<R>, Failure> + Send + 'static,
+    ) -> Result<R, Unavailable> {
+        let shared = self.current.get();
+        let Seen { value, noted } = blocking(shared.clone(), look).await?;
+        let mut visible = shared.visible.subscribe();
+        let settled = visible.wait_for(|&visible| noted < visible || shared.has_failed()).await;
+        match settled {
+            Ok(visible) if noted < *visible => Ok(value),
+            _ => Err(Unavailable(shared.failed.get().map(|failed| failed.reason.clone()).unwrap_or_default())),
+        }
+    }
+}
+
+async fn blocking<R: Send + 'static>(
+    shared: Arc<Shared>,
+    look: impl FnOnce(&Shared) -> Result<R, Failure> + Send + 'static,
+) -> Result<R, Unavailable> {
+    let looking = shared.clone();
+    let looked = tokio::task::spawn_blocking(move || look(&looking));
+    looked.await.unwrap_or(Err(Failure::Stopped)).map_err(|failure| shared.refuse(failure))
 }
 
 impl Drop for Embedded {
@@ -133,18 +205,16 @@ impl Shared {
         self.decider.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a device stands, if all of that is in memory and nobody is at work on it.
+    /// Where a device stands, if that is in memory.
     fn peek(&self, device: &Device) -> Option<DeviceState> {
-        let highest = self.decider.try_lock().ok()?.peek_highest(device)?;
-        self.users.peek(&device.user, |user| self.device_state(user, device, highest))
+        self.users.peek(&device.user, |user| self.device_state(user, device))
     }
 
     fn state(&self, device: &Device) -> Result<DeviceState, Failure> {
-        let highest = self.decider().highest(&self.index, device)?;
-        Ok(self.users.with(&self.index, &device.user, |user| self.device_state(user, device, highest))?)
+        Ok(self.users.with(&self.index, &device.user, |user| self.device_state(user, device))?)
     }
 
-    fn device_state(&self, user: &User, device: &Device, highest_client_msg_id: u64) -> DeviceState {
+    fn device_state(&self, user: &User, device: &Device) -> DeviceState {
         let known = user.devices.iter().find(|known| known.id == device.id);
         DeviceState {
             epoch: self.epoch,
@@ -152,8 +222,8 @@ impl Shared {
             known: known.is_some(),
             acked: known.map(|known| known.acked).unwrap_or_default(),
             derived: known.map_or(0, |known| known.derived),
+            foreign: user.foreign,
             heard_ms: known.map_or(0, |known| known.heard_ms),
-            highest_client_msg_id,
         }
     }
 
@@ -169,14 +239,37 @@ impl Shared {
         self.failed.get().is_some()
     }
 
+    /// Whether it failed by its index, which is of no more use then.
+    fn index_failed(&self) -> bool {
+        self.failed.get().is_some_and(|failed| failed.index)
+    }
+
+    /// Whether a fact of retention may be committed now: not if a device has come in between that is owed what it drops.
+    fn permits(&self, fact: &Upkeep) -> Result<bool, Failure> {
+        let Upkeep::Drop { dropped, heard_since_ms: Some(since) } = fact else { return Ok(true) };
+        let Ok(user) = UserId::new(&dropped.user) else { return Ok(false) };
+        Ok(self.users.look(&self.index, &user, |user| dropped.up_to <= user.owed_above(*since))?)
+    }
+
+    fn want_checkpoint(&self, position: u64) {
+        self.checkpoint_wanted.fetch_max(position, Ordering::Relaxed);
+    }
+
+    fn checkpoint_wanted(&self) -> u64 {
+        self.checkpoint_wanted.load(Ordering::Relaxed)
+    }
+
     fn fail(&self, failure: &Failure) {
         if matches!(failure, Failure::Index(IndexError::Damaged))
             && let Err(error) = File::create(&self.index_damaged)
         {
             tracing::error!(%error, "delete index.redb before the next start, so that it is rebuilt");
         }
-        if self.failed.set(failure.to_string()).is_ok() {
-            tracing::error!(%failure, "the store takes no more writes; free disk space or repair the disk, then restart");
+        let failed = Failed { reason: failure.to_string(), index: matches!(failure, Failure::Index(_)) };
+        if self.failed.set(failed).is_ok() {
+            // Nothing more becomes visible: who waits for it need not.
+            self.visible.send_modify(|_| ());
+            tracing::error!(%failure, "the store takes no writes until it has read itself again; see to the disk if this stays");
         }
     }
 }
@@ -186,7 +279,7 @@ impl Storage for Embedded {
     async fn commit(&self, ops: Vec<Op>) -> Vec<Outcome> {
         let count = ops.len();
         let (reply, outcome) = oneshot::channel();
-        match self.submit(Job { ops, reply }) {
+        match self.queue.submit(Job { work: Work::Ops(ops), reply }) {
             // The writer drops the answer only if it dies, and then nobody knows.
             Ok(()) => outcome.await.unwrap_or_else(|_| vec![Outcome::Unknown; count]),
             Err(_) => vec![Outcome::Unavailable; count],
@@ -194,27 +287,57 @@ impl Storage for Embedded {
     }
 
     async fn page(&self, request: PageRequest) -> Result<Page, Unavailable> {
-        if page::is_cold(&self.shared, &request) {
-            self.blocking(move |shared| page::read(shared, &request)).await
+        let shared = self.current.get();
+        if page::is_cold(&shared, &request) {
+            blocking(shared, move |shared| page::read(shared, &request)).await
         } else {
-            page::read(&self.shared, &request).map_err(|failure| self.shared.refuse(failure))
+            page::read(&shared, &request).map_err(|failure| shared.refuse(failure))
         }
     }
 
     async fn device(&self, device: &Device) -> Result<DeviceState, Unavailable> {
-        if let Some(state) = self.shared.peek(device) {
+        if let Some(state) = self.current.get().peek(device) {
             return Ok(state);
         }
         let device = device.clone();
         self.blocking(move |shared| shared.state(&device)).await
     }
 
+    async fn highest_client_msg_id(&self, device: &Device) -> Result<u64, Unavailable> {
+        let device = device.clone();
+        self.blocking(move |shared| Ok(shared.decider().highest(&shared.index, &device)?)).await
+    }
+
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable> {
-        Ok(self.shared.users.underived(after, limit))
+        Ok(self.current.get().users.underived(after, limit))
+    }
+
+    async fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        let (user, after) = (user.clone(), after.cloned());
+        self.settled(move |shared| shared.conversations(&user, after.as_ref(), limit)).await
+    }
+
+    async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable> {
+        let id = id.clone();
+        self.settled(move |shared| shared.conversation(&id)).await
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
+        self.settled(move |shared| shared.history(&request)).await
+    }
+
+    async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
+        let retention = self.retention.clone();
+        self.blocking(move |shared| retention.run(shared, now_ms)).await
     }
 
     async fn ready(&self) -> Result<(), Unavailable> {
-        self.shared.failed.get().map_or(Ok(()), |failure| Err(Unavailable(failure.clone())))
+        self.failure().map_or(Ok(()), |failure| Err(Unavailable(failure)))
     }
 
     fn durability(&self) -> Durability {

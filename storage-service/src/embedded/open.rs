@@ -1,35 +1,42 @@
 //! Opening a data directory: lock, format, index, then the log behind the last checkpoint.
+//!
+//! [`Home::load`] is the part that a failure repeats: everything that the store holds in memory is read from disk again.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tern_proto::UserId;
-use tern_runtime::planted::{self, Fault};
+use tokio::sync::watch;
 
 use super::append::{Appender, SyncFn};
-use super::checkpoint::{self, Checkpoints};
+use super::checkpoint::Checkpoints;
+use super::current::Current;
 use super::decide::Decider;
+use super::format::{FORMAT_VERSION, Format};
 use super::frame::{FRAME_HEADER, FrameBuilder};
-use super::index::{Index, IndexError};
+use super::index::Index;
+use super::index_file::{CheckFn, DUMP, INDEX, INDEX_DAMAGED, open_index};
 use super::log::Log;
+use super::moved::Moved;
+use super::queue::Queue;
 use super::record::{self, Fact, Meta};
-use super::scan::{self, Frame, Scan};
+use super::recover::Recovery;
+use super::replay::Replay;
+use super::retain::{Retention, Rules, StepFn};
+use super::scan::{self, Scan};
+use super::tables::IndexError;
 use super::users::Users;
 use super::writer::Writer;
-use super::{Embedded, Failure, QUEUE, Shared};
+use super::{Embedded, Failure, Shared};
 use crate::Durability;
 
 const LOCK: &str = "lock";
-const FORMAT: &str = "format";
-const INDEX: &str = "index.redb";
-const INDEX_DAMAGED: &str = "index.damaged";
-const LOG: &str = "log";
-const FORMAT_VERSION: u32 = 1;
+pub(super) const LOG: &str = "log";
 /// Segments that a restored store skips: with the default size 32 TiB, more than one store writes between a backup and its loss.
 const RESTORE_SEGMENTS: u64 = 1 << 20;
 /// Places of damage that one epoch answers for by name.
@@ -49,8 +56,20 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// The directory is a copy from an earlier time: a new epoch, and versions go on far above all that the lost store can have used.
     pub restored: bool,
+    /// Entries that every live device has acknowledged are kept for so long; results of sends, and what they answer from, for [`Options::keep_results`] all the same.
+    pub history: Duration,
+    /// A device of which nothing was heard for so long holds no entries back.
+    pub device_silence: Duration,
+    /// Entries that one user may have; beyond them the oldest go.
+    pub max_entries: u64,
+    /// Bytes of log that the entries of one user may have; beyond them the oldest go.
+    pub max_bytes: u64,
     /// Replaces the sync of a written frame, so that a test can let it fail.
     pub sync: Option<SyncFn>,
+    /// Runs before a checkpoint is written, so that a test can let it fail.
+    pub before_checkpoint: Option<CheckFn>,
+    /// Runs after each step of retention, so that a test can look at the disk as a crash would leave it.
+    pub at_step: Option<StepFn>,
 }
 
 impl Options {
@@ -63,7 +82,13 @@ impl Options {
             segment_bytes: 32 * 1024 * 1024,
             checkpoint_bytes: 32 * 1024 * 1024,
             restored: false,
+            history: Duration::from_secs(30 * 24 * 3600),
+            device_silence: Duration::from_secs(60 * 24 * 3600),
+            max_entries: 1_000_000,
+            max_bytes: 1 << 30,
             sync: None,
+            before_checkpoint: None,
+            at_step: None,
         }
     }
 }
@@ -128,130 +153,136 @@ impl Embedded {
         let lock = lock(&dir)?;
         let format = Format::load_or_create(&dir, options.segment_bytes)?;
         let log = Arc::new(Log::open(&dir.join(LOG), format.salt, format.segment_bytes).map_err(io_error)?);
-        let index = open_index(&dir)?;
-        let index_error = |error: IndexError| OpenError::Index(dir.join(INDEX), error.to_string());
-        let (applied, epoch) = index.applied().map_err(index_error)?;
+        let (durability, rules) = (options.durability, Rules::of(&options));
+        let (at_step, restored) = (options.at_step.clone(), options.restored);
+        let home = Home { dir: dir.clone(), log, options };
+        let Loaded { shared, appender, checkpoints, recovered } = home.load(None, restored)?;
 
-        let keep_ms = i64::try_from(options.keep_results.as_millis()).unwrap_or(i64::MAX);
-        let users = Users::new(index.underived().map_err(index_error)?);
-        let mut replay = Replay {
-            users: &users,
-            index: &index,
-            decider: Decider::new(),
-            epoch,
-            answered_for: HashSet::new(),
-            dirty: HashSet::new(),
-            checkpoint: 0,
-            applied,
-            every_bytes: format.segment_bytes,
-            keep_ms,
-            count: 0,
-            error: None,
-        };
-        let mut scan = scan::scan(&log, applied, |frame| replay.apply(&frame)).map_err(io_error)?;
-        let Replay { decider, epoch, answered_for, dirty, checkpoint, applied, count, error, .. } = replay;
-        error.map_or(Ok(()), |error| Err(index_error(error)))?;
-        scan.lost.retain(|position| !answered_for.contains(position));
-
-        let sync = options.sync.unwrap_or_else(|| sync_for(options.durability));
-        if options.restored {
-            scan.skip_to(&log, scan.end / log.segment_bytes + RESTORE_SEGMENTS);
-        }
-        let mut appender = Appender::resume(log.clone(), sync, &mut scan).map_err(io_error)?;
-        let new_epoch = !scan.lost.is_empty();
-        let epoch = if new_epoch || epoch == 0 {
-            write_epoch(&mut appender, &scan.lost).map_err(|failure| io_error(io::Error::other(failure.to_string())))?
-        } else {
-            epoch
-        };
-        let recovered = report(&dir, &scan, options.restored, epoch, new_epoch, count);
-
-        let index_damaged = dir.join(INDEX_DAMAGED);
-        let decider = Mutex::new(decider);
-        let shared = Arc::new(Shared { epoch, log, index, users, decider, failed: OnceLock::new(), index_damaged });
-        let mut checkpoints = Checkpoints::new(keep_ms, options.checkpoint_bytes, checkpoint, applied);
-        checkpoints.dirty(dirty);
-        let (jobs, receiver) = mpsc::sync_channel(QUEUE);
-        let writer = Writer::new(shared.clone(), appender, checkpoints);
+        let current = Arc::new(Current::new(shared));
+        let (queue, receiver) = Queue::new();
+        let queue = Arc::new(queue);
+        let retention = Arc::new(Retention::new(rules, queue.clone(), dir.join(DUMP), at_step));
+        let writer = Writer::new(current.clone(), appender, checkpoints, Recovery::new(home), retention.clone());
         let writer = std::thread::Builder::new()
             .name("tern-writer".into())
             .spawn(move || writer.run(&receiver))
             .map_err(io_error)?;
         Ok(Embedded {
-            shared,
-            durability: options.durability,
+            current,
+            durability,
             recovered,
-            jobs: Mutex::new(Some(jobs)),
+            queue,
+            retention,
             writer: Mutex::new(Some(writer)),
             lock: Mutex::new(Some(lock)),
         })
     }
 }
 
-/// Applies what the log says behind the last checkpoint.
-struct Replay<'a> {
-    users: &'a Users,
-    index: &'a Index,
-    decider: Decider,
-    epoch: u64,
-    /// Damage that an earlier start has answered with a new epoch.
-    answered_for: HashSet<u64>,
-    dirty: HashSet<UserId>,
-    /// The number of the last checkpoint, and what it covers.
-    checkpoint: u64,
-    applied: u64,
-    every_bytes: u64,
-    keep_ms: i64,
-    count: u64,
-    error: Option<IndexError>,
+/// What stays the same whenever the store is read from disk: at a start, and again after a failure.
+pub(super) struct Home {
+    dir: PathBuf,
+    log: Arc<Log>,
+    options: Options,
 }
 
-impl Replay<'_> {
-    fn apply(&mut self, frame: &Frame<'_>) {
-        let applied = frame.records.iter().try_for_each(|(position, found)| self.record(*position, &found.meta));
-        let result = applied.and_then(|()| self.look_after(frame));
-        if let Err(error) = result {
-            self.error.get_or_insert(error);
+/// A store as it was read.
+pub(super) struct Loaded {
+    pub shared: Arc<Shared>,
+    pub appender: Appender,
+    pub checkpoints: Checkpoints,
+    pub recovered: Recovered,
+}
+
+impl Home {
+    /// Reads the store: the index, then the log behind it. What is torn is cut off, and the last frame is written and synced anew. `index` is
+    /// given if it is open.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing that was acknowledged has changed; it may be tried again.
+    pub(super) fn load(&self, index: Option<Arc<Index>>, restored: bool) -> Result<Loaded, OpenError> {
+        let (dir, log, options) = (&self.dir, &self.log, &self.options);
+        let io_error = |error| OpenError::Io { path: dir.clone(), error };
+        let index_error = |error: IndexError| OpenError::Index(dir.join(INDEX), error.to_string());
+        let (index, rebuilt) = match index {
+            Some(index) => (index, false),
+            None => {
+                open_index(dir, options.before_checkpoint.clone()).map(|(index, rebuilt)| (Arc::new(index), rebuilt))?
+            }
+        };
+        let (applied, epoch) = index.applied().map_err(index_error)?;
+        let first = index.first().map_err(index_error)?;
+        log.set_first(first);
+
+        let keep_ms = millis(options.keep_results);
+        let users = Users::new(index.underived().map_err(index_error)?, Rules::of(options));
+        let moved = Moved::default();
+        let mut replay = Replay {
+            users: &users,
+            index: &index,
+            moved: &moved,
+            decider: Decider::new(),
+            epoch,
+            answered_for: HashSet::new(),
+            dirty: HashSet::new(),
+            checkpoint: 0,
+            applied,
+            every_bytes: log.segment_bytes,
+            keep_ms,
+            count: 0,
+            error: None,
+        };
+        // An index made anew is the occasion to look at all that is kept.
+        let from = if rebuilt { first } else { applied };
+        let mut scan = scan::scan(log, from, applied, |frame| replay.apply(&frame)).map_err(io_error)?;
+        let Replay { decider, epoch, answered_for, dirty, checkpoint, applied, count, error, .. } = replay;
+        error.map_or(Ok(()), |error| Err(index_error(error)))?;
+        scan.lost.retain(|position| !answered_for.contains(position));
+        if restored {
+            scan.skip_to(log, scan.end / log.segment_bytes + RESTORE_SEGMENTS);
         }
+        let mut appender = Appender::resume(log.clone(), self.sync(), &mut scan).map_err(io_error)?;
+        let new_epoch = !scan.lost.is_empty();
+        let epoch = if new_epoch || epoch == 0 {
+            write_epoch(&mut appender, &scan.lost).map_err(|failure| io_error(io::Error::other(failure.to_string())))?
+        } else {
+            epoch
+        };
+        let recovered = report(dir, &scan, restored, epoch, new_epoch, count);
+
+        let mut checkpoints = Checkpoints::new(keep_ms, options.checkpoint_bytes, checkpoint, applied);
+        checkpoints.dirty(dirty);
+        let shared = Arc::new(Shared {
+            epoch,
+            log: log.clone(),
+            index,
+            users,
+            moved,
+            decider: Mutex::new(decider),
+            visible: watch::Sender::new(appender.end()),
+            failed: OnceLock::new(),
+            checkpoint_wanted: AtomicU64::new(0),
+            index_damaged: dir.join(INDEX_DAMAGED),
+        });
+        Ok(Loaded { shared, appender, checkpoints, recovered })
     }
 
-    fn record(&mut self, position: u64, meta: &Meta) -> Result<(), IndexError> {
-        self.count += 1;
-        if self.count.is_multiple_of(1_000_000) {
-            tracing::info!(records = self.count, "reading the log");
+    fn sync(&self) -> SyncFn {
+        let log = self.log.clone();
+        match (&self.options.sync, self.options.durability) {
+            (Some(sync), _) => sync.clone(),
+            (None, Durability::Os) => Arc::new(|_| Ok(())),
+            (None, Durability::Disk) => Arc::new(move |file| {
+                log.meters.syncs.add(1);
+                file.sync_data()
+            }),
         }
-        if let Some(Fact::Epoch(epoch)) = &meta.fact {
-            self.epoch = epoch.epoch;
-            self.answered_for.extend(&epoch.lost);
-        }
-        if planted::active(Fault::KeyBackAtRestart) && matches!(meta.fact, Some(Fact::Ack(_))) {
-            return Ok(());
-        }
-        let forgotten = matches!(meta.fact, Some(Fact::Message(_)))
-            && (planted::active(Fault::DedupForgottenAtRestart) || planted::active(Fault::SequenceBackAtRestart));
-        if !forgotten {
-            self.decider.note(self.index, position, meta, self.checkpoint + 1)?;
-        }
-        self.dirty.extend(self.users.apply(self.index, position, meta, self.checkpoint + 1)?);
-        Ok(())
     }
+}
 
-    /// A long log is not kept in memory as a whole: checkpoints are written on the way, as long as nothing is found lost. What is,
-    /// must be found again if this start is interrupted before the new epoch.
-    fn look_after(&mut self, frame: &Frame<'_>) -> Result<(), IndexError> {
-        if !frame.sound || frame.end < self.applied + self.every_bytes {
-            return Ok(());
-        }
-        let dirty: Vec<UserId> = self.dirty.drain().collect();
-        let covered = (frame.end, self.epoch);
-        let changes = checkpoint::gather(self.users, &mut self.decider, &dirty, covered, self.keep_ms);
-        let floors = self.index.write(&changes)?;
-        self.checkpoint += 1;
-        self.applied = frame.end;
-        self.users.checkpointed(&dirty, self.checkpoint, frame.end);
-        self.decider.checkpointed(self.checkpoint, frame.end, floors);
-        Ok(())
-    }
+/// As the records of the log tell times.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -262,38 +293,6 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(OpenError::Io { path, error }),
-    }
-}
-
-/// An index that cannot be opened, or was found damaged, is made anew: everything in it is in the log.
-fn open_index(dir: &Path) -> Result<Index, OpenError> {
-    let (path, marker) = (dir.join(INDEX), dir.join(INDEX_DAMAGED));
-    let io_error = |error| OpenError::Io { path: path.clone(), error };
-    if marker.exists() {
-        tracing::warn!("the index was found damaged; it is rebuilt from the log");
-        remove(&path).and_then(|()| remove(&marker)).map_err(io_error)?;
-    }
-    let error = match Index::open(&path) {
-        Ok(index) => return Ok(index),
-        Err(error) => error,
-    };
-    tracing::warn!(%error, "the index cannot be opened; it is rebuilt from the log");
-    remove(&path).map_err(io_error)?;
-    Index::open(&path).map_err(|error| OpenError::Index(path, error.to_string()))
-}
-
-/// Removes a file; one that is not there is as good as removed.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn sync_for(durability: Durability) -> SyncFn {
-    match durability {
-        Durability::Disk => Arc::new(File::sync_data),
-        Durability::Os => Arc::new(|_| Ok(())),
     }
 }
 
@@ -323,61 +322,4 @@ fn report(dir: &Path, scan: &Scan, restored: bool, epoch: u64, new_epoch: bool, 
     }
     tracing::info!(%dir, replayed, "the store is open");
     Recovered { epoch, new_epoch, damaged: scan.damaged, lost: scan.lost.clone(), replayed }
-}
-
-/// What the format file says; without it nothing in the log can be told from noise.
-struct Format {
-    salt: u64,
-    segment_bytes: u64,
-}
-
-impl Format {
-    fn load_or_create(dir: &Path, segment_bytes: u64) -> Result<Format, OpenError> {
-        let path = dir.join(FORMAT);
-        match fs::read_to_string(&path) {
-            Ok(text) => Format::parse(&text, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join(LOG).exists() => {
-                let format = Format { salt: fastrand::u64(1..), segment_bytes };
-                format.save(&path).map_err(|error| OpenError::Io { path, error })?;
-                Ok(format)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::DamagedFormat(path)),
-            Err(error) => Err(OpenError::Io { path, error }),
-        }
-    }
-
-    fn render(&self) -> String {
-        let text = format!("tern-store {FORMAT_VERSION}\nsalt {:016x}\nsegment {}\n", self.salt, self.segment_bytes);
-        let crc = crc32fast::hash(text.as_bytes());
-        format!("{text}crc {crc:08x}\n")
-    }
-
-    fn parse(text: &str, path: PathBuf) -> Result<Format, OpenError> {
-        let mut words = text.split_whitespace();
-        if words.next() != Some("tern-store") {
-            return Err(OpenError::DamagedFormat(path));
-        }
-        let found = words.next().unwrap_or_default();
-        if found != FORMAT_VERSION.to_string() {
-            return Err(OpenError::Format { path, found: found.to_owned() });
-        }
-        let mut value = |name| if words.next() == Some(name) { words.next() } else { None };
-        let salt = value("salt").and_then(|word| u64::from_str_radix(word, 16).ok());
-        let segment_bytes = value("segment").and_then(|word| word.parse().ok());
-        match (salt, segment_bytes) {
-            (Some(salt), Some(segment_bytes)) if (Format { salt, segment_bytes }).render() == text => {
-                Ok(Format { salt, segment_bytes })
-            }
-            _ => Err(OpenError::DamagedFormat(path)),
-        }
-    }
-
-    fn save(&self, path: &Path) -> io::Result<()> {
-        let fresh = path.with_extension("new");
-        let mut file = File::create(&fresh)?;
-        file.write_all(self.render().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    }
 }

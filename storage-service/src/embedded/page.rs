@@ -6,9 +6,10 @@ use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
-use super::frame::Found;
-use super::index::{ReceiptKey, ReceiptRow};
-use super::record::{Fact, Message};
+use super::frame::{Found, Want};
+use super::gap::Gap;
+use super::record::{Fact, Message, Meta};
+use super::rows::{ReceiptKey, ReceiptRow};
 use super::{Failure, Shared};
 use crate::{Device, Page, PageRequest};
 
@@ -18,6 +19,7 @@ struct Snapshot {
     indexed: [Version; CLASSES],
     versions: Vec<Version>,
     receipts: BTreeMap<ReceiptKey, ReceiptRow>,
+    gap: Gap,
 }
 
 /// Whether the page needs the index, and so perhaps the disk.
@@ -30,15 +32,32 @@ pub(super) fn is_cold(shared: &Shared, request: &PageRequest) -> bool {
 }
 
 pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failure> {
+    loop {
+        if let Some(page) = try_read(shared, request)? {
+            return Ok(page);
+        }
+    }
+}
+
+/// `None` if retention has dropped what was about to be read: the next look finds it gone.
+fn try_read(shared: &Shared, request: &PageRequest) -> Result<Option<Page>, Failure> {
     let [messages, receipts] = request.above;
     let snapshot = snapshot(shared, request)?;
     let mut page = Page { epoch: shared.epoch, heads: snapshot.heads, after: request.above, ..Page::default() };
-    let mut room = Room { entries: request.max_entries, bytes: request.max_bytes, empty: true };
+    let mut room = Room::new(request.max_entries, request.max_bytes);
+    let want = if request.texts { Want::All } else { Want::Meta };
     if let Some(above) = messages {
-        let versions = class_one(shared, &request.device.user, above, request.max_entries, &snapshot)?;
-        let mut last = above;
-        for version in versions {
-            let Some(entry) = message_entry(shared, &request.device, version)? else {
+        let mut last = above.max(snapshot.gap.up_to);
+        if let Some(hole) = snapshot.gap.hole(above) {
+            room.take(&hole);
+            page.entries.push(hole);
+        }
+        for version in class_one(shared, &request.device.user, last, request.max_entries, &snapshot)? {
+            let found = shared.moved.read(&shared.log, &shared.index, version, want)?;
+            if found.is_none() && is_dropped(shared, &request.device.user, version)? {
+                return Ok(None);
+            }
+            let Some(entry) = message_entry(&request.device, version, found) else {
                 last = version;
                 continue;
             };
@@ -65,7 +84,11 @@ pub(super) fn read(shared: &Shared, request: &PageRequest) -> Result<Page, Failu
         page.after[Class::Receipts as usize] = Some(last);
     }
     page.more = std::array::from_fn(|class| page.after[class].is_some_and(|after| after < snapshot.heads[class]));
-    Ok(page)
+    Ok(Some(page))
+}
+
+fn is_dropped(shared: &Shared, user: &UserId, version: Version) -> Result<bool, Failure> {
+    Ok(shared.users.look(&shared.index, user, |user| version <= user.gap.up_to)?)
 }
 
 fn snapshot(shared: &Shared, request: &PageRequest) -> Result<Snapshot, Failure> {
@@ -81,6 +104,7 @@ fn snapshot(shared: &Shared, request: &PageRequest) -> Result<Snapshot, Failure>
             receipts: receipts
                 .map(|above| fresh(above).map(|(key, row)| (key.clone(), *row)).collect())
                 .unwrap_or_default(),
+            gap: user.gap,
         }
     })?)
 }
@@ -136,23 +160,22 @@ fn class_two(
 }
 
 /// The entry at a version; `None` only for a planted fault.
-fn message_entry(shared: &Shared, reader: &Device, version: Version) -> Result<Option<v1::Entry>, Failure> {
-    let body = match shared.log.read(version)? {
-        Some(Found { meta, body, .. }) => match meta.fact {
-            Some(Fact::Message(message)) => render(reader, version, message, body),
-            _ => damaged(String::new(), 0),
-        },
-        None => damaged(String::new(), 0),
+fn message_entry(reader: &Device, version: Version, found: Option<Found>) -> Option<v1::Entry> {
+    let body = match found {
+        Some(Found { meta: Meta { fact: Some(Fact::Message(message)) }, body, .. }) => {
+            render(reader, version, message, body)
+        }
+        Some(_) | None => damaged(String::new(), 0),
     };
     if planted::active(Fault::OwnStubMissing) && matches!(body, v1::entry::Body::Stub(_)) {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(v1::Entry { class: Class::Messages.number(), version, body: Some(body) }))
+    Some(v1::Entry { class: Class::Messages.number(), version, body: Some(body) })
 }
 
 fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<u8>>) -> v1::entry::Body {
-    let conversation = message.conversation().map(|conversation| conversation.to_string()).unwrap_or_default();
-    let Message { from, device, client_msg_id, seq, time_ms, .. } = message;
+    let conversation = message.conversation_name(version);
+    let Message { from, device, client_msg_id, seq, time_ms, change, .. } = message;
     let server_msg_id = version;
     if from == reader.user.as_str() && device == reader.id.as_str() {
         return v1::entry::Body::Stub(v1::Stub { client_msg_id, server_msg_id, conversation, seq, time_ms });
@@ -166,6 +189,7 @@ fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<
             client_msg_id,
             text,
             time_ms,
+            change,
         }),
         Some(Err(_)) | None => damaged(conversation, seq),
     }
@@ -175,21 +199,25 @@ fn damaged(conversation: String, seq: u64) -> v1::entry::Body {
     v1::entry::Body::Damaged(v1::Damaged { conversation, seq })
 }
 
-/// What is left of a page.
-struct Room {
+/// What is left of a page, of entries or of history.
+pub(super) struct Room {
     entries: usize,
     bytes: usize,
     empty: bool,
 }
 
 impl Room {
+    pub(super) fn new(entries: usize, bytes: usize) -> Room {
+        Room { entries, bytes, empty: true }
+    }
+
     fn is_open(&self) -> bool {
         self.entries > 0 || self.empty
     }
 
     /// Whether the entry still fits; the first always does.
-    fn take(&mut self, entry: &v1::Entry) -> bool {
-        let length = prost::Message::encoded_len(entry);
+    pub(super) fn take(&mut self, entry: &impl prost::Message) -> bool {
+        let length = entry.encoded_len();
         // As an element of a repeated field: a tag of one byte and its length.
         let bytes = 1 + prost::length_delimiter_len(length) + length;
         if !self.empty && (self.entries == 0 || bytes > self.bytes) {

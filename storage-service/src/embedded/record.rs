@@ -10,7 +10,7 @@ use crate::Device;
 /// A committed fact. Its position in the log is the version of whatever it puts into timelines.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Meta {
-    #[prost(oneof = "Fact", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Fact", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub fact: Option<Fact>,
 }
 
@@ -30,6 +30,10 @@ pub(super) enum Fact {
     Delivered(Delivered),
     #[prost(message, tag = "7")]
     Epoch(Epoch),
+    #[prost(message, tag = "8")]
+    Dropped(Dropped),
+    #[prost(message, tag = "9")]
+    Moved(Moved),
 }
 
 /// The store is new, or is known to have lost something.
@@ -42,7 +46,7 @@ pub(super) struct Epoch {
     pub lost: Vec<u64>,
 }
 
-/// A message; its text is the body. It stands in both members' timelines and is its own dedup result.
+/// A message; its text is the body. It stands in the timelines of all members and is its own dedup result.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Message {
     #[prost(string, tag = "1")]
@@ -51,12 +55,19 @@ pub(super) struct Message {
     pub device: String,
     #[prost(uint64, tag = "3")]
     pub client_msg_id: u64,
+    /// A user, or a group; empty if the message makes one.
     #[prost(string, tag = "4")]
     pub to: String,
     #[prost(uint64, tag = "5")]
     pub seq: u64,
     #[prost(int64, tag = "6")]
     pub time_ms: i64,
+    /// What happens to the group: who really joins and leaves.
+    #[prost(message, optional, tag = "7")]
+    pub change: Option<v1::GroupChange>,
+    /// With a change: [`crate::content_hash`] of what was asked for, by which a resend is known.
+    #[prost(fixed64, tag = "8")]
+    pub asked: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -111,9 +122,6 @@ pub(super) struct Read {
     pub seq: u64,
     #[prost(int64, tag = "4")]
     pub time_ms: i64,
-    /// Whether the other member gets an entry too.
-    #[prost(bool, tag = "5")]
-    pub tell_other: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,14 +147,88 @@ pub(super) struct Raised {
     pub seq: u64,
 }
 
+/// The oldest entries of a user's class 1 timeline are there no more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Dropped {
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The version of the last of them.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
+    /// How many, and the bytes of their records.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(enumeration = "v1::HoleReason", tag = "5")]
+    pub reason: i32,
+}
+
+/// The copy of a message whose segment is about to be deleted, for those who are still owed it; its text is the body.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Moved {
+    /// Its version, which is where it stood first.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// When it was copied: its segment is young again.
+    #[prost(int64, tag = "2")]
+    pub time_ms: i64,
+    #[prost(message, optional, tag = "3")]
+    pub message: Option<Message>,
+    /// The text could not be read any more.
+    #[prost(bool, tag = "4")]
+    pub damaged: bool,
+}
+
+impl Meta {
+    /// The time from which on it is kept, by the server's clock: of what is read from the log, and not as a last value from the index.
+    pub(super) fn kept_from_ms(&self) -> Option<i64> {
+        match self.fact.as_ref()? {
+            Fact::Message(message) => Some(message.time_ms),
+            Fact::Refusal(refusal) => Some(refusal.time_ms),
+            Fact::Moved(moved) => Some(moved.time_ms),
+            Fact::Ack(_) | Fact::Start(_) | Fact::Read(_) | Fact::Delivered(_) | Fact::Epoch(_) | Fact::Dropped(_) => {
+                None
+            }
+        }
+    }
+}
+
 impl Message {
     pub(super) fn sender(&self) -> Option<Device> {
         device(&self.from, &self.device)
     }
 
-    pub(super) fn conversation(&self) -> Option<ConversationId> {
-        let (from, to) = (UserId::new(&self.from).ok()?, UserId::new(&self.to).ok()?);
-        Some(ConversationId::of_two(&from, &to))
+    /// Whether it makes the group that it is the first message of.
+    pub(super) fn makes_group(&self) -> bool {
+        self.to.is_empty()
+    }
+
+    /// The name of the conversation of the message that stands at `position`. It needs no checks: they were made when the record was written.
+    pub(super) fn conversation_name(&self, position: u64) -> String {
+        if self.makes_group() {
+            return ConversationId::of_group(position).to_string();
+        }
+        if self.to.contains('/') {
+            return self.to.clone();
+        }
+        let (low, high) = if self.from <= self.to { (&self.from, &self.to) } else { (&self.to, &self.from) };
+        let mut name = String::with_capacity(low.len() + 1 + high.len());
+        name.push_str(low);
+        name.push(':');
+        name.push_str(high);
+        name
+    }
+
+    /// The conversation of the message that stands at `position`.
+    pub(super) fn conversation(&self, position: u64) -> Option<ConversationId> {
+        if self.makes_group() {
+            return Some(ConversationId::of_group(position));
+        }
+        match UserId::new(&self.to) {
+            Ok(to) => Some(ConversationId::of_two(&UserId::new(&self.from).ok()?, &to)),
+            Err(_) => ConversationId::new(&self.to).ok().filter(ConversationId::is_group),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::frame::{self, ALIGN, FRAME_HEADER, Found, FrameHeader, align};
+use super::frame::{self, ALIGN, FRAME_HEADER, Found, FrameHeader, Want, align};
 use super::log::{Log, SEGMENT_HEADER, read_seal, read_segment_header};
 
 /// What a scan found besides the records.
@@ -32,11 +32,12 @@ pub(super) struct Frame<'a> {
     pub sound: bool,
 }
 
-/// Reads the log from position `from`, which a frame or the end stands at (0: all of it), and gives every frame to `each`.
+/// Reads the log from position `from`, which a frame, the end or a segment begins at (0: all of it), and gives every frame to `each`. The index
+/// knows of the log up to `known`.
 ///
 /// # Errors
 /// The files cannot be read.
-pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(Frame<'_>)) -> io::Result<Scan> {
+pub(super) fn scan(log: &Log, from: u64, known: u64, mut each: impl FnMut(Frame<'_>)) -> io::Result<Scan> {
     let mut result = Scan::default();
     let segments = load(log, from / log.segment_bytes)?;
     let newest = segments.iter().rposition(|segment| segment.in_use);
@@ -63,12 +64,26 @@ pub(super) fn scan(log: &Log, from: u64, mut each: impl FnMut(Frame<'_>)) -> io:
         }
         result.end = (next + u64::from(!is_there)) * log.segment_bytes;
     }
-    if result.end < from {
+    if result.end < known {
         // The index knows of positions that the log no longer has: go on above them, in a segment of its own.
         result.lost.push(result.read_to);
-        result.skip_to(log, from / log.segment_bytes + 1);
+        result.skip_to(log, known / log.segment_bytes + 1);
     }
     Ok(result)
+}
+
+/// Gives the records of one segment that is not the newest to `each`, as far as they can be read.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn scan_segment(log: &Log, segment: u64, mut each: impl FnMut(Frame<'_>)) -> io::Result<()> {
+    let base = segment * log.segment_bytes;
+    let bytes = log.read_segment(segment)?;
+    let next = log.read_header(segment + 1).ok();
+    let bound = next.and_then(|header| read_segment_header(&header, log.salt, segment + 1));
+    let scan = SegmentScan { log, bytes: &bytes, base, bound, is_newest: false };
+    scan.run(base + SEGMENT_HEADER, &mut Scan::default(), &mut each);
+    Ok(())
 }
 
 impl Scan {
@@ -173,7 +188,7 @@ impl SegmentScan<'_> {
         let mut records = Records { found: Vec::new(), whole: true, lost: None };
         while at < end {
             let position = self.base + at as u64;
-            match frame::read_record(&self.bytes[at..end], position) {
+            match frame::read_record(&self.bytes[at..end], position, Want::All) {
                 Some(found) => {
                     records.whole &= found.body.is_some();
                     at += found.length;

@@ -1,5 +1,9 @@
 //! The engine on real files that a crash or a disk has hurt.
 
+mod conversations;
+mod recovery;
+mod retention;
+
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -15,7 +19,7 @@ use tern_proto::{DeviceId, UserId, v1};
 use super::frame::{FRAME_HEADER, align, read_u32};
 use super::log::SEGMENT_HEADER;
 use super::{Embedded, OpenError, Options};
-use crate::{Content, Device, Durability, Op, Outcome, Page, PageRequest, Sent, Storage};
+use crate::{Content, Device, Durability, Op, Outcome, Page, PageRequest, Recipient, Sent, Storage};
 
 fn device(user: &str, id: &str) -> Device {
     Device { user: UserId::new(user).unwrap(), id: DeviceId::new(id).unwrap() }
@@ -34,7 +38,7 @@ fn text(id: u64) -> String {
 }
 
 fn send(id: u64) -> Op {
-    let content = Content::Text { to: UserId::new("bob").unwrap(), text: text(id) };
+    let content = Content::Text { to: Recipient::User(UserId::new("bob").unwrap()), text: text(id) };
     Op::Send { from: device("alice", "a1"), client_msg_id: id, content, time_ms: 1_700_000_000_000 }
 }
 
@@ -46,8 +50,13 @@ async fn sent(store: &Embedded, id: u64) -> Sent {
 }
 
 async fn page(store: &Embedded) -> Page {
-    let request =
-        PageRequest { device: device("bob", "b1"), above: [Some(0), Some(0)], max_entries: 1000, max_bytes: 1 << 20 };
+    let request = PageRequest {
+        device: device("bob", "b1"),
+        above: [Some(0), Some(0)],
+        max_entries: 1000,
+        max_bytes: 1 << 20,
+        texts: true,
+    };
     store.page(request).await.unwrap()
 }
 
@@ -121,7 +130,7 @@ async fn a_crash_loses_nothing_that_was_answered() {
     let store = open(dir.path());
     assert!(!store.recovered().new_epoch);
     assert_eq!(readable(&store).await, (vec![1, 2, 3, 4, 5], vec![]));
-    assert_eq!(sent(&store, 3).await, Sent { fresh: false, ..all[2].clone() });
+    assert_eq!(sent(&store, 3).await, all[2].clone().repeated());
     assert_eq!(sent(&store, 6).await.seq, 6);
 }
 
@@ -173,7 +182,7 @@ async fn a_flipped_bit_in_a_text_is_handed_out_as_damaged() {
         let store = open(dir.path());
         assert!(!store.recovered().new_epoch, "its place is known");
         assert_eq!(readable(&store).await, (vec![1, 2, 4, 5], vec![3]));
-        assert_eq!(sent(&store, 3).await, Sent { fresh: false, ..all[2].clone() }, "it was answered, and is again");
+        assert_eq!(sent(&store, 3).await, all[2].clone().repeated(), "it was answered, and is again");
     }
 }
 
@@ -272,7 +281,7 @@ async fn a_restored_backup_starts_an_epoch_far_above_what_was_lost() {
     assert!(store.recovered().new_epoch);
     let next = sent(&store, 6).await;
     assert!(next.server_msg_id > all[4].server_msg_id + (1 << 39) && next.seq == 6);
-    assert_eq!(sent(&store, 2).await, Sent { fresh: false, ..all[1].clone() });
+    assert_eq!(sent(&store, 2).await, all[1].clone().repeated());
     drop(store);
     fs::remove_file(backup.path().join("index.redb")).unwrap();
     let store = open(backup.path());
@@ -336,7 +345,7 @@ async fn without_room_for_a_segment_sends_are_refused_until_there_is() {
     assert_eq!(store.failure(), None);
     assert_eq!(store.commit(vec![send(refused)]).await, [Outcome::Unavailable]);
     fs::remove_dir(&obstacle).unwrap();
-    assert_eq!(sent(&store, refused).await.seq, refused);
+    assert_eq!(recovery::sent_in_time(&store, refused).await.seq, refused);
 }
 
 #[tokio::test]
@@ -409,7 +418,7 @@ async fn another_format_and_a_damaged_format_are_refused() {
     let (dir, _) = crashed().await;
     let path = dir.path().join("format");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("tern-store 1", "tern-store 2")).unwrap();
+    fs::write(&path, text.replace("tern-store 2", "tern-store 1")).unwrap();
     assert!(matches!(Embedded::open(options(dir.path())), Err(OpenError::Format { .. })));
     fs::write(&path, text.replace("salt ", "salt 1")).unwrap();
     assert!(matches!(Embedded::open(options(dir.path())), Err(OpenError::DamagedFormat(_))));
@@ -446,7 +455,7 @@ async fn results_are_forgotten_after_their_time_and_then_too_old_to_tell() {
     let outcome = loop {
         store.commit(vec![at(id, 120)]).await;
         match store.commit(vec![at(5, 120)]).await.remove(0) {
-            Outcome::Sent(sent) => assert!(!sent.fresh),
+            Outcome::Sent(sent) => assert!(sent.owed.is_empty()),
             outcome => break outcome,
         }
         id += 1;
@@ -455,8 +464,8 @@ async fn results_are_forgotten_after_their_time_and_then_too_old_to_tell() {
     };
     assert_eq!(outcome, Outcome::TooOld);
     assert_eq!(store.commit(vec![at(3, 120)]).await, [Outcome::TooOld], "unseen, but below the floor");
-    assert!(matches!(store.commit(vec![at(7, 120)]).await[..], [Outcome::Sent(Sent { fresh: true, .. })]));
-    assert!(matches!(store.commit(vec![at(10, 120)]).await[..], [Outcome::Sent(Sent { fresh: false, .. })]));
+    assert!(matches!(&store.commit(vec![at(7, 120)]).await[..], [Outcome::Sent(sent)] if sent.owed.len() == 2));
+    assert!(matches!(&store.commit(vec![at(10, 120)]).await[..], [Outcome::Sent(sent)] if sent.owed.is_empty()));
 }
 
 #[tokio::test]

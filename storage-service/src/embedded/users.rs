@@ -3,63 +3,46 @@
 //! In memory stands what the last checkpoint does not have yet, and the last values of the users that are active; the rest is
 //! in the index. The writer thread applies each committed fact here after it is durable; readers lock one shard for a moment.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tern_proto::key::{CLASSES, Class, Version};
-use tern_proto::limits::DEVICES;
+use tern_proto::key::Class;
 use tern_proto::{ConversationId, DeviceId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
-use super::index::{Changes, DeviceRow, Index, IndexError, ReceiptKey, ReceiptRow, UserRow};
-use super::record::{Ack, Delivered, Fact, Message, Meta, Read, Start};
+use super::index::{Changes, Index};
+use super::record::{Ack, Delivered, Dropped, Fact, Message, Meta, Read, Start};
+use super::retain::Rules;
+use super::rows::{ReceiptKey, ReceiptRow};
+use super::tables::IndexError;
+use super::user::{User, by_class, raise};
 use crate::Device;
 
 const SHARDS: usize = 64;
 /// Users kept in a shard before those that the index has whole are dropped.
 const SHARD_USERS: usize = 4096;
 
-/// One user.
-#[derive(Debug, Default)]
-pub(super) struct User {
-    /// The last version by class.
-    pub heads: [Version; CLASSES],
-    /// The last version by class that the index has; below it the index is asked.
-    pub indexed: [Version; CLASSES],
-    /// Class 1 above `indexed`, ascending.
-    pub recent: Vec<Version>,
-    /// Class 2 above `indexed`.
-    pub receipts: BTreeMap<ReceiptKey, ReceiptRow>,
-    /// At most [`DEVICES`].
-    pub devices: Vec<Known>,
-    /// The number of the checkpoint that will hold the last change.
-    dirty: u64,
-}
-
-/// A device that is remembered.
-#[derive(Clone, Debug)]
-pub(super) struct Known {
-    pub id: DeviceId,
-    pub acked: [Version; CLASSES],
-    pub derived: Version,
-    pub heard_ms: i64,
-}
-
 /// Every user, in shards.
 pub(super) struct Users {
-    shards: Vec<Mutex<HashMap<UserId, User>>>,
+    /// Boxed, since half of a table's places are empty.
+    shards: Vec<Mutex<HashMap<UserId, Box<User>>>>,
     hasher: RandomState,
     /// Devices that have acknowledged more than is derived.
     underived: Mutex<BTreeSet<Device>>,
+    rules: Rules,
+    /// Who has more than the rules let a user keep. Few, and only until the next pass of retention.
+    over: Mutex<BTreeSet<UserId>>,
 }
 
 impl Users {
-    pub(super) fn new(underived: Vec<Device>) -> Users {
+    pub(super) fn new(underived: Vec<Device>, rules: Rules) -> Users {
         Users {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             underived: Mutex::new(underived.into_iter().collect()),
+            rules,
+            over: Mutex::default(),
         }
     }
 
@@ -74,19 +57,28 @@ impl Users {
         if let Some(known) = shard.get_mut(user) {
             return Ok(look(known));
         }
-        let loaded = index.user(user)?.map(User::from_row).unwrap_or_default();
+        let loaded = Box::new(index.user(user)?.map(User::from_row).unwrap_or_default());
         if shard.len() >= SHARD_USERS {
             shard.retain(|_, user| user.dirty != 0);
         }
         Ok(look(shard.entry(user.clone()).or_insert(loaded)))
     }
 
-    /// Looks at one user if it is in memory.
-    pub(super) fn peek<R>(&self, user: &UserId, look: impl FnOnce(&User) -> R) -> Option<R> {
-        self.shard(user).get(user).map(look)
+    /// Looks at one user without keeping it in memory.
+    pub(super) fn look<R>(&self, index: &Index, user: &UserId, look: impl FnOnce(&User) -> R) -> Result<R, IndexError> {
+        let shard = self.shard(user);
+        match shard.get(user) {
+            Some(known) => Ok(look(known)),
+            None => Ok(look(&index.user(user)?.map(User::from_row).unwrap_or_default())),
+        }
     }
 
-    fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, User>> {
+    /// Looks at one user if it is in memory.
+    pub(super) fn peek<R>(&self, user: &UserId, look: impl FnOnce(&User) -> R) -> Option<R> {
+        self.shard(user).get(user).map(|user| look(user))
+    }
+
+    fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Box<User>>> {
         let shard = self.hasher.hash_one(user) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,23 +91,38 @@ impl Users {
         devices.range::<Device, _>((from, Unbounded)).take(limit).cloned().collect()
     }
 
-    /// Applies a durable fact that stands at `position` and tells which users it changed. `checkpoint` is the number of the one that will hold it.
-    /// Applying a fact again changes nothing.
+    /// Who has too much.
+    pub(super) fn over(&self) -> Vec<UserId> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    pub(super) fn add_over(&self, users: Vec<UserId>) {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).extend(users);
+    }
+
+    fn no_more_over(&self, user: &UserId) {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+    }
+
+    /// Applies a durable fact that stands at `position`, with the bytes of its record, and enters the timelines of `owed`. Tells which users it changed that were not known to
+    /// be changed since the last checkpoint; `checkpoint` is the number of the one that will hold it. Applying a fact again changes nothing.
     pub(super) fn apply(
         &self,
         index: &Index,
-        position: u64,
+        (position, bytes): (u64, u64),
         meta: &Meta,
+        owed: &[UserId],
         checkpoint: u64,
     ) -> Result<Vec<UserId>, IndexError> {
-        let change = Change { users: self, index, position, checkpoint, touched: Vec::new() };
+        let change = Change { users: self, index, position, bytes, checkpoint, touched: Vec::new() };
         match &meta.fact {
-            Some(Fact::Message(message)) => change.message(message),
+            Some(Fact::Message(message)) => change.message(message, owed),
             Some(Fact::Ack(ack)) => change.ack(ack),
             Some(Fact::Start(start)) => change.start(start),
-            Some(Fact::Read(read)) => change.read(read),
+            Some(Fact::Read(read)) => change.read(read, owed),
             Some(Fact::Delivered(delivered)) => change.delivered(delivered),
-            Some(Fact::Refusal(_) | Fact::Epoch(_)) | None => Ok(change.touched),
+            Some(Fact::Dropped(dropped)) => change.dropped(dropped),
+            Some(Fact::Refusal(_) | Fact::Epoch(_) | Fact::Moved(_)) | None => Ok(change.touched),
         }
     }
 
@@ -124,6 +131,7 @@ impl Users {
         if let Some(user) = self.shard(id).get(id) {
             changes.users.push((id.clone(), user.to_row()));
             changes.versions.push((id.clone(), user.recent.clone()));
+            changes.dropped.extend(user.gap.fresh().map(|up_to| (id.clone(), up_to)));
             changes.receipts.extend(user.receipts.iter().map(|(key, row)| (id.clone(), key.clone(), *row)));
         }
     }
@@ -141,6 +149,7 @@ impl Users {
             let last = user.receipts.values().map(|row| row.version).filter(|&version| version < applied).max();
             user.indexed[Class::Receipts as usize] = user.indexed[Class::Receipts as usize].max(last.unwrap_or(0));
             user.receipts.retain(|_, row| row.version >= applied);
+            user.gap.checkpointed(checkpoint);
             if user.dirty <= checkpoint {
                 user.dirty = 0;
                 user.recent.shrink_to_fit();
@@ -157,7 +166,7 @@ impl Users {
         }
     }
 
-    fn any_but(&self, not: [&UserId; 2]) -> Option<UserId> {
+    fn any_but(&self, not: &[UserId]) -> Option<UserId> {
         self.shards.iter().find_map(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.keys().find(|user| !not.contains(user)).cloned()
@@ -169,27 +178,68 @@ struct Change<'a> {
     users: &'a Users,
     index: &'a Index,
     position: u64,
+    bytes: u64,
     checkpoint: u64,
     touched: Vec<UserId>,
 }
 
 impl Change<'_> {
-    fn message(mut self, message: &Message) -> Result<Vec<UserId>, IndexError> {
-        let (Ok(from), Ok(to)) = (UserId::new(&message.from), UserId::new(&message.to)) else {
-            return Ok(self.touched);
-        };
-        let drop = planted::active(Fault::RecipientDropped) && message.seq.is_multiple_of(8);
-        if !drop {
-            self.edit(&to, |user, position| user.append(position))?;
+    fn message(mut self, message: &Message, owed: &[UserId]) -> Result<Vec<UserId>, IndexError> {
+        if planted::active(Fault::GroupSeesBeforeJoin) {
+            self.show_before_join(message)?;
         }
-        self.edit(&from, |user, position| user.append(position))?;
+        for user in owed.iter().filter(|user| !is_skipped(user, message, owed)) {
+            self.append(user, user.as_str() != message.from)?;
+        }
         if planted::active(Fault::ForeignEntry)
             && message.seq.is_multiple_of(8)
-            && let Some(third) = self.users.any_but([&from, &to])
+            && let Some(third) = self.users.any_but(owed)
         {
-            self.edit(&third, |user, position| user.append(position))?;
+            self.append(&third, true)?;
         }
         Ok(self.touched)
+    }
+
+    fn append(&mut self, id: &UserId, is_foreign: bool) -> Result<(), IndexError> {
+        let (bytes, rules) = (self.bytes, self.users.rules);
+        let is_over = self.edit(id, |user, position| {
+            user.append(position, bytes);
+            if is_foreign {
+                user.foreign = user.foreign.max(position);
+            }
+            rules.is_over(user.entries, user.bytes)
+        })?;
+        if is_over {
+            self.users.add_over(vec![id.clone()]);
+        }
+        Ok(())
+    }
+
+    fn dropped(mut self, dropped: &Dropped) -> Result<Vec<UserId>, IndexError> {
+        let Ok(id) = UserId::new(&dropped.user) else { return Ok(self.touched) };
+        let (checkpoint, rules) = (self.checkpoint, self.users.rules);
+        let (is_over, derived) = self.edit(&id, |user, _| {
+            let derived = user.drop_oldest(dropped, checkpoint);
+            (rules.is_over(user.entries, user.bytes), derived)
+        })?;
+        if !is_over {
+            self.users.no_more_over(&id);
+        }
+        for device in derived {
+            self.users.mark_underived(Device { user: id.clone(), id: device }, false);
+        }
+        Ok(self.touched)
+    }
+
+    /// A planted fault: whoever joins gets what the adding member got last, which is most often the message before.
+    fn show_before_join(&mut self, message: &Message) -> Result<(), IndexError> {
+        let joining = message.change.iter().flat_map(|change| &change.add);
+        let Some(from) = UserId::new(&message.from).ok().filter(|_| message.seq > 1) else { return Ok(()) };
+        let newest = self.users.with(self.index, &from, |user| user.heads[Class::Messages as usize])?;
+        for user in joining.filter_map(|name| UserId::new(name).ok()) {
+            self.edit(&user, |user, _| user.append(newest, 0))?;
+        }
+        Ok(())
     }
 
     fn ack(mut self, ack: &Ack) -> Result<Vec<UserId>, IndexError> {
@@ -199,9 +249,14 @@ impl Change<'_> {
             if planted::active(Fault::AckMovesOtherDevices) {
                 user.devices.iter_mut().for_each(|other| raise(&mut other.acked, &acked));
             }
+            let foreign = user.foreign;
             let (known, yielded) = user.device(&device.id, ack.time_ms);
+            let was_behind = known.is_behind();
             raise(&mut known.acked, &acked);
-            (known.is_behind(), yielded)
+            if known.derived >= foreign {
+                known.derived = known.derived.max(known.acked[Class::Messages as usize]);
+            }
+            (Some(known.is_behind()).filter(|&behind| behind != was_behind), yielded)
         })?;
         self.moved(device, behind, yielded);
         Ok(self.touched)
@@ -214,20 +269,19 @@ impl Change<'_> {
             let (known, yielded) = user.device(&device.id, start.time_ms);
             raise(&mut known.acked, &position);
             known.derived = known.derived.max(position[Class::Messages as usize]);
-            (known.is_behind(), yielded)
+            (Some(known.is_behind()), yielded)
         })?;
         self.moved(device, behind, yielded);
         Ok(self.touched)
     }
 
-    fn read(mut self, read: &Read) -> Result<Vec<UserId>, IndexError> {
+    fn read(mut self, read: &Read, owed: &[UserId]) -> Result<Vec<UserId>, IndexError> {
         let (Ok(reader), Ok(conversation)) = (UserId::new(&read.user), ConversationId::new(&read.conversation)) else {
             return Ok(self.touched);
         };
         let kind = v1::ReceiptKind::Read as u32;
-        let key = ReceiptKey { conversation, member: reader.clone(), kind };
-        let other = key.conversation.other(&reader).filter(|_| read.tell_other);
-        for user in [Some(reader), other].into_iter().flatten() {
+        let key = ReceiptKey { conversation, member: reader, kind };
+        for user in owed {
             self.receipt(user, key.clone(), read.seq, read.time_ms)?;
         }
         Ok(self.touched)
@@ -240,7 +294,7 @@ impl Change<'_> {
             let Some(other) = conversation.other(&device.user) else { continue };
             let kind = v1::ReceiptKind::Delivered as u32;
             let key = ReceiptKey { conversation, member: device.user.clone(), kind };
-            self.receipt(other, key, raised.seq, delivered.time_ms)?;
+            self.receipt(&other, key, raised.seq, delivered.time_ms)?;
         }
         let behind = self.edit(&device.user, |user, _| {
             let Some(known) = user.devices.iter_mut().find(|known| known.id == device.id) else { return false };
@@ -251,16 +305,18 @@ impl Change<'_> {
         Ok(self.touched)
     }
 
-    /// A device acknowledged or started; perhaps another one yielded to it.
-    fn moved(&self, device: Device, behind: bool, yielded: Option<DeviceId>) {
+    /// A device acknowledged or started; perhaps another one yielded to it. `behind` is `None` where nothing has changed about it.
+    fn moved(&self, device: Device, behind: Option<bool>, yielded: Option<DeviceId>) {
         if let Some(id) = yielded {
             self.users.mark_underived(Device { user: device.user.clone(), id }, false);
         }
-        self.users.mark_underived(device, behind);
+        if let Some(behind) = behind {
+            self.users.mark_underived(device, behind);
+        }
     }
 
-    fn receipt(&mut self, user: UserId, key: ReceiptKey, seq: u64, time_ms: i64) -> Result<(), IndexError> {
-        self.edit(&user, |user, version| {
+    fn receipt(&mut self, user: &UserId, key: ReceiptKey, seq: u64, time_ms: i64) -> Result<(), IndexError> {
+        self.edit(user, |user, version| {
             let head = &mut user.heads[Class::Receipts as usize];
             if version > *head {
                 *head = version;
@@ -271,77 +327,23 @@ impl Change<'_> {
     }
 
     fn edit<R>(&mut self, user: &UserId, edit: impl FnOnce(&mut User, u64) -> R) -> Result<R, IndexError> {
-        self.touched.push(user.clone());
-        self.users.with(self.index, user, |user| {
-            user.dirty = self.checkpoint;
-            edit(user, self.position)
-        })
-    }
-}
-
-impl User {
-    fn from_row(row: UserRow) -> User {
-        let heads = by_class(&row.heads);
-        let known = |row: DeviceRow| {
-            let id = DeviceId::new(&row.id).ok()?;
-            Some(Known { id, acked: by_class(&row.acked), derived: row.derived, heard_ms: row.heard_ms })
-        };
-        let devices = row.devices.into_iter().filter_map(known).collect();
-        let mut user = User { heads, indexed: heads, devices, ..User::default() };
-        if planted::active(Fault::KeyBackAtRestart) {
-            user.devices.iter_mut().for_each(|device| device.acked = [0; CLASSES]);
+        let (before, edited) = self.users.with(self.index, user, |user| {
+            let before = std::mem::replace(&mut user.dirty, self.checkpoint);
+            (before, edit(user, self.position))
+        })?;
+        if before != self.checkpoint {
+            self.touched.push(user.clone());
         }
-        user
-    }
-
-    fn to_row(&self) -> UserRow {
-        let row = |device: &Known| DeviceRow {
-            id: device.id.to_string(),
-            acked: device.acked.to_vec(),
-            derived: device.derived,
-            heard_ms: device.heard_ms,
-        };
-        UserRow { heads: self.heads.to_vec(), devices: self.devices.iter().map(row).collect() }
-    }
-
-    /// Puts a version at the end of class 1.
-    fn append(&mut self, version: Version) {
-        let head = &mut self.heads[Class::Messages as usize];
-        if version > *head {
-            *head = version;
-            self.recent.push(version);
-        }
-    }
-
-    /// The device, remembered from now on; the longest silent one yields to it if there are too many.
-    fn device(&mut self, id: &DeviceId, heard_ms: i64) -> (&mut Known, Option<DeviceId>) {
-        let mut yielded = None;
-        let at = self.devices.iter().position(|known| known.id == *id).unwrap_or_else(|| {
-            if self.devices.len() >= DEVICES {
-                let silent = (0..self.devices.len()).min_by_key(|&at| self.devices[at].heard_ms);
-                yielded = Some(self.devices.remove(silent.unwrap_or(0)).id);
-            }
-            self.devices.push(Known { id: id.clone(), acked: [0; CLASSES], derived: 0, heard_ms });
-            self.devices.len() - 1
-        });
-        let known = &mut self.devices[at];
-        known.heard_ms = known.heard_ms.max(heard_ms);
-        (known, yielded)
+        Ok(edited)
     }
 }
 
-impl Known {
-    fn is_behind(&self) -> bool {
-        self.acked[Class::Messages as usize] > self.derived
+/// A planted fault: now and then the message does not enter somebody's timeline.
+fn is_skipped(user: &UserId, message: &Message, owed: &[UserId]) -> bool {
+    if !message.seq.is_multiple_of(8) {
+        return false;
     }
-}
-
-fn raise(acked: &mut [Version; CLASSES], to: &[Version; CLASSES]) {
-    for (mine, theirs) in acked.iter_mut().zip(to) {
-        *mine = (*mine).max(*theirs);
-    }
-}
-
-fn by_class(versions: &[Version]) -> [Version; CLASSES] {
-    std::array::from_fn(|class| versions.get(class).copied().unwrap_or(0))
+    let is_last = || owed.iter().rfind(|owed| owed.as_str() != message.from) == Some(user);
+    planted::active(Fault::RecipientDropped) && user.as_str() == message.to
+        || planted::active(Fault::GroupMemberSkipped) && UserId::new(&message.to).is_err() && is_last()
 }

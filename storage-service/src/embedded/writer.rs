@@ -12,13 +12,19 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::append::Appender;
 use super::checkpoint::Checkpoints;
-use super::decide::{self, Decision, Known};
-use super::frame::FrameBuilder;
+use super::current::Current;
+use super::decide::{self, Decision, Known, Staged};
+use super::frame::{FrameBuilder, record_bytes};
+use super::open::Loaded;
+use super::queue::{Job, Work};
 use super::record::Meta;
+use super::recover::Recovery;
+use super::retain::Retention;
+use super::upkeep::Upkeep;
 use super::{Failure, Shared};
 use crate::{LAZY, Op, Outcome};
 
@@ -28,47 +34,50 @@ pub(super) const FRAME_BYTES: usize = 1024 * 1024;
 const BATCH_JOBS: usize = 4096;
 /// How often an otherwise idle writer looks after its checkpoints.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-/// One call of [`crate::Storage::commit`].
-pub(super) struct Job {
-    pub ops: Vec<Op>,
-    pub reply: oneshot::Sender<Vec<Outcome>>,
-}
-
-impl Job {
-    fn is_lazy(&self) -> bool {
-        self.ops.iter().all(|op| match op {
-            Op::Ack { .. } | Op::Delivered { .. } => true,
-            Op::Start { start, .. } => *start == tern_proto::v1::Start::Oldest,
-            Op::Send { .. } | Op::Read { .. } => false,
-        })
-    }
-}
+/// And a writer whose store has failed after its recovery.
+const RECOVERY_LOOK: Duration = Duration::from_millis(100);
 
 pub(super) struct Writer {
+    current: Arc<Current>,
+    /// What is in `current`.
     shared: Arc<Shared>,
     appender: Appender,
     checkpoints: Checkpoints,
+    recovery: Recovery,
+    retention: Arc<Retention>,
     /// Lazy jobs that wait for company, and when the oldest came.
     lazy: Vec<Job>,
     lazy_since: Option<Instant>,
     frame: Option<FrameBuilder>,
-    staged: Vec<(u64, Meta, String)>,
+    staged: Vec<Staged>,
     frame_bytes: usize,
+    /// To the task that wakes the callers: from inside of their runtime one wake-up serves a whole batch.
+    answers: Option<mpsc::UnboundedSender<Vec<Answer>>>,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, appender: Appender, checkpoints: Checkpoints) -> Writer {
+    pub(super) fn new(
+        current: Arc<Current>,
+        appender: Appender,
+        checkpoints: Checkpoints,
+        recovery: Recovery,
+        retention: Arc<Retention>,
+    ) -> Writer {
+        let shared = current.get();
         let frame_bytes = FRAME_BYTES.min(shared.log.segment_bytes as usize / 4);
         Writer {
+            current,
             shared,
             appender,
             checkpoints,
+            recovery,
+            retention,
             lazy: Vec::new(),
             lazy_since: None,
             frame: None,
             staged: Vec::new(),
             frame_bytes,
+            answers: answers(),
         }
     }
 
@@ -78,16 +87,32 @@ impl Writer {
             if !batch.is_empty() {
                 self.commit(batch);
             }
-            self.checkpoints.look_after(&self.shared, &self.appender);
+            if self.shared.has_failed() {
+                self.recover();
+            } else {
+                self.checkpoints.look_after(&self.shared, &self.appender);
+            }
         }
         let lazy = std::mem::take(&mut self.lazy);
         self.commit(lazy);
         self.checkpoints.finish(&self.shared, &self.appender);
     }
 
+    /// Goes on with the store as it is on disk, as soon as that can be read.
+    fn recover(&mut self) {
+        self.checkpoints.settle(&self.shared);
+        self.appender.settle();
+        if let Some(Loaded { shared, appender, checkpoints, .. }) = self.recovery.attempt(&self.shared, &self.retention)
+        {
+            self.current.replace(shared.clone());
+            (self.shared, self.appender, self.checkpoints) = (shared, appender, checkpoints);
+        }
+    }
+
     /// Waits for work. Lazy jobs are held back until something eager comes or their time is over. `None` at the end.
     fn next_batch(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
-        let wait = self.lazy_since.map_or(HOUSEKEEPING, |since| LAZY.saturating_sub(since.elapsed()));
+        let idle = if self.shared.has_failed() { RECOVERY_LOOK } else { HOUSEKEEPING };
+        let wait = self.lazy_since.map_or(idle, |since| LAZY.saturating_sub(since.elapsed()));
         let first = match jobs.recv_timeout(wait) {
             Ok(job) => Some(job),
             Err(RecvTimeoutError::Timeout) => None,
@@ -119,18 +144,30 @@ impl Writer {
         let mut durable = 0;
         for job in batch {
             let first = outcomes.len();
-            for op in job.ops {
-                let outcome = self.stage(op, &mut outcomes, &mut durable);
-                outcomes.push(outcome);
+            match job.work {
+                Work::Ops(ops) => {
+                    for op in ops {
+                        let outcome = self.stage(op, &mut outcomes, &mut durable);
+                        outcomes.push(outcome);
+                    }
+                }
+                Work::Upkeep(facts) => {
+                    // Readers must see what is staged: a device that starts just now holds what is to be dropped.
+                    self.flush(&mut outcomes, &mut durable);
+                    for fact in facts {
+                        let outcome = self.keep_up(fact, &mut outcomes, &mut durable);
+                        outcomes.push(outcome);
+                    }
+                }
             }
             replies.push((job.reply, first..outcomes.len()));
         }
         if planted::active(Fault::AckBeforeCommit) {
-            answer(replies.drain(..), &outcomes);
+            answer(replies.drain(..), &outcomes, self.answers.as_ref());
             std::thread::sleep(Duration::from_millis(100));
         }
         self.flush(&mut outcomes, &mut durable);
-        answer(replies.into_iter(), &outcomes);
+        answer(replies.into_iter(), &outcomes, self.answers.as_ref());
     }
 
     /// Decides one op and puts its record into the frame.
@@ -145,15 +182,40 @@ impl Writer {
         })
     }
 
+    /// Puts a fact of retention into the frame.
+    fn keep_up(&mut self, fact: Upkeep, outcomes: &mut [Outcome], durable: &mut usize) -> Outcome {
+        if self.shared.has_failed() {
+            return Outcome::Unavailable;
+        }
+        let put = self.shared.permits(&fact).and_then(|permitted| {
+            let (meta, body) = fact.record();
+            if permitted { self.put(meta, body, outcomes, durable) } else { Ok(Outcome::Unavailable) }
+        });
+        put.unwrap_or_else(|failure| {
+            self.shared.fail(&failure);
+            Outcome::Unavailable
+        })
+    }
+
     fn try_stage(&mut self, op: Op, outcomes: &mut [Outcome], durable: &mut usize) -> Result<Outcome, Failure> {
-        let (meta, body) = match self.decide(op)? {
-            Decision::Answer(outcome) => return Ok(outcome),
-            Decision::Record(meta, body) => (meta, body),
+        match self.decide(op)? {
+            Decision::Answer(outcome) => Ok(outcome),
+            Decision::Record(meta, body) => self.put(meta, body, outcomes, durable),
             Decision::FlushFirst(op) => {
                 self.flush(outcomes, durable);
-                return Ok(self.stage(op, outcomes, durable));
+                Ok(self.stage(op, outcomes, durable))
             }
-        };
+        }
+    }
+
+    /// Puts a record into the frame.
+    fn put(
+        &mut self,
+        meta: Meta,
+        body: String,
+        outcomes: &mut [Outcome],
+        durable: &mut usize,
+    ) -> Result<Outcome, Failure> {
         let room = meta.encoded_len() + body.len() + 64;
         if self.frame.as_ref().is_some_and(|frame| frame.len() + room > self.frame_bytes) {
             self.flush(outcomes, durable);
@@ -175,9 +237,9 @@ impl Writer {
             }
         };
         let position = frame.push(&meta, body.as_bytes());
-        self.shared.decider().note(&self.shared.index, position, &meta, self.checkpoints.next())?;
-        let outcome = decide::committed(position, &meta);
-        self.staged.push((position, meta, body));
+        let noted = self.shared.decider().note(&self.shared.index, position, &meta, self.checkpoints.next())?;
+        let outcome = decide::committed(position, &meta, &noted);
+        self.staged.push(Staged { position, meta, body, noted });
         Ok(outcome)
     }
 
@@ -201,24 +263,52 @@ impl Writer {
         *durable = outcomes.len();
     }
 
-    fn write(&mut self, frame: FrameBuilder, staged: &[(u64, Meta, String)]) -> Result<(), Failure> {
+    fn write(&mut self, frame: FrameBuilder, staged: &[Staged]) -> Result<(), Failure> {
         let (position, bytes) = frame.finish();
         self.appender.append(position, bytes)?;
         let mut dirty: HashSet<UserId> = HashSet::new();
-        for (position, meta, _) in staged {
-            dirty.extend(self.shared.users.apply(&self.shared.index, *position, meta, self.checkpoints.next())?);
+        for Staged { position, meta, body, noted } in staged {
+            let Shared { users, index, moved, .. } = &*self.shared;
+            moved.note(*position, meta);
+            let stands = (*position, record_bytes(meta, body.len()));
+            dirty.extend(users.apply(index, stands, meta, &noted.owed, self.checkpoints.next())?);
         }
+        self.shared.visible.send_replace(self.appender.end());
         self.checkpoints.dirty(dirty);
         Ok(())
     }
 }
 
+fn answers() -> Option<mpsc::UnboundedSender<Vec<Answer>>> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let (answers, mut batches) = mpsc::unbounded_channel();
+    runtime.spawn(async move {
+        while let Some(batch) = batches.recv().await {
+            tell(batch);
+        }
+    });
+    Some(answers)
+}
+
+/// Tells callers what became of their ops.
 fn answer(
     replies: impl Iterator<Item = (oneshot::Sender<Vec<Outcome>>, std::ops::Range<usize>)>,
     outcomes: &[Outcome],
+    answers: Option<&mpsc::UnboundedSender<Vec<Answer>>>,
 ) {
-    for (reply, range) in replies {
-        // A caller that has gone away does not need its answer; its ops stand.
-        let _ = reply.send(outcomes[range].to_vec());
+    let batch: Vec<Answer> = replies.map(|(reply, range)| (reply, outcomes[range].to_vec())).collect();
+    // A caller that has gone away does not need its answer; its ops stand.
+    let left = match answers {
+        Some(answers) => answers.send(batch).err().map(|unsent| unsent.0),
+        None => Some(batch),
+    };
+    tell(left.unwrap_or_default());
+}
+
+type Answer = (oneshot::Sender<Vec<Outcome>>, Vec<Outcome>);
+
+fn tell(batch: Vec<Answer>) {
+    for (reply, outcomes) in batch {
+        let _ = reply.send(outcomes);
     }
 }

@@ -6,37 +6,34 @@ use std::ops::Bound;
 use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{ConversationId, UserId, limits, v1};
 
+use super::conversation::Conversation;
+use super::retention::Rules;
 use super::timeline::Timelines;
-use crate::{Content, Device, DeviceState, Op, Outcome, Page, PageRequest, Sent};
+use crate::{
+    Content, Device, DeviceState, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest, Recipient, Sent,
+};
 
 /// Everything.
 pub(super) struct State {
     epoch: u64,
-    keep_ms: i64,
+    pub(super) keep_ms: i64,
+    pub(super) rules: Rules,
     /// The newest time that a send carried.
     newest_ms: i64,
     /// The last version given, in any timeline: so the order of versions is the order of commits.
     version: Version,
     server_msg_id: u64,
-    timelines: BTreeMap<UserId, Timelines>,
+    pub(super) timelines: BTreeMap<UserId, Timelines>,
     conversations: BTreeMap<ConversationId, Conversation>,
     senders: BTreeMap<Device, Sender>,
-    cursors: BTreeMap<Device, Cursor>,
+    pub(super) cursors: BTreeMap<Device, Cursor>,
 }
 
-/// A conversation with at least one message.
-#[derive(Default)]
-struct Conversation {
-    head: u64,
-    members: BTreeMap<UserId, Member>,
-}
-
-/// Where a member stands in a conversation, as sequence numbers; `read` is never above `delivered`.
-#[derive(Default)]
-struct Member {
-    last_sent: u64,
-    delivered: u64,
-    read: u64,
+/// A message that may be stored.
+struct Admitted {
+    id: ConversationId,
+    text: String,
+    change: Option<v1::GroupChange>,
 }
 
 /// What is remembered of the sends of a device. It outlives the device's cursor.
@@ -48,17 +45,17 @@ struct Sender {
 }
 
 struct Remembered {
-    content: Content,
+    hash: u64,
     outcome: Outcome,
     time_ms: i64,
 }
 
 /// Where a device is in its user's timelines.
 #[derive(Default)]
-struct Cursor {
-    acked: [Version; CLASSES],
-    derived: Version,
-    heard_ms: i64,
+pub(super) struct Cursor {
+    pub(super) acked: [Version; CLASSES],
+    pub(super) derived: Version,
+    pub(super) heard_ms: i64,
 }
 
 impl State {
@@ -66,6 +63,7 @@ impl State {
         State {
             epoch,
             keep_ms,
+            rules: Rules::default(),
             newest_ms: 0,
             version: 0,
             server_msg_id: 0,
@@ -102,9 +100,13 @@ impl State {
             known: cursor.is_some(),
             acked: cursor.map_or([0; CLASSES], |cursor| cursor.acked),
             derived: cursor.map_or(0, |cursor| cursor.derived),
+            foreign: self.foreign(&device.user),
             heard_ms: cursor.map_or(0, |cursor| cursor.heard_ms),
-            highest_client_msg_id: self.senders.get(device).map_or(0, |sender| sender.highest),
         }
+    }
+
+    pub(super) fn highest_client_msg_id(&self, device: &Device) -> u64 {
+        self.senders.get(device).map_or(0, |sender| sender.highest)
     }
 
     pub(super) fn underived(&self, after: Option<&Device>, limit: usize) -> Vec<Device> {
@@ -114,54 +116,107 @@ impl State {
         cursors.filter(|(_, cursor)| behind(cursor)).map(|(device, _)| device.clone()).take(limit).collect()
     }
 
+    pub(super) fn conversations(&self, user: &UserId, after: Option<&ConversationId>, limit: usize) -> Vec<Listed> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let conversations = self.conversations.range::<ConversationId, _>((from, Bound::Unbounded));
+        conversations.filter_map(|(id, conversation)| conversation.listed(id, user)).take(limit).collect()
+    }
+
+    pub(super) fn conversation(&mut self, id: &ConversationId) -> Option<crate::Conversation> {
+        self.known(id).map(|conversation| conversation.state.clone())
+    }
+
+    pub(super) fn history(&self, request: &HistoryRequest) -> History {
+        let conversation = self.conversations.get(&request.conversation);
+        conversation.map(|conversation| conversation.history(request)).unwrap_or_default()
+    }
+
     fn send(&mut self, from: &Device, client_msg_id: u64, content: Content, time_ms: i64) -> Outcome {
         self.newest_ms = self.newest_ms.max(time_ms);
         let oldest_kept = self.newest_ms - self.keep_ms;
         let sender = self.senders.entry(from.clone()).or_default();
         sender.forget_before(oldest_kept);
         if let Some(remembered) = sender.results.get(&client_msg_id) {
-            let same = same_content(&remembered.content, &content);
-            return if same { remembered.outcome.clone() } else { Outcome::Conflict };
+            return if remembered.hash == content.hash() { remembered.outcome.clone() } else { Outcome::Conflict };
         }
         if client_msg_id <= sender.floor {
             return Outcome::TooOld;
         }
-        let outcome = match &content {
-            Content::Refused { code, .. } => Outcome::Refused(*code),
-            Content::Text { to, text } => Outcome::Sent(self.store(from, to, client_msg_id, text, time_ms)),
+        let outcome = match self.admit(&from.user, &content) {
+            Ok(admitted) => Outcome::Sent(self.store(from, client_msg_id, admitted, time_ms)),
+            Err(code) => Outcome::Refused(code),
         };
         let sender = self.senders.entry(from.clone()).or_default();
         sender.highest = sender.highest.max(client_msg_id);
         let again = match outcome.clone() {
-            Outcome::Sent(sent) => Outcome::Sent(Sent { fresh: false, ..sent }),
+            Outcome::Sent(sent) => Outcome::Sent(sent.repeated()),
             other => other,
         };
-        sender.results.insert(client_msg_id, Remembered { content, outcome: again, time_ms });
+        sender.results.insert(client_msg_id, Remembered { hash: content.hash(), outcome: again, time_ms });
         outcome
     }
 
-    /// A new message: the next of its conversation, in the timelines of both.
-    fn store(&mut self, from: &Device, to: &UserId, client_msg_id: u64, text: &str, time_ms: i64) -> Sent {
-        let id = ConversationId::of_two(&from.user, to);
-        let conversation = self.conversations.entry(id.clone()).or_default();
-        conversation.head += 1;
-        let seq = conversation.head;
-        conversation.member(&from.user).last_sent = seq;
+    /// Where a message goes and what it does there, or why it may not. Makes the conversation if it is new.
+    fn admit(&mut self, sender: &UserId, content: &Content) -> Result<Admitted, v1::Code> {
+        let admitted = |id: ConversationId, text: &str, change| Admitted { id, text: text.to_owned(), change };
+        match content {
+            Content::Refused { code, .. } => Err(*code),
+            Content::Text { to: Recipient::User(to), text } => {
+                Ok(admitted(ConversationId::of_two(sender, to), text, None))
+            }
+            Content::Text { to: Recipient::Group(group), text } => {
+                self.group_of(group, sender)?;
+                Ok(admitted(group.clone(), text, None))
+            }
+            Content::Change { group: Some(group), change } => {
+                let change = self.group_of(group, sender)?.admit(sender, change)?;
+                Ok(admitted(group.clone(), "", Some(change)))
+            }
+            Content::Change { group: None, change } => {
+                let group = Conversation::founded_by(sender);
+                let change = group.admit(sender, change)?;
+                let id = ConversationId::of_group(self.server_msg_id + 1);
+                self.conversations.insert(id.clone(), group);
+                Ok(admitted(id, "", Some(change)))
+            }
+        }
+    }
+
+    fn group_of(&self, group: &ConversationId, member: &UserId) -> Result<&Conversation, v1::Code> {
+        let known = self.conversations.get(group).filter(|known| group.is_group() && known.has(member));
+        known.ok_or(v1::Code::NotAMember)
+    }
+
+    /// The conversation; one of two is there even before it has a message.
+    fn known(&mut self, id: &ConversationId) -> Option<&mut Conversation> {
+        if let Some(users) = id.pair() {
+            return Some(self.conversations.entry(id.clone()).or_insert_with(|| Conversation::of_two(users)));
+        }
+        self.conversations.get_mut(id)
+    }
+
+    /// A new message: the next of its conversation, in the timelines of all its members.
+    fn store(&mut self, from: &Device, client_msg_id: u64, admitted: Admitted, time_ms: i64) -> Sent {
+        let Admitted { id, text, change } = admitted;
         self.server_msg_id += 1;
+        let server_msg_id = self.server_msg_id;
+        let conversation = self.known(&id).expect("it was admitted to one that is there");
         let message = v1::Message {
             from: from.user.to_string(),
             conversation: id.to_string(),
-            seq,
-            server_msg_id: self.server_msg_id,
+            seq: conversation.state.seq + 1,
+            server_msg_id,
             client_msg_id,
-            text: text.to_owned(),
+            text,
             time_ms,
+            change,
         };
-        for user in [to, &from.user] {
+        let owed = conversation.add(&from.user, &message);
+        for user in &owed {
             self.version += 1;
             self.timelines.entry(user.clone()).or_default().add_message(self.version, from, &message);
         }
-        Sent { server_msg_id: self.server_msg_id, conversation: id, seq, time_ms, fresh: true }
+        Sent { server_msg_id, conversation: id, seq: message.seq, time_ms, owed: owed.into() }
     }
 
     fn start(&mut self, device: &Device, start: v1::Start, time_ms: i64) -> Outcome {
@@ -177,30 +232,30 @@ impl State {
     }
 
     fn ack(&mut self, device: &Device, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
-        self.heard(device, time_ms).raise(versions);
+        let foreign = self.foreign(&device.user);
+        let cursor = self.heard(device, time_ms);
+        cursor.raise(versions);
+        if cursor.derived >= foreign {
+            cursor.derived = cursor.derived.max(cursor.acked[Class::Messages as usize]);
+        }
         Outcome::Done
     }
 
     fn read(&mut self, reader: &UserId, id: &ConversationId, seq: u64, time_ms: i64) -> Outcome {
-        let Some(other) = id.other(reader) else {
+        let Some((conversation, read)) = self.known(id).and_then(|conversation| {
+            let read = conversation.member(reader)?.read;
+            Some((conversation, read))
+        }) else {
             return Outcome::NotAMember;
         };
-        let conversation = self.conversations.entry(id.clone()).or_default();
-        if seq > conversation.head {
+        if seq > conversation.state.seq {
             return Outcome::BeyondHead;
         }
-        let theirs = conversation.member(&other).last_sent;
-        let member = conversation.member(reader);
-        if seq <= member.read {
+        if seq <= read {
             return Outcome::Raised(Vec::new());
         }
-        // The other member is told if a message of theirs may be among the newly read.
-        let tell_other = theirs > member.read;
-        member.read = seq;
-        member.delivered = member.delivered.max(seq);
+        let users = conversation.read(reader, seq);
         let receipt = receipt(id, reader, v1::ReceiptKind::Read, seq, time_ms);
-        let mut users = vec![reader.clone()];
-        users.extend(tell_other.then_some(other));
         users.iter().for_each(|user| self.add_receipt(user, &receipt));
         Outcome::Raised(users)
     }
@@ -214,17 +269,15 @@ impl State {
     ) -> Outcome {
         let mut users = Vec::new();
         for (id, seq) in positions {
-            let (Some(other), Some(conversation)) = (id.other(&by.user), self.conversations.get_mut(id)) else {
-                continue;
-            };
-            let seq = (*seq).min(conversation.head);
-            let member = conversation.member(&by.user);
-            if seq > member.delivered {
-                member.delivered = seq;
-                self.add_receipt(&other, &receipt(id, &by.user, v1::ReceiptKind::Delivered, seq, time_ms));
-                if !users.contains(&other) {
-                    users.push(other);
-                }
+            let Some(conversation) = self.conversations.get_mut(id) else { continue };
+            let seq = (*seq).min(conversation.state.seq);
+            let Some(member) = conversation.member(&by.user).filter(|member| seq > member.delivered) else { continue };
+            member.delivered = seq;
+            // In a group it is a position and no entry.
+            let Some(other) = id.other(&by.user) else { continue };
+            self.add_receipt(&other, &receipt(id, &by.user, v1::ReceiptKind::Delivered, seq, time_ms));
+            if !users.contains(&other) {
+                users.push(other);
             }
         }
         if let Some(cursor) = self.cursors.get_mut(by) {
@@ -250,14 +303,14 @@ impl State {
         cursor
     }
 
+    fn foreign(&self, user: &UserId) -> Version {
+        let of_others = |(_, message): &(Version, &v1::Message)| message.from != user.as_str();
+        let messages = self.timelines.get(user).into_iter().flat_map(Timelines::messages);
+        messages.filter(of_others).last().map_or(0, |(version, _)| version)
+    }
+
     fn heads(&self, user: &UserId) -> [Version; CLASSES] {
         self.timelines.get(user).map_or([0; CLASSES], Timelines::heads)
-    }
-}
-
-impl Conversation {
-    fn member(&mut self, user: &UserId) -> &mut Member {
-        self.members.entry(user.clone()).or_default()
     }
 }
 
@@ -281,14 +334,6 @@ impl Cursor {
         for (acked, version) in self.acked.iter_mut().zip(versions) {
             *acked = (*acked).max(version.unwrap_or(0));
         }
-    }
-}
-
-/// Refusals are compared by the hash of what was refused: the code follows from the content.
-fn same_content(a: &Content, b: &Content) -> bool {
-    match (a, b) {
-        (Content::Refused { hash: a, .. }, Content::Refused { hash: b, .. }) => a == b,
-        _ => a == b,
     }
 }
 

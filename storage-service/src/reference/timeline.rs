@@ -23,6 +23,15 @@ pub(super) enum Item {
 #[derive(Default)]
 pub(super) struct Timelines {
     classes: [BTreeMap<Version, Item>; CLASSES],
+    gap: Gap,
+}
+
+/// The lost beginning of class 1.
+#[derive(Default)]
+struct Gap {
+    up_to: Version,
+    count: u64,
+    reason: v1::HoleReason,
 }
 
 impl Timelines {
@@ -38,9 +47,38 @@ impl Timelines {
         receipts.insert(version, Item::Receipt(receipt.clone()));
     }
 
-    /// The newest version of each class. The newest receipt is never replaced by an older one, so it is still there.
+    /// The newest version of each class. The newest receipt is never replaced by an older one, so it is still there; the newest message may have
+    /// been dropped.
     pub(super) fn heads(&self) -> [Version; CLASSES] {
-        self.classes.each_ref().map(|items| items.last_key_value().map_or(0, |(version, _)| *version))
+        let mut heads = self.classes.each_ref().map(|items| items.last_key_value().map_or(0, |(version, _)| *version));
+        let messages = &mut heads[Class::Messages as usize];
+        *messages = (*messages).max(self.gap.up_to);
+        heads
+    }
+
+    /// Class 1, the oldest first: version and message.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (Version, &v1::Message)> {
+        self.classes[Class::Messages as usize].iter().filter_map(|(version, item)| match item {
+            Item::Message { message, .. } => Some((*version, message)),
+            Item::Receipt(_) => None,
+        })
+    }
+
+    /// Drops so many of the oldest entries of class 1; gives the version of the last one.
+    pub(super) fn drop_oldest(&mut self, count: usize, reason: v1::HoleReason) -> Version {
+        for _ in 0..count {
+            if let Some((version, _)) = self.classes[Class::Messages as usize].pop_first() {
+                self.gap = Gap { up_to: version, count: self.gap.count + 1, reason };
+            }
+        }
+        self.gap.up_to
+    }
+
+    /// What a key of class 1 sees that lies in the gap: 0 means the oldest kept, and misses nothing.
+    fn hole(&self, class: Class, above: Version) -> Option<v1::Entry> {
+        let misses = class == Class::Messages && above > 0 && above < self.gap.up_to;
+        let hole = v1::Hole { reason: self.gap.reason.into(), count: self.gap.count };
+        misses.then(|| v1::Entry { class: class.number(), version: self.gap.up_to, body: Some(Body::Hole(hole)) })
     }
 
     /// Fills `page` class by class, until an entry is over the count or the bytes.
@@ -50,8 +88,13 @@ impl Timelines {
         let mut bytes = 0;
         for class in Class::ALL {
             let Some(above) = request.above[class as usize] else { continue };
-            for (&version, item) in self.classes[class as usize].range((Excluded(above), Unbounded)) {
-                let entry = item.entry(class, version, &request.device);
+            if class == Class::Messages {
+                page.after[class as usize] = Some(above.max(self.gap.up_to));
+            }
+            let items = self.classes[class as usize].range((Excluded(above), Unbounded));
+            let kept = items.map(|(&version, item)| item.entry(class, version, &request.device));
+            for entry in self.hole(class, above).into_iter().chain(kept) {
+                let version = entry.version;
                 bytes += encoded_bytes(&entry);
                 let fits = page.entries.len() < request.max_entries && bytes <= request.max_bytes;
                 if !fits && !page.entries.is_empty() {

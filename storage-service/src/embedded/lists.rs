@@ -1,0 +1,85 @@
+//! A user's conversations, and who is in one: read from the decider, which is ahead of what is visible.
+//!
+//! So each look says up to where the log must be visible before the answer may be given ([`Seen`]).
+
+use std::collections::BTreeSet;
+
+use tern_proto::{ConversationId, UserId};
+
+use super::{Failure, Shared};
+use crate::{Conversation, Listed};
+
+/// What was looked up in the decider.
+pub(super) struct Seen<T> {
+    pub value: T,
+    /// The position of the last fact that the answer may rest on.
+    pub noted: u64,
+}
+
+impl Shared {
+    /// The conversation; `None` for a group that was never made.
+    pub(super) fn conversation(&self, id: &ConversationId) -> Result<Seen<Option<Conversation>>, Failure> {
+        let mut decider = self.decider();
+        let value = decider.conversations.get(&self.index, id)?.map(|known| known.state.clone());
+        Ok(Seen { value, noted: decider.noted })
+    }
+
+    /// A user's conversations by name, behind `after`; at most `limit`.
+    pub(super) fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Seen<Vec<Listed>>, Failure> {
+        let mut value = Vec::new();
+        let mut after = after.cloned();
+        loop {
+            let wanted = limit - value.len();
+            let names = self.names(user, after.as_ref(), wanted)?;
+            let found = names.len();
+            for id in names {
+                value.extend(self.listed(user, &id)?);
+                after = Some(id);
+            }
+            // Who has left one between the two looks has room for one more.
+            if found < wanted || value.len() >= limit {
+                return Ok(Seen { value, noted: self.decider().noted });
+            }
+        }
+    }
+
+    /// What the index says, changed by what it does not have yet. In this order: what enters the index in between is seen twice, and not missed.
+    fn names(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, Failure> {
+        let moves = self.decider().conversations.memberships(user, after);
+        let left = moves.iter().filter(|(_, is_member)| !is_member).count();
+        let indexed = self.index.memberships(user, after, limit.saturating_add(left))?;
+        let mut names: BTreeSet<ConversationId> = indexed.into_iter().collect();
+        for (id, is_member) in moves {
+            if is_member {
+                names.insert(id);
+            } else {
+                names.remove(&id);
+            }
+        }
+        Ok(names.into_iter().take(limit).collect())
+    }
+
+    fn listed(&self, user: &UserId, id: &ConversationId) -> Result<Option<Listed>, Failure> {
+        let mut decider = self.decider();
+        let Some(known) = decider.conversations.get(&self.index, id)? else { return Ok(None) };
+        let listed = |member: &crate::Member| Listed {
+            id: id.clone(),
+            title: known.state.title.clone(),
+            seq: known.state.seq,
+            time_ms: known.state.time_ms,
+            members: known.state.members.len(),
+            member: member.clone(),
+        };
+        Ok(known.member(user).map(listed))
+    }
+}
