@@ -51,6 +51,7 @@ pub(crate) async fn accept_long_links(
     while let Some(stream) = accept(&listener, &gateway.settings, until).await {
         match places.take(gateway.next_session()) {
             Some(place) => {
+                gateway.counters.take();
                 tokio::spawn(Link::new(Arc::clone(gateway), stream, place).run());
             }
             None => {

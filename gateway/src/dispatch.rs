@@ -32,6 +32,9 @@ impl Gateway {
             Request::Check(request) => Reply::Check(self.check(device, &request).await?),
             Request::Ack(request) => Reply::Ack(self.sync.ack(device, request).await?),
             Request::Read(request) => Reply::Read(self.sync.read(device, request).await?),
+            Request::Conversations(request) => Reply::Conversations(self.sync.conversations(device, request).await?),
+            Request::History(request) => Reply::History(self.sync.history(device, request).await?),
+            Request::Members(request) => Reply::Members(self.sync.members(device, request).await?),
         })
     }
 

@@ -25,6 +25,7 @@ mod io;
 mod link;
 #[cfg(test)]
 mod nothing;
+mod output;
 mod places;
 mod pushes;
 mod registry;

@@ -7,11 +7,10 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use futures_util::StreamExt;
+use bytes::BytesMut;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tern_proto::{Command, Key, packet, v1};
 use tern_sync::{Pushed, Refusal};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -22,6 +21,7 @@ use crate::Gateway;
 use crate::counters::Ending;
 use crate::dispatch::Greeting;
 use crate::io::{LinkIo, poll_read_into};
+use crate::output::Output;
 use crate::places::Place;
 use crate::registry::Presence;
 use crate::request::Answer;
@@ -30,6 +30,9 @@ use crate::signal::{DISPLACED, HINT, STOP};
 
 /// With more than this many bytes to write, no more requests are read.
 const OUTPUT_BYTES: usize = 1024 * 1024;
+/// How long after its request the reply to an ack may wait for something else to be written. Storage lets the acknowledgement itself
+/// wait as long for company, so where nothing else is going on this adds nothing.
+const ACK_REPLY: Duration = Duration::from_millis(50);
 
 /// A long link.
 pub(crate) struct Link {
@@ -38,19 +41,17 @@ pub(crate) struct Link {
     place: Place,
     session: Session,
     presence: Option<Presence>,
-    /// What is in flight; bounded by [`Session::wants_packets`].
-    calls: Option<FuturesUnordered<BoxFuture<'static, Done>>>,
+    /// What is in flight; bounded by [`Session::wants_packets`]. Mostly there is one, so all of them are polled in each round.
+    calls: Vec<BoxFuture<'static, Done>>,
     /// What is not decoded yet: part of a packet, or what the session does not want yet.
     input: BytesMut,
-    output: BytesMut,
-    /// Since when the client takes nothing of the output.
-    stalled: Option<Instant>,
+    output: Output,
 }
 
 /// A finished [`Call`].
 enum Done {
     Greeted { sequence: u32, greeted: Result<Box<Greeting>, Refusal> },
-    Answered { command: Command, sequence: u32, answer: Box<Answer> },
+    Answered { command: Command, sequence: u32, asked: Instant, answer: Box<Answer> },
     Sent { parts: Vec<(u32, usize)>, results: Vec<v1::SendResult> },
     Pushed { above: Key, pushed: Result<Pushed, Refusal> },
 }
@@ -64,10 +65,9 @@ impl Link {
             place,
             session: Session::new(Instant::now()),
             presence: None,
-            calls: None,
+            calls: Vec::new(),
             input: BytesMut::new(),
-            output: BytesMut::new(),
-            stalled: None,
+            output: Output::default(),
         }
     }
 
@@ -81,12 +81,12 @@ impl Link {
             let mut alarm = pin!(tokio::time::sleep_until(self.deadline()));
             let ending = std::future::poll_fn(|context| self.turn(context, alarm.as_mut())).await;
             self.presence = None;
-            self.calls = None;
+            self.calls = Vec::new();
             self.gateway.counters.count(ending);
             tracing::debug!(session = self.place.id, ?ending, "long link ended");
             if ending != Ending::Gone {
                 // Boxed, so that the links that live do not carry its size.
-                Box::pin(part(&mut self.io, &self.output)).await;
+                Box::pin(part(&mut self.io, &self.output.bytes)).await;
             }
         }
     }
@@ -115,7 +115,7 @@ impl Link {
         let now = Instant::now();
         self.heed(self.place.signal.take(context), now);
         let read = self.read(context, now)?;
-        while let Some(call) = self.session.next_call(&mut self.output) {
+        while let Some(call) = self.session.next_call(&mut self.output.bytes) {
             self.begin(call);
         }
         let finished = self.finish_calls(context, now);
@@ -160,12 +160,12 @@ impl Link {
         while self.wants_packets() {
             match packet::decode(&mut self.input) {
                 Ok(Some(packet)) => {
-                    if let Some(call) = self.session.on_packet(&packet, &mut self.output) {
+                    if let Some(call) = self.session.on_packet(&packet, &mut self.output.bytes) {
                         self.begin(call);
                     }
                 }
                 Ok(None) => break,
-                Err(error) => self.session.on_bad_packet(error, &mut self.output),
+                Err(error) => self.session.on_bad_packet(error, &mut self.output.bytes),
             }
         }
         let decoded = self.input.len() < before;
@@ -177,7 +177,7 @@ impl Link {
     }
 
     fn wants_packets(&self) -> bool {
-        self.output.len() <= OUTPUT_BYTES && self.session.wants_packets()
+        self.output.bytes.len() <= OUTPUT_BYTES && self.session.wants_packets()
     }
 
     fn begin(&mut self, call: Call) {
@@ -191,10 +191,10 @@ impl Link {
                 })
             }
             Call::Request { sequence, request } => {
-                let (device, command) = (self.device(), request.command());
+                let (device, command, asked) = (self.device(), request.command(), Instant::now());
                 Box::pin(async move {
                     let answer = Box::new(gateway.answer(&device, request).await);
-                    Done::Answered { command, sequence, answer }
+                    Done::Answered { command, sequence, asked, answer }
                 })
             }
             Call::Send(batch) => {
@@ -209,7 +209,7 @@ impl Link {
                 Box::pin(async move { Done::Pushed { above, pushed: gateway.sync.push(&device, &above).await } })
             }
         };
-        self.calls.get_or_insert_default().push(future);
+        self.calls.push(future);
     }
 
     fn device(&self) -> tern_sync::Device {
@@ -218,18 +218,28 @@ impl Link {
 
     /// Hands every finished call to the session; whether there was one.
     fn finish_calls(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        let Some(mut calls) = self.calls.take() else { return false };
-        let mut finished = false;
-        while let Poll::Ready(Some(done)) = calls.poll_next_unpin(context) {
-            self.finish(done, now);
-            finished = true;
+        if self.calls.is_empty() {
+            return false;
         }
-        self.calls = (!calls.is_empty()).then_some(calls);
-        finished
+        let mut at = 0;
+        let before = self.calls.len();
+        while at < self.calls.len() {
+            match self.calls[at].as_mut().poll(context) {
+                Poll::Ready(done) => {
+                    drop(self.calls.swap_remove(at));
+                    self.finish(done, now);
+                }
+                Poll::Pending => at += 1,
+            }
+        }
+        if self.calls.is_empty() {
+            self.calls = Vec::new(); // An idle link keeps no memory.
+        }
+        self.calls.len() < before
     }
 
     fn finish(&mut self, done: Done, now: Instant) {
-        let out = &mut self.output;
+        let out = &mut self.output.bytes;
         match done {
             Done::Greeted { sequence, greeted } => {
                 let greeted = greeted.map(|greeting| {
@@ -238,7 +248,12 @@ impl Link {
                 });
                 self.session.on_greeted(sequence, greeted, now, out);
             }
-            Done::Answered { command, sequence, answer } => self.session.on_answer(command, sequence, &answer, out),
+            Done::Answered { command: Command::Ack, sequence, asked, answer } => {
+                let session = &mut self.session;
+                self.output
+                    .add_unhurried(asked + ACK_REPLY, |out| session.on_answer(Command::Ack, sequence, &answer, out));
+            }
+            Done::Answered { command, sequence, answer, .. } => self.session.on_answer(command, sequence, &answer, out),
             Done::Sent { parts, results } => self.session.on_sent(parts, results, out),
             Done::Pushed { above, pushed } => self.session.on_pushed(above, pushed, out),
         }
@@ -247,40 +262,38 @@ impl Link {
     /// Writes the output; whether any of it went out.
     fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, Ending> {
         let mut written = false;
-        while !self.output.is_empty() {
-            match Pin::new(&mut self.io).poll_write(context, &self.output) {
+        while self.output.is_due(now) || self.session.ending().is_some() && !self.output.bytes.is_empty() {
+            match Pin::new(&mut self.io).poll_write(context, &self.output.bytes) {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Ending::Gone),
                 Poll::Ready(Ok(bytes)) => {
-                    self.output.advance(bytes);
-                    self.stalled = None;
+                    self.output.wrote(bytes);
                     written = true;
                 }
                 Poll::Pending => {
-                    self.stalled.get_or_insert(now);
+                    self.output.stall(now);
                     return Ok(written);
                 }
             }
         }
-        self.output = BytesMut::new();
         Ok(written)
     }
 
     fn deadline(&self) -> Instant {
         let settings = &self.gateway.settings;
         let session = self.session.deadline(settings);
-        self.stalled.map_or(session, |since| session.min(since + settings.write_stall))
+        self.output.deadline(settings.write_stall).map_or(session, |output| session.min(output))
     }
 
     fn on_alarm(&mut self, now: Instant) {
-        if self.stalled.is_some_and(|since| now >= since + self.gateway.settings.write_stall) {
+        if self.output.is_stalled(self.gateway.settings.write_stall, now) {
             self.go_away(Ending::Slow, now);
         } else {
-            self.session.on_deadline(now, &self.gateway.settings, &mut self.output);
+            self.session.on_deadline(now, &self.gateway.settings, &mut self.output.bytes);
         }
     }
 
     fn go_away(&mut self, ending: Ending, now: Instant) {
-        self.session.go_away(ending, now, &self.gateway.settings, &mut self.output);
+        self.session.go_away(ending, now, &self.gateway.settings, &mut self.output.bytes);
     }
 }
 
@@ -315,6 +328,6 @@ mod tests {
         let gateway = crate::nothing::gateway();
         let link = Link::new(gateway, stream, Places::new(1).take(1).unwrap());
         let future = link.run();
-        assert!(size_of_val(&future) <= 640, "{} bytes", size_of_val(&future));
+        assert!(size_of_val(&future) <= 536, "{} bytes", size_of_val(&future));
     }
 }

@@ -35,6 +35,15 @@ impl SyncApi for Nothing {
     async fn read(&self, _: &Device, _: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
         unreachable!()
     }
+    async fn conversations(&self, _: &Device, _: v1::ConversationsRequest) -> Result<v1::ConversationsReply, Refusal> {
+        unreachable!()
+    }
+    async fn history(&self, _: &Device, _: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal> {
+        unreachable!()
+    }
+    async fn members(&self, _: &Device, _: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
+        unreachable!()
+    }
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {
         unreachable!()
     }

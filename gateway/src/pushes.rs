@@ -47,11 +47,6 @@ impl Pushes {
         self.hinted = true;
     }
 
-    /// How many syncs are under way.
-    pub(crate) fn syncs(&self) -> usize {
-        self.syncs.into()
-    }
-
     /// The client asked for a page.
     pub(crate) fn sync_began(&mut self) {
         self.armed = None;

@@ -20,25 +20,28 @@ const WAITERS: usize = 64;
 /// The sessions and waiting checks of this gateway, by user.
 #[derive(Debug)]
 pub struct Registry {
-    shards: Vec<Mutex<HashMap<UserId, Here>>>,
+    /// By user who is here; no list is empty.
+    shards: Vec<Mutex<HashMap<UserId, Vec<Listener>>>>,
     hasher: RandomState,
     waits: AtomicU64,
     /// Nobody shall wait any more.
     closed: AtomicBool,
 }
 
-/// What is here of one user; never empty.
-#[derive(Debug, Default)]
-struct Here {
-    sessions: Vec<Listener>,
-    waiters: Vec<Listener>,
-}
-
+/// One that hears the hints of a user.
 #[derive(Debug)]
 struct Listener {
+    kind: Kind,
+    /// Unique among its kind.
     id: u64,
     device: DeviceId,
     signal: Arc<Signal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Session,
+    Waiter,
 }
 
 /// A registered session; leaves the registry when dropped.
@@ -74,10 +77,13 @@ impl Registry {
     pub(crate) fn register(self: &Arc<Registry>, device: Device, session: u64, signal: Arc<Signal>) -> Presence {
         let displaced = {
             let mut shard = self.shard(&device.user);
-            let sessions = &mut shard.entry(device.user.clone()).or_default().sessions;
-            let earlier = sessions.iter().position(|earlier| earlier.device == device.id);
-            let displaced = earlier.map(|index| sessions.swap_remove(index).signal);
-            sessions.push(Listener { id: session, device: device.id.clone(), signal });
+            let here = shard.entry(device.user.clone()).or_default();
+            let is_earlier = |other: &Listener| other.kind == Kind::Session && other.device == device.id;
+            let earlier = here.iter().position(is_earlier);
+            let displaced = earlier.map(|index| here.swap_remove(index).signal);
+            // Most users have one session: four places at once would cost every idle link memory.
+            here.reserve_exact(1);
+            here.push(Listener { kind: Kind::Session, id: session, device: device.id.clone(), signal });
             displaced
         };
         if let Some(signal) = displaced {
@@ -91,11 +97,13 @@ impl Registry {
         let id = self.waits.fetch_add(1, Ordering::Relaxed);
         let signal = Arc::new(Signal::default());
         let mut shard = self.shard(&device.user);
-        let waiters = &mut shard.entry(device.user.clone()).or_default().waiters;
-        if waiters.len() >= WAITERS {
+        let waiting = |here: &Vec<Listener>| here.iter().filter(|other| other.kind == Kind::Waiter).count();
+        if shard.get(&device.user).map_or(0, waiting) >= WAITERS {
             return None;
         }
-        waiters.push(Listener { id, device: device.id.clone(), signal: Arc::clone(&signal) });
+        let here = shard.entry(device.user.clone()).or_default();
+        here.reserve_exact(1);
+        here.push(Listener { kind: Kind::Waiter, id, device: device.id.clone(), signal: Arc::clone(&signal) });
         // Read under the shard's lock: either this sees it, or who set it finds the waiter.
         if self.closed.load(Ordering::Acquire) {
             signal.set(STOP);
@@ -107,7 +115,8 @@ impl Registry {
     pub(crate) fn end_waits(&self) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().flat_map(|here| &here.waiters).for_each(|waiter| waiter.signal.set(STOP));
+            let waiters = shard.values().flatten().filter(|listener| listener.kind == Kind::Waiter);
+            waiters.for_each(|waiter| waiter.signal.set(STOP));
         }
     }
 
@@ -117,17 +126,19 @@ impl Registry {
         self.end_waits();
     }
 
-    fn leave(&self, user: &UserId, list: fn(&mut Here) -> &mut Vec<Listener>, id: u64) {
+    fn leave(&self, user: &UserId, kind: Kind, id: u64) {
         let mut shard = self.shard(user);
         let Some(here) = shard.get_mut(user) else { return };
         // By the id, so that a late cleanup never removes the session that displaced this one.
-        list(here).retain(|listener| listener.id != id);
-        if here.sessions.is_empty() && here.waiters.is_empty() {
+        here.retain(|listener| listener.kind != kind || listener.id != id);
+        if here.is_empty() {
             shard.remove(user);
+        } else {
+            here.shrink_to_fit();
         }
     }
 
-    fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Here>> {
+    fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Vec<Listener>>> {
         let index = self.hasher.hash_one(user) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,8 +149,7 @@ impl Hints for Registry {
         let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         let shard = self.shard(user);
         let Some(here) = shard.get(user) else { return };
-        let listeners = here.sessions.iter().chain(&here.waiters);
-        listeners.filter(|listener| Some(&listener.device) != except).for_each(|listener| listener.signal.set(HINT));
+        here.iter().filter(|listener| Some(&listener.device) != except).for_each(|listener| listener.signal.set(HINT));
     }
 }
 
@@ -152,7 +162,7 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.registry.leave(&self.device.user, |here| &mut here.sessions, self.session);
+        self.registry.leave(&self.device.user, Kind::Session, self.session);
     }
 }
 
@@ -170,7 +180,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.registry.leave(&self.user, |here| &mut here.waiters, self.id);
+        self.registry.leave(&self.user, Kind::Waiter, self.id);
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) enum Request {
     Check(v1::CheckRequest),
     Ack(v1::AckRequest),
     Read(v1::ReadRequest),
+    Conversations(v1::ConversationsRequest),
+    History(v1::HistoryRequest),
+    Members(v1::MembersRequest),
 }
 
 /// The reply to the request of the same name.
@@ -33,6 +36,9 @@ pub(crate) enum Reply {
     Check(v1::CheckReply),
     Ack(v1::AckReply),
     Read(v1::ReadReply),
+    Conversations(v1::ConversationsReply),
+    History(v1::HistoryReply),
+    Members(v1::MembersReply),
 }
 
 /// What a request came to.
@@ -50,6 +56,9 @@ impl Request {
             Some(Command::Check) => Request::Check(from_protobuf(body)?),
             Some(Command::Ack) => Request::Ack(from_protobuf(body)?),
             Some(Command::Read) => Request::Read(from_protobuf(body)?),
+            Some(Command::Conversations) => Request::Conversations(from_protobuf(body)?),
+            Some(Command::History) => Request::History(from_protobuf(body)?),
+            Some(Command::Members) => Request::Members(from_protobuf(body)?),
             _ => return Err(refusal(v1::Code::UnknownCommand, format!("no command {}", packet.command))),
         };
         request.valid()
@@ -65,6 +74,9 @@ impl Request {
             Command::Check => Request::Check(from_json(body)?),
             Command::Ack => Request::Ack(from_json(body)?),
             Command::Read => Request::Read(from_json(body)?),
+            Command::Conversations => Request::Conversations(from_json(body)?),
+            Command::History => Request::History(from_json(body)?),
+            Command::Members => Request::Members(from_json(body)?),
             _ => return Err(refusal(v1::Code::UnknownCommand, format!("{command:?} has no JSON form"))),
         };
         request.valid()
@@ -80,6 +92,9 @@ impl Request {
             Request::Check(_) => Command::Check,
             Request::Ack(_) => Command::Ack,
             Request::Read(_) => Command::Read,
+            Request::Conversations(_) => Command::Conversations,
+            Request::History(_) => Command::History,
+            Request::Members(_) => Command::Members,
         }
     }
 
@@ -95,6 +110,8 @@ impl Request {
             Request::Send(send) if send.messages.len() > limits::SEND_MESSAGES => {
                 Err(bad_body(format!("{} messages are more than {}", send.messages.len(), limits::SEND_MESSAGES)))
             }
+            Request::Conversations(list) => within(list.limit, limits::LIST).map(|()| self),
+            Request::History(page) => within(page.limit, limits::PAGE_ENTRIES).map(|()| self),
             _ => Ok(self),
         }
     }
@@ -111,6 +128,9 @@ impl Reply {
             Reply::Check(reply) => json(reply),
             Reply::Ack(reply) => json(reply),
             Reply::Read(reply) => json(reply),
+            Reply::Conversations(reply) => json(reply),
+            Reply::History(reply) => json(reply),
+            Reply::Members(reply) => json(reply),
         }
     }
 
@@ -123,6 +143,9 @@ impl Reply {
             Reply::Check(reply) => encode_message(out, Command::Check.reply(), sequence, reply),
             Reply::Ack(reply) => encode_message(out, Command::Ack.reply(), sequence, reply),
             Reply::Read(reply) => encode_message(out, Command::Read.reply(), sequence, reply),
+            Reply::Conversations(reply) => encode_message(out, Command::Conversations.reply(), sequence, reply),
+            Reply::History(reply) => encode_message(out, Command::History.reply(), sequence, reply),
+            Reply::Members(reply) => encode_message(out, Command::Members.reply(), sequence, reply),
         }
     }
 }
@@ -192,6 +215,10 @@ fn from_json<M: DeserializeOwned>(body: &[u8]) -> Result<M, Refusal> {
     serde_json::from_slice(body).map_err(bad_body)
 }
 
+fn within(limit: u32, most: usize) -> Result<(), Refusal> {
+    if limit as usize <= most { Ok(()) } else { Err(bad_body(format!("a limit of {limit} is over {most}"))) }
+}
+
 fn bad_body(why: impl Display) -> Refusal {
     refusal(v1::Code::BadBody, why.to_string())
 }
@@ -229,6 +256,14 @@ mod tests {
         assert_eq!(code(Request::Send(many(limits::SEND_MESSAGES + 1)).valid()), v1::Code::BadBody);
         let name = v1::HelloRequest { protocol: 1, client_name: "x".repeat(65), ..Default::default() };
         assert_eq!(code(Request::Hello(name).valid()), v1::Code::BadBody);
+        let list = |limit| Request::Conversations(v1::ConversationsRequest { limit, ..Default::default() });
+        let page = |limit| Request::History(v1::HistoryRequest { limit, ..Default::default() });
+        for valid in [list(0), list(100), page(0), page(1_000)] {
+            assert!(valid.clone().valid().is_ok(), "{valid:?}");
+        }
+        for over in [list(101), list(u32::MAX), page(1_001)] {
+            assert_eq!(code(over.clone().valid()), v1::Code::BadBody, "{over:?}");
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use tern_proto::v1;
 /// Messages of one batch, unless a single request has more.
 const BATCH_MESSAGES: usize = 1_024;
 /// Above this many waiting bytes no more requests are read. A batch in flight may hold as much again.
-const WAITING_BYTES: usize = 256 * 1024;
+const WAITING_BYTES: u32 = 256 * 1024;
 
 /// The send requests of a link that have no reply yet. Bounded by its reader, which asks [`Sends::full`].
 #[derive(Debug, Default)]
 pub(crate) struct Sends {
     waiting: VecDeque<Part>,
-    waiting_bytes: usize,
+    waiting_bytes: u32,
     in_flight: bool,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Sends {
 struct Part {
     sequence: u32,
     messages: Vec<v1::OutMessage>,
-    bytes: usize,
+    bytes: u32,
 }
 
 /// Adjacent requests as one call.
@@ -36,6 +36,7 @@ pub(crate) struct Batch {
 impl Sends {
     /// Puts a request at the end; `bytes` is the length of its body.
     pub(crate) fn push(&mut self, sequence: u32, request: v1::SendRequest, bytes: usize) {
+        let bytes = bytes as u32; // A packet's.
         self.waiting_bytes += bytes;
         self.waiting.push_back(Part { sequence, messages: request.messages, bytes });
     }

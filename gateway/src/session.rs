@@ -26,7 +26,7 @@ use crate::settings::Settings;
 
 /// Requests for a page at one time; with as many no more requests are read. It bounds what a client that does not read
 /// makes the server hold, as each reply may fill a packet.
-const SYNCS: usize = 16;
+const PAGES: u16 = 16;
 
 /// The longest that a session leaves; a closed link then gives its client as long to take the last packets.
 pub(crate) const PARTING: Duration = Duration::from_secs(2);
@@ -39,6 +39,8 @@ pub(crate) struct Session {
     heard: Instant,
     /// Requests without a reply, but hello.
     in_flight: usize,
+    /// Those of them whose reply may fill a packet.
+    pages: u16,
     sends: Sends,
     pushes: Pushes,
 }
@@ -68,7 +70,14 @@ pub(crate) enum Call {
 impl Session {
     /// The session of a link that was just opened.
     pub(crate) fn new(now: Instant) -> Session {
-        Session { phase: Phase::Fresh, heard: now, in_flight: 0, sends: Sends::default(), pushes: Pushes::default() }
+        Session {
+            phase: Phase::Fresh,
+            heard: now,
+            in_flight: 0,
+            pages: 0,
+            sends: Sends::default(),
+            pushes: Pushes::default(),
+        }
     }
 
     /// Why it is closed, if it is; the link writes what there is and ends.
@@ -86,7 +95,7 @@ impl Session {
             Phase::Fresh => true,
             // What came behind the hello waits for its outcome.
             Phase::Greeting | Phase::Leaving { .. } | Phase::Closed(_) => false,
-            Phase::Open => self.in_flight < limits::IN_FLIGHT && !self.sends.full() && self.pushes.syncs() < SYNCS,
+            Phase::Open => self.in_flight < limits::IN_FLIGHT && !self.sends.full() && self.pages < PAGES,
         }
     }
 
@@ -125,8 +134,9 @@ impl Session {
                 self.in_flight += 1;
                 self.sends.push(sequence, request, packet.body.len());
             }
-            Request::Sync(_) | Request::Check(_) | Request::Ack(_) | Request::Read(_) => {
+            request => {
                 self.in_flight += 1;
+                self.pages += u16::from(is_page(request.command()));
                 if let Request::Sync(_) = request {
                     self.pushes.sync_began();
                 }
@@ -195,6 +205,7 @@ impl Session {
     pub(crate) fn on_answer(&mut self, command: Command, sequence: u32, answer: &Answer, out: &mut BytesMut) {
         self.in_flight -= 1;
         put_answer(out, command.number(), sequence, answer);
+        self.pages -= u16::from(is_page(command));
         if command == Command::Sync {
             let reply = match answer {
                 Ok(Reply::Sync(reply)) => Some(reply),
@@ -287,6 +298,11 @@ impl Session {
             self.phase = Phase::Closed(ending);
         }
     }
+}
+
+/// Whether the reply may fill a packet.
+fn is_page(command: Command) -> bool {
+    matches!(command, Command::Sync | Command::Conversations | Command::History | Command::Members)
 }
 
 #[cfg(test)]

@@ -76,6 +76,9 @@ fn router(served: Served) -> Router {
         ("/v1/check", Command::Check),
         ("/v1/ack", Command::Ack),
         ("/v1/read", Command::Read),
+        ("/v1/conversations", Command::Conversations),
+        ("/v1/history", Command::History),
+        ("/v1/members", Command::Members),
     ];
     let mut router = Router::new()
         .route("/healthz", get(async || "ok"))

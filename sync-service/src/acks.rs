@@ -47,7 +47,7 @@ pub(crate) fn derive(
     state: &DeviceState,
     versions: [Option<Version>; CLASSES],
 ) {
-    if versions[Class::Messages as usize] > Some(state.derived) {
+    if state.foreign > state.derived && versions[Class::Messages as usize] > Some(state.derived) {
         deliver.add(device.user.clone(), BTreeSet::from([device.id.clone()]));
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_proto::key::Key;
 use tern_proto::{UserId, v1};
-use tern_storage::Device;
+use tern_storage::{Device, Unavailable};
+
+use crate::RETRY_AFTER;
 
 /// A request that failed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +19,21 @@ pub struct Refusal {
     pub message: String,
     /// How long to wait before a retry; zero where a retry does not help.
     pub retry_after: Duration,
+}
+
+impl Refusal {
+    /// With a wait where a retry helps.
+    pub(crate) fn new(code: v1::Code, message: &str) -> Refusal {
+        let retry_after = if code.is_retryable() { RETRY_AFTER } else { Duration::ZERO };
+        Refusal { code, message: message.to_owned(), retry_after }
+    }
+}
+
+/// The reason stays in storage's log.
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Refusal {
+        Refusal::new(v1::Code::Unavailable, "storage is unavailable")
+    }
 }
 
 /// What a hello learns; the gateway adds the session and the link's settings.
@@ -78,6 +95,28 @@ pub trait SyncApi: Send + Sync + 'static {
     /// # Errors
     /// [`v1::Code::NotAMember`], [`v1::Code::BeyondHead`], or retryable.
     async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal>;
+
+    /// Lists conversations of the user. A `limit` of 0 or above [`tern_proto::limits::LIST`] means that.
+    ///
+    /// # Errors
+    /// [`v1::Code::BadBody`] if `after` names no conversation; retryable when storage is unavailable.
+    async fn conversations(
+        &self,
+        device: &Device,
+        request: v1::ConversationsRequest,
+    ) -> Result<v1::ConversationsReply, Refusal>;
+
+    /// Messages of a conversation that the user may see. A `limit` of 0 or above [`tern_proto::limits::PAGE_ENTRIES`] means that.
+    ///
+    /// # Errors
+    /// [`v1::Code::NotAMember`], or retryable.
+    async fn history(&self, device: &Device, request: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal>;
+
+    /// Who is in a conversation of the user.
+    ///
+    /// # Errors
+    /// [`v1::Code::NotAMember`], or retryable.
+    async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal>;
 
     /// What a long link whose last key is `above` should be told after a hint.
     ///

@@ -106,6 +106,7 @@ impl Derivation {
                 above: [Some(step.derived), None],
                 max_entries: limits::PAGE_ENTRIES,
                 max_bytes: PAGE_BYTES,
+                texts: false,
             };
             let page = self.storage.page(request).await?;
             let acknowledged = page.entries.iter().take_while(|entry| entry.version <= acked);

@@ -3,16 +3,19 @@
 //! [`SyncApi`] is the seam to the gateway; [`Hints`] the one back to it; [`SyncService`] what stands between them.
 //!
 //! A message flows through `send` into storage, and then hints go out. A key is judged by `keys` and answered by a `page`.
+//! `conversations` tells a user of its own.
 //! What follows a request but need not delay it is a job of its own: `acks` stores the acknowledgements that requests carry,
 //! `delivered` derives receipts from them, and `reads` brings read marks together. `paced` runs all three.
 
 mod acks;
 mod api;
+mod conversations;
 mod delivered;
 mod keys;
 mod paced;
 mod page;
 mod reads;
+mod seen;
 mod send;
 mod service;
 

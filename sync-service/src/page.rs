@@ -12,7 +12,7 @@ use crate::keys::user_epoch;
 pub(crate) fn request(device: &Device, above: [Option<Version>; CLASSES], limit: u32) -> PageRequest {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let max_entries = if limit == 0 { limits::PAGE_ENTRIES } else { limit.min(limits::PAGE_ENTRIES) };
-    PageRequest { device: device.clone(), above, max_entries, max_bytes: limits::PAGE_BYTES }
+    PageRequest { device: device.clone(), above, max_entries, max_bytes: limits::PAGE_BYTES, texts: true }
 }
 
 /// The answer to a sync.

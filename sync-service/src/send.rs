@@ -1,11 +1,11 @@
 //! Messages on their way in: what each request means to storage, and what storage's answer means to the client.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use tern_proto::v1::{Code, OutMessage, SendResult};
-use tern_proto::{UserId, limits};
-use tern_storage::{Content, Device, Op, Outcome};
-use xxhash_rust::xxh3::Xxh3Default;
+use tern_proto::v1::{Code, GroupChange, OutMessage, SendResult};
+use tern_proto::{ConversationId, UserId, limits};
+use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, content_hash};
 
 use crate::RETRY_AFTER;
 
@@ -19,24 +19,53 @@ pub(crate) fn op(device: &Device, message: OutMessage, time_ms: i64) -> Option<O
     Some(Op::Send { from: device.clone(), client_msg_id, content: content(&device.user, message), time_ms })
 }
 
-fn content(sender: &UserId, message: OutMessage) -> Content {
-    let refused = |code| Content::Refused { code, hash: hash(&message.to, &message.text) };
-    match UserId::new(&message.to) {
-        Ok(to) if to == *sender => refused(Code::BadRecipient),
-        Err(_) => refused(Code::BadRecipient),
-        Ok(_) if message.text.is_empty() => refused(Code::EmptyText),
-        Ok(_) if message.text.len() > limits::TEXT_BYTES => refused(Code::TextTooLong),
-        Ok(to) => Content::Text { to, text: message.text },
+fn content(sender: &UserId, mut message: OutMessage) -> Content {
+    let judged = match &message.change {
+        Some(asked) => change(asked, &message),
+        None => recipient(sender, &message).map(|to| Content::Text { to, text: std::mem::take(&mut message.text) }),
+    };
+    judged.unwrap_or_else(|code| {
+        let hash = content_hash(&message.to, &message.text, message.change.as_ref());
+        Content::Refused { code, hash }
+    })
+}
+
+/// Who gets a text, if both follow the rules.
+fn recipient(sender: &UserId, message: &OutMessage) -> Result<Recipient, Code> {
+    let to = match UserId::new(&message.to) {
+        Ok(user) if user == *sender => return Err(Code::BadRecipient),
+        Ok(user) => Recipient::User(user),
+        Err(_) => Recipient::Group(group(&message.to).ok_or(Code::BadRecipient)?),
+    };
+    match message.text.len() {
+        0 => Err(Code::EmptyText),
+        1..=limits::TEXT_BYTES => Ok(to),
+        _ => Err(Code::TextTooLong),
     }
 }
 
-/// Kept in storage, so it may not change with a release. The length keeps recipient and text apart.
-fn hash(to: &str, text: &str) -> u64 {
-    let mut hasher = Xxh3Default::new();
-    hasher.update(&(to.len() as u64).to_be_bytes());
-    hasher.update(to.as_bytes());
-    hasher.update(text.as_bytes());
-    hasher.digest()
+/// What is to become of which group, as far as that can be judged without the group.
+fn change(asked: &GroupChange, message: &OutMessage) -> Result<Content, Code> {
+    let group = match message.to.as_str() {
+        "" => None,
+        name => Some(group(name).ok_or(Code::BadChange)?),
+    };
+    let user = |name: &String| UserId::new(name).map_err(|_| Code::BadChange);
+    let users = |names: &[String]| names.iter().map(user).collect::<Result<Vec<_>, _>>();
+    let change = Change { title: asked.title.clone(), add: users(&asked.add)?, remove: users(&asked.remove)? };
+    let named = change.add.len() + change.remove.len();
+    let distinct = change.add.iter().chain(&change.remove).collect::<HashSet<_>>().len() == named;
+    let title_fits = change.title.as_ref().is_none_or(|title| title.len() <= limits::TITLE_BYTES);
+    let nothing = named == 0 && change.title.is_none();
+    if message.text.is_empty() && distinct && title_fits && !nothing {
+        Ok(Content::Change { group, change })
+    } else {
+        Err(Code::BadChange)
+    }
+}
+
+fn group(name: &str) -> Option<ConversationId> {
+    ConversationId::new(name).ok().filter(ConversationId::is_group)
 }
 
 /// The answer to the client.
@@ -71,40 +100,96 @@ pub(crate) fn refusal(client_msg_id: u64, code: Code) -> SendResult {
 mod tests {
     use super::*;
 
-    fn content_of(to: &str, text: &str) -> Content {
+    fn content_of(to: &str, text: &str, change: Option<GroupChange>) -> Content {
         let alice = Device { user: "alice".parse().unwrap(), id: "d1".parse().unwrap() };
-        let message = OutMessage { client_msg_id: 1, to: to.into(), text: text.into() };
+        let message = OutMessage { client_msg_id: 1, to: to.into(), text: text.into(), change };
         match op(&alice, message, 0) {
             Some(Op::Send { content, .. }) => content,
             other => panic!("{other:?}"),
         }
     }
 
-    fn code_of(to: &str, text: &str) -> Option<Code> {
-        match content_of(to, text) {
-            Content::Text { .. } => None,
+    fn code_of(to: &str, text: &str, change: Option<GroupChange>) -> Option<Code> {
+        match content_of(to, text, change) {
+            Content::Text { .. } | Content::Change { .. } => None,
             Content::Refused { code, .. } => Some(code),
         }
     }
 
+    fn change_of(title: Option<&str>, add: &[&str], remove: &[&str]) -> GroupChange {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        GroupChange { title: title.map(str::to_owned), add: names(add), remove: names(remove) }
+    }
+
     #[test]
-    fn a_message_that_breaks_a_rule_becomes_its_refusal() {
-        assert_eq!(code_of("bob", "hi"), None);
-        assert_eq!(code_of("bob", &"x".repeat(limits::TEXT_BYTES)), None);
-        assert_eq!(code_of("bob", &"x".repeat(limits::TEXT_BYTES + 1)), Some(Code::TextTooLong));
-        assert_eq!(code_of("bob", ""), Some(Code::EmptyText));
-        for to in ["alice", "", "a b", "alice:bob"] {
-            assert_eq!(code_of(to, "hi"), Some(Code::BadRecipient), "{to}");
+    fn a_text_that_breaks_a_rule_becomes_its_refusal() {
+        for to in ["bob", "g/4128", "g"] {
+            assert_eq!(code_of(to, "hi", None), None, "{to}");
+            assert_eq!(code_of(to, &"x".repeat(limits::TEXT_BYTES), None), None, "{to}");
+            assert_eq!(code_of(to, &"x".repeat(limits::TEXT_BYTES + 1), None), Some(Code::TextTooLong), "{to}");
+            assert_eq!(code_of(to, "", None), Some(Code::EmptyText), "{to}");
+        }
+        for to in ["alice", "", "a b", "alice:bob", "bob:carol", "g/", "g/0", "g/01"] {
+            assert_eq!(code_of(to, "hi", None), Some(Code::BadRecipient), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_change_makes_a_group_or_changes_one() {
+        let asked = change_of(Some("trip"), &["bob", "carol"], &["dave"]);
+        for (to, of) in [("", None), ("g/4128", Some(ConversationId::of_group(4128)))] {
+            let Content::Change { group, change } = content_of(to, "", Some(asked.clone())) else { panic!("{to}") };
+            assert_eq!(group, of);
+            assert_eq!(change.title.as_deref(), Some("trip"));
+            assert_eq!(change.add.iter().map(UserId::as_str).collect::<Vec<_>>(), ["bob", "carol"]);
+            assert_eq!(change.remove.iter().map(UserId::as_str).collect::<Vec<_>>(), ["dave"]);
+        }
+    }
+
+    #[test]
+    fn a_change_that_breaks_a_rule_becomes_its_refusal() {
+        let longest = "x".repeat(limits::TITLE_BYTES);
+        for good in [change_of(Some(&longest), &[], &[]), change_of(Some(""), &[], &[]), change_of(None, &["bob"], &[])]
+        {
+            assert_eq!(code_of("", "", Some(good.clone())), None, "{good:?}");
+            for to in ["bob", "alice:bob", "g/01", " "] {
+                assert_eq!(code_of(to, "", Some(good.clone())), Some(Code::BadChange), "{to}");
+            }
+            assert_eq!(code_of("", "hi", Some(good.clone())), Some(Code::BadChange), "a text beside it");
+        }
+        for bad in [
+            change_of(None, &[], &[]),
+            change_of(Some(&format!("{longest}x")), &["bob"], &[]),
+            change_of(None, &["bob", "b b"], &[]),
+            change_of(None, &[], &[""]),
+            change_of(None, &["bob", "carol", "bob"], &[]),
+            change_of(None, &[], &["bob", "bob"]),
+            change_of(None, &["bob"], &["bob"]),
+        ] {
+            for to in ["", "g/4128"] {
+                assert_eq!(code_of(to, "", Some(bad.clone())), Some(Code::BadChange), "{bad:?}");
+            }
         }
     }
 
     #[test]
     fn refused_content_is_told_apart() {
-        let hashes = [("a:", "b"), ("a", ":b"), ("", "a:b"), ("a:b", "")].map(|(to, text)| hash(to, text));
-        for (i, hash) in hashes.iter().enumerate() {
-            assert!(!hashes[i + 1..].contains(hash));
+        let change = |add: &[&str], remove: &[&str]| Some(change_of(None, add, remove));
+        let refused = [
+            content_of("a b", "x", None),
+            content_of("a ", "bx", None),
+            content_of("a b", "", None),
+            content_of("a b", "x", change(&["c"], &[])),
+            content_of("a b", "x", change(&[], &["c"])),
+            content_of("a b", "x", change(&["c", "d"], &[])),
+            content_of("a b", "x", change(&["cd"], &[])),
+        ];
+        for (i, content) in refused.iter().enumerate() {
+            let Content::Refused { hash, .. } = content else { panic!("{content:?}") };
+            let same = |other: &Content| matches!(other, Content::Refused { hash: other, .. } if other == hash);
+            assert_eq!(refused.iter().filter(|other| same(other)).count(), 1, "{i}");
         }
-        assert_eq!(content_of("a b", "x"), content_of("a b", "x"));
+        assert_eq!(content_of("a b", "x", change(&["c"], &[])), refused[3]);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The service: each request judged, carried out against storage, answered.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_proto::key::{CLASSES, Class, Key, Version};
 use tern_proto::v1::{Code, KeyOrder};
-use tern_proto::{ConversationId, UserId, v1};
+use tern_proto::{UserId, v1};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::planted::{self, Fault};
-use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage, Unavailable};
+use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage};
 use tokio::sync::oneshot;
 
 use crate::acks::{self, Acks};
@@ -18,7 +18,8 @@ use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
 use crate::keys::{Judgement, is_behind, judge, user_epoch};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
-use crate::{Hints, Pushed, RECEIPT_PACE, RETRY_AFTER, Refusal, SyncApi, Welcome, page, send};
+use crate::seen::Seen;
+use crate::{Hints, Pushed, RECEIPT_PACE, Refusal, SyncApi, Welcome, conversations, page, send};
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
 pub struct SyncService {
@@ -67,7 +68,12 @@ impl SyncService {
     }
 
     /// A device without a key: where it starts.
-    async fn start(&self, device: &Device, request: &v1::HelloRequest, state: DeviceState) -> Result<Welcome, Refusal> {
+    async fn start(
+        &self,
+        device: &Device,
+        request: &v1::HelloRequest,
+        (state, highest): (DeviceState, u64),
+    ) -> Result<Welcome, Refusal> {
         let position = match request.start() {
             // The client has its key whether or not the device is remembered already.
             v1::Start::Oldest => {
@@ -81,7 +87,7 @@ impl SyncService {
             v1::Start::Heads => self.start_at_heads(device, &state).await?,
         };
         let key = Key::at(user_epoch(state.epoch, &device.user), position);
-        Ok(welcome(&state, KeyOrder::Start, Some(key), &key))
+        Ok(welcome((&state, highest), KeyOrder::Start, Some(key), &key))
     }
 
     /// Stored before the reply: if it were forgotten, the client's next acknowledgement would tell that all below was delivered.
@@ -111,8 +117,9 @@ impl SyncService {
 impl SyncApi for SyncService {
     async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
         let state = self.storage.device(device).await?;
+        let highest = self.storage.highest_client_msg_id(device).await?;
         let Some(key) = request.key.as_ref().map(Key::from) else {
-            return self.start(device, request, state).await;
+            return self.start(device, request, (state, highest)).await;
         };
         match judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
             Judgement::Stands => {
@@ -120,11 +127,11 @@ impl SyncApi for SyncService {
                     // Even at 0, so that the device is remembered.
                     self.acks.add(device.clone(), key.versions);
                 }
-                Ok(welcome(&state, KeyOrder::None, None, &key))
+                Ok(welcome((&state, highest), KeyOrder::None, None, &key))
             }
             Judgement::Replace(order) => {
                 let key = acknowledged(device, &state);
-                Ok(welcome(&state, order, Some(key), &key))
+                Ok(welcome((&state, highest), order, Some(key), &key))
             }
         }
     }
@@ -133,9 +140,9 @@ impl SyncApi for SyncService {
         let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
         let time_ms = unix_millis();
         let ops = messages.into_iter().filter_map(|message| send::op(device, message, time_ms)).collect();
-        // A task of its own: a caller that goes away in the meantime takes neither the commit nor the hints with it.
-        let stored = tokio::spawn(store(self.storage.clone(), self.hints.clone(), device.clone(), ops));
-        let mut outcomes = stored.await.unwrap_or_default().into_iter();
+        // A caller that goes away in the meantime takes neither the commit nor the hints with it.
+        let stored = Seen::through(store(self.storage.clone(), self.hints.clone(), device.clone(), ops));
+        let mut outcomes = stored.await.into_iter();
         let mut result = |id| match id {
             0 => send::refusal(0, Code::BadMessageId),
             id => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
@@ -181,7 +188,7 @@ impl SyncApi for SyncService {
 
     async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
         let Some(key) = request.key.as_ref().map(Key::from) else {
-            return Err(refusal(Code::BadBody, "an ack carries a key"));
+            return Err(Refusal::new(Code::BadBody, "an ack carries a key"));
         };
         let state = self.storage.device(device).await?;
         if let Judgement::Replace(order) = judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
@@ -196,19 +203,33 @@ impl SyncApi for SyncService {
     }
 
     async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
-        let not_a_member = || refusal(Code::NotAMember, "not a conversation of yours");
-        let conversation = ConversationId::new(&request.conversation).map_err(|_| not_a_member())?;
         // Before anything is kept for it: a stranger cannot fill the map of marks with the conversations of others.
-        conversation.other(&device.user).ok_or_else(not_a_member)?;
+        let (conversation, _) = conversations::of_member(&*self.storage, &request.conversation, &device.user).await?;
         let (outcome, became) = oneshot::channel();
         let mark = ReadMark { by: device.clone(), seq: request.seq, outcome };
         self.reads.add((conversation, device.user.clone()), vec![mark]);
         match became.await.unwrap_or(Outcome::Unknown) {
             Outcome::Raised(_) => Ok(v1::ReadReply {}),
-            Outcome::NotAMember => Err(not_a_member()),
-            Outcome::BeyondHead => Err(refusal(Code::BeyondHead, "no message has this seq yet")),
+            Outcome::NotAMember => Err(conversations::not_a_member()),
+            Outcome::BeyondHead => Err(Refusal::new(Code::BeyondHead, "no message has this seq yet")),
             outcome => Err(not_stored(&outcome)),
         }
+    }
+
+    async fn conversations(
+        &self,
+        device: &Device,
+        request: v1::ConversationsRequest,
+    ) -> Result<v1::ConversationsReply, Refusal> {
+        conversations::list(&*self.storage, &device.user, request).await
+    }
+
+    async fn history(&self, device: &Device, request: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal> {
+        conversations::history(&*self.storage, &device.user, request).await
+    }
+
+    async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
+        conversations::members(&*self.storage, &device.user, &request.conversation).await
     }
 
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {
@@ -232,22 +253,19 @@ impl SyncApi for SyncService {
     }
 }
 
-/// Commits a batch of sends and then hints, each user once: the recipients of what is new, and the sender's other devices.
+/// Commits a batch of sends and then hints, each user once: whoever's timeline has something new, but not the sending device.
 async fn store(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, by: Device, ops: Vec<Op>) -> Vec<Outcome> {
     if ops.is_empty() {
         return Vec::new();
     }
     let outcomes = storage.commit(ops).await;
-    let mut owed: BTreeMap<UserId, Option<&Device>> = BTreeMap::new();
+    let mut owed: BTreeSet<&UserId> = BTreeSet::new();
     for outcome in &outcomes {
-        if let Outcome::Sent(sent) = outcome
-            && sent.fresh
-        {
-            owed.extend(sent.conversation.other(&by.user).map(|recipient| (recipient, None)));
-            owed.insert(by.user.clone(), Some(&by));
+        if let Outcome::Sent(sent) = outcome {
+            owed.extend(&*sent.owed);
         }
     }
-    owed.into_iter().for_each(|(user, except)| hints.owed(&user, except));
+    owed.into_iter().for_each(|user| hints.owed(user, Some(&by).filter(|by| by.user == *user)));
     outcomes
 }
 
@@ -261,32 +279,24 @@ fn acknowledged(device: &Device, state: &DeviceState) -> Key {
 }
 
 /// `stands` is the key that the client goes on with.
-fn welcome(state: &DeviceState, key_order: KeyOrder, key: Option<Key>, stands: &Key) -> Welcome {
-    let highest_client_msg_id = state.highest_client_msg_id;
+fn welcome(
+    (state, highest_client_msg_id): (&DeviceState, u64),
+    key_order: KeyOrder,
+    key: Option<Key>,
+    stands: &Key,
+) -> Welcome {
     Welcome { pending: is_behind(stands, state.heads), highest_client_msg_id, key_order, key }
-}
-
-fn refusal(code: Code, message: &str) -> Refusal {
-    let retry_after = if code.is_retryable() { RETRY_AFTER } else { Duration::ZERO };
-    Refusal { code, message: message.to_owned(), retry_after }
 }
 
 fn not_stored(outcome: &Outcome) -> Refusal {
     match outcome {
-        Outcome::Unavailable => refusal(Code::Unavailable, "storage is unavailable"),
-        _ => refusal(Code::OutcomeUnknown, "storage has not answered; it may have been stored"),
-    }
-}
-
-/// The reason stays in storage's log.
-impl From<Unavailable> for Refusal {
-    fn from(_: Unavailable) -> Refusal {
-        refusal(Code::Unavailable, "storage is unavailable")
+        Outcome::Unavailable => Refusal::new(Code::Unavailable, "storage is unavailable"),
+        _ => Refusal::new(Code::OutcomeUnknown, "storage has not answered; it may have been stored"),
     }
 }
 
 impl From<NotDerived> for Refusal {
     fn from(_: NotDerived) -> Refusal {
-        refusal(Code::Unavailable, "storage is unavailable")
+        Refusal::new(Code::Unavailable, "storage is unavailable")
     }
 }

@@ -178,11 +178,15 @@ fn requests_without_a_reply_are_bounded() {
     assert!(!bench.session.wants_packets());
     bench.session.on_answer(Command::Ack, 0, &Err(unavailable()), &mut bench.out);
     assert!(bench.session.wants_packets());
-    let mut bench = Bench::open();
-    for sequence in 0..SYNCS as u32 {
-        assert!(bench.packet(Command::Sync, sequence, &v1::SyncRequest::default()).is_some());
+    for command in [Command::Sync, Command::Conversations, Command::History, Command::Members] {
+        let mut bench = Bench::open();
+        for sequence in 0..PAGES.into() {
+            assert!(bench.packet(command, sequence, &()).is_some());
+        }
+        assert!(!bench.session.wants_packets(), "{command:?}");
+        bench.session.on_answer(command, 0, &Err(unavailable()), &mut bench.out);
+        assert!(bench.session.wants_packets(), "{command:?}");
     }
-    assert!(!bench.session.wants_packets());
 }
 
 #[test]

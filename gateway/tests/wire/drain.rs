@@ -1,6 +1,6 @@
 //! How links end from the server's side: the stop, silence, a client that does not read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tern_gateway::{Ending, Settings};
 use tern_proto::{Command, v1};
@@ -121,9 +121,12 @@ async fn the_grace_bounds_the_drain() {
 // half-open: a client that is gone without a word does not count as present for ever.
 #[tokio::test]
 async fn a_silent_link_is_closed() {
-    let bench = Bench::with(Settings { heartbeat: Duration::from_millis(100), ..Settings::default() });
+    let heartbeat = Duration::from_millis(100);
+    let bench = Bench::with(Settings { heartbeat, ..Settings::default() });
+    let start = Instant::now();
     let mut silent = bench.enter("alice", "d1").await;
     assert_eq!(silent.go_away().await.reason(), v1::GoAwayReason::Silent);
+    assert!(start.elapsed() >= heartbeat * 5 / 2, "it may be silent for 2.5 intervals");
     silent.closed().await;
     assert_eq!(bench.gateway.counters().ended(Ending::Silent), 1);
 }

@@ -6,6 +6,7 @@ use tern_gateway::{Ending, Settings, mint};
 use tern_proto::{Command, UserId, limits, v1};
 
 use crate::bench::{Bench, SECRET, token};
+use crate::http::ask;
 use crate::peer::{hello, packet, send};
 
 #[tokio::test]
@@ -69,6 +70,7 @@ async fn anything_before_hello_closes() {
 
 #[tokio::test]
 async fn no_hello_in_time_closes() {
+    assert_eq!(Settings::default().hello_wait, Duration::from_secs(10));
     let bench = Bench::with(Settings { hello_wait: Duration::from_millis(50), ..Settings::default() });
     let mut peer = bench.connect().await;
     // Half a header does not count.
@@ -117,6 +119,9 @@ async fn an_expired_token_is_told_from_a_bad_one() {
     peer.ask(Command::Hello, 1, &hello(&expired, "d1")).await;
     assert_eq!(peer.error(1).await.code(), v1::Code::TokenExpired);
     peer.closed().await;
+    let head = format!("POST /v1/sync HTTP/1.1\r\nauthorization: Bearer {expired}\r\ntern-device: d1");
+    let response = ask(bench.http, &head, b"").await;
+    assert_eq!((response.status, response.text().contains("CODE_TOKEN_EXPIRED")), (401, true), "{response:?}");
 }
 
 #[tokio::test]

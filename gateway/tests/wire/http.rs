@@ -24,7 +24,7 @@ impl Response {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         assert!(self.head.contains("content-type: application/json"), "{}", self.head);
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -58,7 +58,7 @@ pub(crate) async fn ask_json(address: SocketAddr, user: &str, device: &str, path
     ask(address, &head(user, device, path), body.as_bytes()).await
 }
 
-async fn ask_packets(address: SocketAddr, user: &str, body: &[u8]) -> Response {
+pub(crate) async fn ask_packets(address: SocketAddr, user: &str, body: &[u8]) -> Response {
     ask(address, &head(user, "d1", "/v1/packets"), body).await
 }
 

@@ -11,6 +11,7 @@ use tern_sync::{Device, Hints, Pushed, Refusal, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
+const GROUP: &str = "g/7";
 
 pub(crate) struct Service {
     registry: Arc<Registry>,
@@ -136,6 +137,14 @@ fn key(version: u64) -> Key {
     Key::at(EPOCH, [version, 0])
 }
 
+/// Everybody is in one group, and nobody in any other.
+fn of_group(conversation: String) -> Result<String, Refusal> {
+    if conversation == GROUP {
+        return Ok(conversation);
+    }
+    Err(Refusal { code: v1::Code::NotAMember, message: "not yours".into(), retry_after: Duration::ZERO })
+}
+
 #[async_trait]
 impl SyncApi for Service {
     async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
@@ -191,6 +200,32 @@ impl SyncApi for Service {
             return Err(Refusal { code: v1::Code::BeyondHead, message, retry_after: Duration::ZERO });
         }
         Ok(v1::ReadReply {})
+    }
+
+    async fn conversations(
+        &self,
+        _: &Device,
+        request: v1::ConversationsRequest,
+    ) -> Result<v1::ConversationsReply, Refusal> {
+        self.arrive("conversations", Vec::new()).await?;
+        let echo = v1::Conversation { name: request.after, seq: request.limit.into(), ..Default::default() };
+        Ok(v1::ConversationsReply { conversations: vec![echo], more: true })
+    }
+
+    async fn history(&self, _: &Device, request: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal> {
+        self.arrive("history", Vec::new()).await?;
+        let conversation = of_group(request.conversation)?;
+        let (seq, client_msg_id) = (request.before_seq, request.limit.into());
+        let echo = v1::Message { conversation, seq, client_msg_id, ..Default::default() };
+        Ok(v1::HistoryReply { messages: vec![echo], more: true })
+    }
+
+    async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
+        self.arrive("members", Vec::new()).await?;
+        let title = of_group(request.conversation)?;
+        let user = device.user.to_string();
+        let member = v1::Member { user: user.clone(), joined_seq: 1, delivered_seq: 2, read_seq: 3 };
+        Ok(v1::MembersReply { title, owner: user, seq: 5, members: vec![member] })
     }
 
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {

@@ -1,5 +1,7 @@
 //! The sync service over the reference of storage, with a recording end of the hints. Time is paused: no test waits.
 
+mod conversations;
+mod groups;
 mod keys;
 mod receipts;
 mod sends;

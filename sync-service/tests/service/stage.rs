@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tern_proto::key::Key;
 use tern_proto::v1::entry::Body;
-use tern_proto::{UserId, v1};
+use tern_proto::{ConversationId, UserId, v1};
 use tern_storage::reference::Reference;
-use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Page, PageRequest, Storage, Unavailable};
+use tern_storage::{
+    Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
+    Retained, Storage, Unavailable,
+};
 use tern_sync::{Hints, SyncApi, SyncService};
 
 /// The reference, with a record of what was committed and a switch to fail it.
@@ -57,9 +60,38 @@ impl Storage for Watched {
         self.reference.device(device).await
     }
 
+    async fn highest_client_msg_id(&self, device: &Device) -> Result<u64, Unavailable> {
+        self.up()?;
+        self.reference.highest_client_msg_id(device).await
+    }
+
     async fn underived(&self, after: Option<&Device>, limit: usize) -> Result<Vec<Device>, Unavailable> {
         self.up()?;
         self.reference.underived(after, limit).await
+    }
+
+    async fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        self.up()?;
+        self.reference.conversations(user, after, limit).await
+    }
+
+    async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable> {
+        self.up()?;
+        self.reference.conversation(id).await
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
+        self.up()?;
+        self.reference.history(request).await
+    }
+
+    async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
+        self.reference.retain(now_ms).await
     }
 
     async fn ready(&self) -> Result<(), Unavailable> {
@@ -113,6 +145,24 @@ impl Stage {
         results.remove(0)
     }
 
+    /// Sends a change; an empty `to` makes a group.
+    pub(crate) async fn change(
+        &self,
+        from: &str,
+        client_msg_id: u64,
+        to: &str,
+        change: v1::GroupChange,
+    ) -> v1::SendResult {
+        self.service.send(&device(from), vec![asking(client_msg_id, to, change)]).await.remove(0)
+    }
+
+    /// Makes a group that must be made, with the sender as its owner; its name.
+    pub(crate) async fn group(&self, owner: &str, client_msg_id: u64, others: &[&str]) -> String {
+        let made = self.change(owner, client_msg_id, "", add(others)).await;
+        assert_eq!(made.code(), v1::Code::Ok);
+        made.conversation
+    }
+
     /// Syncs without acknowledging.
     pub(crate) async fn peek(&self, of: &str, key: Option<Key>) -> v1::SyncReply {
         let request = v1::SyncRequest { key: key.map(|key| (&key).into()), peek: true, limit: 0 };
@@ -137,6 +187,11 @@ impl Stage {
     pub(crate) async fn read(&self, by: &str, of: &str, seq: u64) -> Result<v1::ReadReply, v1::Code> {
         let request = v1::ReadRequest { conversation: of.into(), seq };
         self.service.read(&device(by), request).await.map_err(|refusal| refusal.code)
+    }
+
+    pub(crate) async fn members(&self, by: &str, of: &str) -> Result<v1::MembersReply, v1::Code> {
+        let request = v1::MembersRequest { conversation: of.into() };
+        self.service.members(&device(by), request).await.map_err(|refusal| refusal.code)
     }
 
     pub(crate) async fn hello(&self, of: &str, request: v1::HelloRequest) -> tern_sync::Welcome {
@@ -165,7 +220,20 @@ pub(crate) fn device(name: &str) -> Device {
 }
 
 pub(crate) fn message(client_msg_id: u64, to: &str, text: &str) -> v1::OutMessage {
-    v1::OutMessage { client_msg_id, to: to.into(), text: text.into() }
+    v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), change: None }
+}
+
+/// A message with a change instead of a text.
+pub(crate) fn asking(client_msg_id: u64, to: &str, change: v1::GroupChange) -> v1::OutMessage {
+    v1::OutMessage { change: Some(change), ..message(client_msg_id, to, "") }
+}
+
+pub(crate) fn add(users: &[&str]) -> v1::GroupChange {
+    v1::GroupChange { add: users.iter().map(|user| user.to_string()).collect(), ..Default::default() }
+}
+
+pub(crate) fn remove(users: &[&str]) -> v1::GroupChange {
+    v1::GroupChange { remove: users.iter().map(|user| user.to_string()).collect(), ..Default::default() }
 }
 
 pub(crate) fn key_of(wire: Option<v1::SyncKey>) -> Key {
