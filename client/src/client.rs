@@ -1,15 +1,20 @@
 //! The handles that an application holds.
 
+mod conversations;
+mod groups;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, UserId, v1};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::driver::Driver;
 use crate::message::{Event, InboxEntry, MessageState, Outgoing};
 use crate::options::{ClientOptions, Receive};
+use crate::queries::Queries;
+use crate::recipient::Recipient;
 use crate::shared::Shared;
 use crate::status::{LinkState, Status};
 use crate::store::worker::Worker;
@@ -37,6 +42,7 @@ pub enum ClientError {
 /// One device, connected or connecting. Clones are the same device; it disconnects when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
+    user: UserId,
     shared: Arc<Shared>,
     stop: Arc<watch::Sender<bool>>,
 }
@@ -50,7 +56,8 @@ impl Client {
         options.ask_every = options.ask_every.clamp(Duration::from_secs(1), Duration::from_secs(90));
         options.poll_wait = options.poll_wait.min(tern_proto::limits::CHECK_WAIT);
         let (path, user, peek) = (options.data_dir.clone(), options.user.clone(), options.receive == Receive::Peek);
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path, &user, peek)).await;
+        let owner = user.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path, &owner, peek)).await;
         let mut store = opened.map_err(std::io::Error::other)??;
         if options.resend_failed {
             store.resend_all(None)?;
@@ -64,10 +71,12 @@ impl Client {
             failed,
             refused: 0,
             unreadable: 0,
+            missing: 0,
             unconfirmed: store.backlog()?,
         };
         let shared = Arc::new(Shared {
             store: Worker::start(store)?,
+            queries: Queries::default(),
             wake: Notify::new(),
             arrived: Notify::new(),
             status: watch::Sender::new(status),
@@ -77,15 +86,15 @@ impl Client {
         // Ends with `close` or with the last `Client`.
         tokio::spawn(Driver::new(options, device, Arc::clone(&shared), stop.subscribe()).run());
         let inbox = Inbox { shared: Arc::clone(&shared), above: 0, ahead: VecDeque::new() };
-        Ok((Client { shared, stop }, inbox))
+        Ok((Client { user, shared, stop }, inbox))
     }
 
-    /// Puts a message into the outbox and gives its `client_msg_id`. It is on disk when this returns.
+    /// Puts a message to a user or a group into the outbox and gives its `client_msg_id`. It is on disk when this returns.
     ///
     /// # Errors
     /// [`StoreError::BadText`], [`StoreError::OutboxFull`], or that of a failed store; nothing is sent then.
-    pub async fn send(&self, to: &UserId, text: impl Into<String>) -> Result<u64, StoreError> {
-        let ids = self.enqueue(to, vec![text.into()], None).await?;
+    pub async fn send(&self, to: impl Into<Recipient>, text: impl Into<String>) -> Result<u64, StoreError> {
+        let ids = self.enqueue(texts(&to.into(), vec![text.into()]), None).await?;
         ids.first().copied().ok_or(StoreError::NoIdsLeft)
     }
 
@@ -93,8 +102,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn send_all(&self, to: &UserId, texts: Vec<String>) -> Result<Vec<u64>, StoreError> {
-        self.enqueue(to, texts, None).await
+    pub async fn send_all(&self, to: impl Into<Recipient>, all: Vec<String>) -> Result<Vec<u64>, StoreError> {
+        self.enqueue(texts(&to.into(), all), None).await
     }
 
     /// [`Client::send_all`] with a note, stored in the same transaction, from which the application can tell after a crash how
@@ -105,12 +114,12 @@ impl Client {
     /// As [`Client::send`], and [`StoreError::BehindFailed`].
     pub async fn send_noted(
         &self,
-        to: &UserId,
-        texts: Vec<String>,
+        to: impl Into<Recipient>,
+        all: Vec<String>,
         place: usize,
         note: String,
     ) -> Result<Vec<u64>, StoreError> {
-        self.enqueue(to, texts, Some((place, note))).await
+        self.enqueue(texts(&to.into(), all), Some((place, note))).await
     }
 
     /// The notes of [`Client::send_noted`], oldest first.
@@ -135,6 +144,24 @@ impl Client {
     /// Those of a failed store.
     pub async fn outcome(&self, id: u64) -> Result<Option<MessageState>, StoreError> {
         Ok(self.shared.store.call(move |store| store.outgoing(id)).await?.map(|message| message.state))
+    }
+
+    /// Waits until a message is sent, refused or failed, or the client stops; then as [`Client::outcome`]. May be cancelled.
+    ///
+    /// # Errors
+    /// Those of a failed or closed store.
+    pub async fn settled(&self, id: u64) -> Result<Option<MessageState>, StoreError> {
+        let mut status = self.status();
+        loop {
+            // Marked as seen before the store is asked, so that no change falls between the two.
+            let stopped = status.borrow_and_update().stopped().is_some();
+            let outcome = self.outcome(id).await?;
+            if stopped || outcome != Some(MessageState::Sending) {
+                return Ok(outcome);
+            }
+            // The sender is held by `self`.
+            let _ = status.changed().await;
+        }
     }
 
     /// The latest messages of this device that are remembered, oldest first, at most `limit`.
@@ -163,8 +190,8 @@ impl Client {
     ///
     /// # Errors
     /// Those of a failed store.
-    pub async fn resend_all(&self, to: &UserId) -> Result<Vec<u64>, StoreError> {
-        let to = to.clone();
+    pub async fn resend_all(&self, to: impl Into<Recipient>) -> Result<Vec<u64>, StoreError> {
+        let to = to.into();
         let ids = self.shared.change(move |store| store.resend_all(Some(&to))).await?;
         ids.iter().for_each(|id| self.shared.tell(Event::Message { id: *id, state: MessageState::Sending }));
         self.shared.wake.notify_one();
@@ -205,19 +232,22 @@ impl Client {
 
     async fn enqueue(
         &self,
-        to: &UserId,
-        texts: Vec<String>,
+        messages: Vec<v1::OutMessage>,
         note: Option<(usize, String)>,
     ) -> Result<Vec<u64>, StoreError> {
-        let to = to.clone();
         let enqueue = move |store: &mut Store| {
             let note = note.as_ref().map(|(place, text)| (*place, text.as_str()));
-            store.enqueue(&to, &texts, note)
+            store.enqueue(&messages, note)
         };
         let ids = self.shared.change(enqueue).await?;
         self.shared.wake.notify_one();
         Ok(ids)
     }
+}
+
+fn texts(to: &Recipient, all: Vec<String>) -> Vec<v1::OutMessage> {
+    let message = |text| v1::OutMessage { to: to.to_string(), text, ..Default::default() };
+    all.into_iter().map(message).collect()
 }
 
 /// Hands out what the device received: everything that is not confirmed, in order, once per run of the application.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Inputs of [`Driver::serve`]: packets, the session's deadline, work from the application ([`Shared::wake`]), the dial, the
-//! stop. Each time that neither link can be had counts as one failed attempt of every waiting message.
+//! stop. Each time that neither link can be had counts as one failed attempt of every waiting message and query.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::link::{LinkError, LongLink};
-use crate::message::{Event, Fate, MessageState};
+use crate::message::{Event, Fate};
 use crate::options::{ClientOptions, Link};
 use crate::session::{Action, Leave, Profile, Session};
 use crate::shared::Shared;
@@ -73,6 +73,7 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => Stop::Closed,
         };
         tracing::debug!(reason = %stopped, "client stopped");
+        self.shared.queries.close(&stopped);
         self.shared.status.send_modify(|status| {
             (status.link, status.caught_up) = (LinkState::Stopped(stopped), false);
         });
@@ -151,6 +152,7 @@ impl Driver {
         let mut work = true;
         let end = loop {
             if dialled.is_none() {
+                self.ask(&mut session);
                 work = self.feed(&mut session, work).await?;
             }
             if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
@@ -180,6 +182,16 @@ impl Driver {
         };
         self.give_up(&session, &end).await?;
         Ok(end)
+    }
+
+    /// Gives the session the next query.
+    fn ask(&self, session: &mut Session) {
+        let now = Instant::now();
+        if session.wants_query(now)
+            && let Some((number, command, body)) = self.shared.queries.next()
+        {
+            session.query(number, command, body, now);
+        }
     }
 
     /// Gives the session what waits in the store; tells whether there may be more.
@@ -236,6 +248,11 @@ impl Driver {
                     shared.store.call(move |store| store.read_done(&conversation, seq)).await?;
                     *work = true;
                 }
+                Action::Answered(number, answer) => {
+                    self.reset_backoff(transport.link());
+                    shared.queries.answered(number, answer);
+                }
+                Action::NotAnswered(number, reason) => shared.queries.not_answered(number, reason),
                 Action::CaughtUp(caught_up) => {
                     shared.status.send_if_modified(|s| std::mem::replace(&mut s.caught_up, caught_up) != caught_up);
                 }
@@ -247,8 +264,11 @@ impl Driver {
 
     async fn apply(&self, entries: Vec<v1::Entry>, key: Key) -> Result<(), StoreError> {
         let applied = self.shared.change(move |store| store.apply(&entries, &key)).await?;
-        if applied.unreadable > 0 {
-            self.shared.status.send_modify(|status| status.unreadable += applied.unreadable);
+        if applied.unreadable > 0 || applied.missing > 0 {
+            self.shared.status.send_modify(|status| {
+                status.unreadable += applied.unreadable;
+                status.missing = status.missing.saturating_add(applied.missing);
+            });
         }
         self.shared.arrived.notify_one();
         applied.receipts.into_iter().for_each(|receipt| self.shared.tell(Event::Receipt(receipt)));
@@ -260,13 +280,13 @@ impl Driver {
         self.refused_tokens = 0;
         tracing::debug!(?link, "connected");
         self.shared.status.send_modify(|status| status.link = LinkState::Up(link));
-        if self.shared.status.borrow().sending == 0 {
+        if self.shared.status.borrow().sending == 0 && self.shared.queries.is_empty() {
             self.reset_backoff(link);
         }
     }
 
-    /// A link works once it has taken a message or has none to take: one that opens and then breaks on each message must not
-    /// use up their attempts in no time.
+    /// A link works once it has taken a message or answered a query, or there is neither: one that opens and then breaks on each
+    /// of them must not use up their attempts in no time.
     fn reset_backoff(&mut self, link: Link) {
         match link {
             Link::Tcp => self.long_backoff.reset(),
@@ -285,16 +305,13 @@ impl Driver {
     }
 
     fn announce(&self, changes: Vec<Change>) {
-        let refused = changes.iter().filter(|(_, state)| matches!(state, MessageState::Refused(_))).count() as u64;
-        if refused > 0 {
-            self.shared.status.send_modify(|status| status.refused += refused);
-        }
         changes.into_iter().for_each(|(id, state)| self.shared.tell(Event::Message { id, state }));
     }
 
     /// The link is gone: what was under way on it has had one failed attempt.
     async fn give_up(&self, session: &Session, end: &End) -> Result<(), StoreError> {
         let (ids, reason) = (session.unanswered(), end.to_string());
+        self.shared.queries.link_lost(&reason);
         if ids.is_empty() {
             return Ok(());
         }
@@ -302,7 +319,9 @@ impl Driver {
     }
 
     async fn count_failed_round(&self) -> Result<(), StoreError> {
-        self.settle(|store| store.unreachable("the server cannot be reached")).await
+        const REASON: &str = "the server cannot be reached";
+        self.shared.queries.unreachable(REASON);
+        self.settle(|store| store.unreachable(REASON)).await
     }
 
     /// The reason to stop, if there is one; else shows the end of the link and gives the server's wait before the next.

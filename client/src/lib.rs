@@ -6,11 +6,12 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tern_client::{Client, ClientOptions, Token};
+//! use tern_client::{Client, ClientOptions, Recipient, Token};
 //!
 //! let options = ClientOptions::new("/var/lib/app/tern", "alice".parse()?, Token::fixed("eyJ…".to_owned()));
 //! let (client, mut inbox) = Client::open(options).await?;
-//! let id = client.send(&"bob".parse()?, "hello").await?; // durable here; on its way to the server
+//! let bob: Recipient = "bob".parse()?; // or a group, such as g/4128
+//! let id = client.send(&bob, "hello").await?; // durable here; on its way to the server
 //! while let Some(entry) = inbox.next().await? {
 //!     // … show it, then:
 //!     inbox.confirm(&[entry]).await?; // after a crash before this line the entry comes again
@@ -19,18 +20,22 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - [`Client`]: sends, marks as read, tells states; [`Inbox`]: hands out entries
+//! - [`Client`]: sends, makes and changes groups, marks as read, tells states, asks for conversations, history and members;
+//!   [`Inbox`]: hands out entries
 //! - [`link`]: the raw links, for programs that want to say exactly what goes over the wire
 //!
-//! How it flows: `client` (handles) → `store` (SQLite, on a thread of its own) ← `driver` (the one task: connects, performs)
+//! How it flows: `client` (handles) → `store` (SQLite, on a thread of its own) and `queries` (in memory) ← `driver` (the one task: connects, performs)
 //! ↔ `session` (the protocol, without I/O) and `transport` (a long link, or two short ones that look like one).
 
 mod backoff;
+mod checked;
 mod client;
 mod driver;
 pub mod link;
 mod message;
 mod options;
+mod queries;
+mod recipient;
 mod session;
 mod shared;
 mod status;
@@ -38,8 +43,11 @@ mod store;
 mod transport;
 
 pub use backoff::ATTEMPTS;
+pub use checked::{BadChange, BadText};
 pub use client::{Client, ClientError, Inbox};
-pub use message::{BadText, EntryBody, Event, InboxEntry, MessageState, Outgoing, Sent};
+pub use message::{EntryBody, Event, InboxEntry, MessageState, Outgoing, Sent};
 pub use options::{ClientOptions, Link, Receive, Token};
+pub use queries::QueryError;
+pub use recipient::{BadRecipient, Recipient};
 pub use status::{LinkState, Status, Stop};
 pub use store::{OpenError, StoreError};

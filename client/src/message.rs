@@ -8,10 +8,12 @@ use tern_proto::{Class, UserId, v1};
 pub struct Outgoing {
     /// Its `client_msg_id`.
     pub id: u64,
-    /// To whom.
+    /// To whom: a user, a group, or nobody yet if it makes a group.
     pub to: String,
-    /// 1 to 16,384 bytes.
+    /// 1 to 16,384 bytes; empty beside a change.
     pub text: String,
+    /// What it changes in a group, or makes one with.
+    pub change: Option<v1::GroupChange>,
     /// What became of it so far.
     pub state: MessageState,
 }
@@ -23,9 +25,9 @@ pub enum MessageState {
     Sending,
     /// The server has it, as durably as its hello said.
     Sent(Sent),
-    /// A device of the recipient has it.
+    /// A device of the recipient has it. A message to a group goes from sent to read.
     Delivered(Sent),
-    /// The recipient has read it.
+    /// The recipient has read it, or at least one member of the group has.
     Read(Sent),
     /// The server will never take it.
     Refused(v1::Code),
@@ -39,7 +41,7 @@ pub enum MessageState {
 pub struct Sent {
     /// Unique on the server.
     pub server_msg_id: u64,
-    /// The conversation.
+    /// The conversation; of a message that made a group, the name of that.
     pub conversation: String,
     /// Position in the conversation, from 1.
     pub seq: u64,
@@ -63,12 +65,15 @@ pub struct InboxEntry {
 /// What an [`InboxEntry`] is about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EntryBody {
-    /// A message to this user, or one that this user sent from another device.
+    /// A message to this user or to a group of theirs, or one that this user sent from another device. With a `change` it
+    /// tells what has changed in the group.
     Message(v1::Message),
     /// Somebody, or this user on another device, has received or read up to a position.
     Receipt(v1::Receipt),
     /// A record that the server cannot decode any more.
     Damaged(v1::Damaged),
+    /// The server no longer keeps so many entries that this device never got, at most; history may still have the messages.
+    Hole(v1::Hole),
 }
 
 /// What happened to this device's messages. The states themselves are in the store: whoever misses events asks again.
@@ -83,17 +88,6 @@ pub enum Event {
     },
     /// The messages of a conversation are delivered to, or read by, `member` up to `seq`.
     Receipt(v1::Receipt),
-}
-
-/// Whether a text may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadText {
-    /// No text.
-    #[error("the text is empty")]
-    Empty,
-    /// More than 16,384 bytes.
-    #[error("the text has {0} bytes, more than {max}", max = tern_proto::limits::TEXT_BYTES)]
-    TooLong(usize),
 }
 
 /// What a result's code means for the outbox.
@@ -118,19 +112,14 @@ impl Fate {
                 | Code::BadMessageId
                 | Code::BadRecipient
                 | Code::EmptyText
-                | Code::TextTooLong),
+                | Code::TextTooLong
+                | Code::NotAMember
+                | Code::GroupFull
+                | Code::BadChange
+                | Code::NotAllowed),
             ) => Fate::Refused(code),
             _ => Fate::Again,
         }
-    }
-}
-
-/// Checks what the server would refuse for good, before it enters the outbox.
-pub(crate) fn check_text(text: &str) -> Result<(), BadText> {
-    match text.len() {
-        0 => Err(BadText::Empty),
-        bytes if bytes > tern_proto::limits::TEXT_BYTES => Err(BadText::TooLong(bytes)),
-        _ => Ok(()),
     }
 }
 
@@ -141,6 +130,7 @@ impl InboxEntry {
             v1::entry::Body::Message(message) => EntryBody::Message(message),
             v1::entry::Body::Receipt(receipt) => EntryBody::Receipt(receipt),
             v1::entry::Body::Damaged(damaged) => EntryBody::Damaged(damaged),
+            v1::entry::Body::Hole(hole) => EntryBody::Hole(hole),
             v1::entry::Body::Stub(_) => return None,
         };
         Some(InboxEntry { number, class: Class::from_number(entry.class)?, version: entry.version, body })

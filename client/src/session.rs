@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! hello ─ reply ─▶ open: sync while something is owed ─▶ ack ─▶ hints, deltas, check at least every 90 s
-//!                        send: one batch at a time, the oldest first     read: one mark at a time
+//!                        send: one batch at a time, the oldest first     read: one mark at a time     query: one at a time
 //! ```
 //!
 //! The same session drives the short link, where each request is an HTTP request of its own and a waiting check stands in
@@ -16,11 +16,13 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use crate::backoff::Backoff;
 use crate::link::REPLY_WAIT;
 use crate::options::Receive;
+use crate::queries::Answer;
 
 /// While so many entries are unconfirmed nothing more is fetched.
 pub(crate) const BACKLOG: usize = 10_000;
@@ -59,6 +61,10 @@ pub(crate) enum Action {
     Settle(Vec<v1::SendResult>),
     /// This read mark is answered.
     ReadDone(String, u64),
+    /// The query with this number is answered.
+    Answered(u64, Answer),
+    /// The query with this number is to be asked again; says why.
+    NotAnswered(u64, &'static str),
     /// Whether everything that was committed when the server was last asked has been applied.
     CaughtUp(bool),
     /// The link is over; nothing more comes.
@@ -100,6 +106,8 @@ enum Request {
     Ack,
     Send(Vec<u64>),
     Read(String, u64),
+    /// Its number.
+    Query(u64, Command),
 }
 
 impl Request {
@@ -112,6 +120,7 @@ impl Request {
             Request::Ack => Command::Ack,
             Request::Send(_) => Command::Send,
             Request::Read(..) => Command::Read,
+            Request::Query(_, command) => *command,
         }
     }
 }
@@ -144,6 +153,9 @@ pub(crate) struct Session {
     hold_sending: Instant,
     sending: Backoff,
     hold_reading: Instant,
+    /// No query before this; the server could not answer the last one.
+    hold_querying: Instant,
+    querying: Backoff,
 }
 
 impl Session {
@@ -168,6 +180,8 @@ impl Session {
             hold_sending: now,
             sending: Backoff::new(random.fork()),
             hold_reading: now,
+            hold_querying: now,
+            querying: Backoff::new(random.fork()),
             profile,
         };
         session.say_hello(now);
@@ -206,7 +220,7 @@ impl Session {
         let replies = self.in_flight.iter().map(|request| request.until);
         let question = (self.is_open() && self.receives()).then(|| self.next_question()).flatten();
         let heartbeat = self.heartbeats().then(|| self.last_sent.checked_add(self.heartbeat)).flatten();
-        let held = [self.hold_sending, self.hold_reading].into_iter().filter(|until| *until > now);
+        let held = [self.hold_sending, self.hold_reading, self.hold_querying].into_iter().filter(|until| *until > now);
         replies.chain(question).chain(heartbeat).chain(held).min()
     }
 
@@ -232,6 +246,18 @@ impl Session {
         self.transmit(Request::Read(conversation, seq), &body, now);
     }
 
+    /// Whether a query may be sent now.
+    pub(crate) fn wants_query(&self, now: Instant) -> bool {
+        self.is_open()
+            && now >= self.hold_querying
+            && !self.is_under_way(|request| matches!(request, Request::Query(..)))
+    }
+
+    /// Sends a query. Only when [`Session::wants_query`].
+    pub(crate) fn query(&mut self, number: u64, command: Command, body: Bytes, now: Instant) {
+        self.transmit_bytes(Request::Query(number, command), body, now, Duration::ZERO);
+    }
+
     /// Tells whether the application has fallen behind.
     pub(crate) fn set_full(&mut self, full: bool, now: Instant) {
         self.full = full;
@@ -247,9 +273,10 @@ impl Session {
         self.in_flight.iter().find_map(batch).unwrap_or_default()
     }
 
-    /// Whether the link can be left without giving up a request that changes something on the server.
+    /// Whether the link can be left without giving up a request that changes something on the server or that somebody
+    /// waits for.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_under_way(|request| matches!(request, Request::Send(_) | Request::Read(..)))
+        !self.is_under_way(|request| matches!(request, Request::Send(_) | Request::Read(..) | Request::Query(..)))
     }
 
     fn is_open(&self) -> bool {
@@ -357,9 +384,13 @@ impl Session {
     }
 
     fn transmit_within(&mut self, request: Request, body: &impl prost::Message, now: Instant, wait: Duration) {
+        self.transmit_bytes(request, body.encode_to_vec().into(), now, wait);
+    }
+
+    fn transmit_bytes(&mut self, request: Request, body: Bytes, now: Instant, wait: Duration) {
         self.last_sequence = self.last_sequence.wrapping_add(1).max(1);
         self.last_sent = now;
-        let packet = Packet::new(request.command().number(), self.last_sequence, body);
+        let packet = Packet { command: request.command().number(), sequence: self.last_sequence, body };
         self.in_flight.push(InFlight { sequence: self.last_sequence, until: now + wait + REPLY_WAIT, request });
         self.actions.push_back(Action::Transmit(packet));
     }

@@ -1,8 +1,9 @@
-//! What the handles of a client and its driver share: the store, the wake-ups, the status, the events.
+//! What the handles of a client and its driver share: the store, the queries, the wake-ups, the status, the events.
 
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::message::Event;
+use crate::queries::Queries;
 use crate::session::BACKLOG;
 use crate::status::Status;
 use crate::store::worker::Worker;
@@ -12,7 +13,8 @@ use crate::store::{Store, StoreError};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) store: Worker,
-    /// Messages, read marks or confirmations came.
+    pub(crate) queries: Queries,
+    /// Messages, read marks, queries or confirmations came.
     pub(crate) wake: Notify,
     /// Entries came.
     pub(crate) arrived: Notify,
@@ -32,9 +34,10 @@ impl Shared {
         let change = move |store: &mut Store| {
             let result = call(store)?;
             let (sending, failed) = store.open_messages()?;
-            let unconfirmed = store.backlog()?;
+            let (refused, unconfirmed) = (store.refused(), store.backlog()?);
             status.send_modify(|status| {
-                (status.sending, status.failed, status.unconfirmed) = (sending, failed, unconfirmed);
+                (status.sending, status.failed) = (sending, failed);
+                (status.refused, status.unconfirmed) = (refused, unconfirmed);
             });
             Ok(result)
         };

@@ -20,6 +20,8 @@ pub struct Status {
     /// Entries since the client was opened that it could not read: damaged on the server, or of a later version of the protocol.
     /// They are acknowledged like any other.
     pub unreadable: u64,
+    /// Entries since the client was opened that the server no longer keeps and this device never got, at most.
+    pub missing: u64,
     /// Entries that are not confirmed.
     pub unconfirmed: usize,
 }

@@ -26,10 +26,10 @@ pub(crate) use outbox::OPEN;
 use rusqlite::{Connection, OptionalExtension, params};
 use tern_proto::{Key, UserId};
 
-use crate::message::BadText;
+use crate::checked::{BadChange, BadText};
 
 /// The version of the tables, kept in `user_version`.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// How many `server_msg_id`s are remembered, to skip entries that come again after a replaced key.
 pub(crate) const PROCESSED: i64 = 100_000;
 /// How many sent and refused messages are remembered for [`crate::Client::outcome`].
@@ -46,7 +46,7 @@ CREATE TABLE me (
 );
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY,    -- client_msg_id
-    recipient TEXT NOT NULL,
+    recipient TEXT NOT NULL,   -- empty: makes a group
     text TEXT NOT NULL,
     state INTEGER NOT NULL,    -- outbox.rs
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -55,7 +55,8 @@ CREATE TABLE outbox (
     server_msg_id INTEGER,
     conversation TEXT,
     seq INTEGER,
-    time_ms INTEGER
+    time_ms INTEGER,
+    change BLOB                -- GroupChange, instead of a text; since format 2
 );
 CREATE INDEX outbox_sending ON outbox (id) WHERE state = 0;
 CREATE INDEX outbox_failed ON outbox (id) WHERE state = 3;
@@ -111,6 +112,9 @@ pub enum StoreError {
     /// The text cannot be sent.
     #[error(transparent)]
     BadText(#[from] BadText),
+    /// The group cannot be made or changed so.
+    #[error(transparent)]
+    BadChange(#[from] BadChange),
     /// 10,000 messages are waiting or failed.
     #[error("the outbox is full: {OPEN} messages are neither sent nor refused")]
     OutboxFull,
@@ -137,6 +141,8 @@ pub(crate) struct Store {
     db: Connection,
     device: String,
     peeking: bool,
+    /// Messages refused since the store was opened.
+    refused: u64,
     /// Held until the store is dropped.
     _lock: File,
 }
@@ -153,6 +159,7 @@ impl Store {
         match format {
             FORMAT => {}
             0 => make(&db, user)?,
+            1 => add_changes(&db)?,
             format => return Err(OpenError::Format { path: path.to_owned(), format }),
         }
         let (device, owner) =
@@ -161,12 +168,17 @@ impl Store {
             return Err(OpenError::OtherUser { path: path.to_owned(), owner });
         }
         let db = if peek { copy(db, &file)? } else { db };
-        Ok(Store { db, device, peeking: peek, _lock: lock })
+        Ok(Store { db, device, peeking: peek, refused: 0, _lock: lock })
     }
 
     /// The device's id: 32 hexadecimal digits, random.
     pub(crate) fn device(&self) -> &str {
         &self.device
+    }
+
+    /// Messages refused since the store was opened.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// The key, once there is one.
@@ -241,6 +253,14 @@ fn make(db: &Connection, user: &UserId) -> rusqlite::Result<()> {
     tx.execute_batch(TABLES)?;
     tx.execute("INSERT INTO me (device, user, last_id) VALUES (lower(hex(randomblob(16))), ?1, 0)", [user.as_str()])?;
     tx.pragma_update(None, "user_version", FORMAT)?;
+    tx.commit()
+}
+
+/// From format 1 to 2.
+fn add_changes(db: &Connection) -> rusqlite::Result<()> {
+    let tx = db.unchecked_transaction()?;
+    tx.execute("ALTER TABLE outbox ADD COLUMN change BLOB", [])?;
+    tx.pragma_update(None, "user_version", 2)?;
     tx.commit()
 }
 

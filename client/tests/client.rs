@@ -8,7 +8,8 @@ use std::time::Duration;
 use fake::Fake;
 use tempfile::TempDir;
 use tern_client::{
-    Client, ClientOptions, Event, Inbox, Link, LinkState, MessageState, Receive, Status, Stop, StoreError, Token,
+    Client, ClientOptions, EntryBody, Event, Inbox, Link, LinkState, MessageState, QueryError, Receive, Recipient,
+    Status, Stop, StoreError, Token,
 };
 use tern_proto::{Command, ConversationId, Key, UserId, v1};
 use tokio::time::timeout;
@@ -268,9 +269,129 @@ async fn failed_messages_are_resent_in_order_before_anything_new() {
 #[tokio::test]
 async fn ids_go_on_above_what_the_server_has_seen() {
     let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
-    fake.state().stored.insert(41, "from before a restored backup".to_owned());
+    fake.state().stored.insert(41, v1::OutMessage::default());
     let (client, _inbox) = open(&fake, &data).await;
     until(&client, "it is caught up", |status| status.caught_up).await;
     assert_eq!(client.send(&bob(), "new").await.unwrap(), 42);
     client.close().await;
+}
+
+fn group() -> ConversationId {
+    ConversationId::new("g/1").unwrap()
+}
+
+#[tokio::test]
+async fn a_group_is_made_and_changed_through_the_outbox() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().swallow = 2;
+    let (client, _inbox) = open(&fake, &data).await;
+    let made = client.create_group(Some("Trip"), &[bob()]).await.unwrap();
+    let state = timeout(PATIENCE, client.settled(made)).await.unwrap().unwrap();
+    assert!(matches!(state, Some(MessageState::Sent(sent)) if sent.conversation == "g/1"), "a lost answer comes again");
+    client.send(Recipient::Group(group()), "hello").await.unwrap();
+    client.add(&group(), &[UserId::new("carol").unwrap()]).await.unwrap();
+    client.remove(&group(), &[bob()]).await.unwrap();
+    let left = client.leave(&group()).await.unwrap();
+    until(&client, "all are sent", |status| status.sending == 0).await;
+
+    assert_eq!(fake.state().order, [1, 2, 3, 4, 5]);
+    let stored: Vec<_> = fake.state().stored.values().cloned().collect();
+    let to: Vec<_> = stored.iter().map(|message| message.to.as_str()).collect();
+    assert_eq!(to, ["", "g/1", "g/1", "g/1", "g/1"]);
+    let changes: Vec<_> = stored.into_iter().filter_map(|message| message.change).collect();
+    assert_eq!((changes[0].title.as_deref(), &changes[0].add[..]), (Some("Trip"), &["bob".to_owned()][..]));
+    assert_eq!(
+        (&changes[1].add[0], &changes[2].remove[0], &changes[3].remove[0]),
+        (&"carol".into(), &"bob".into(), &"alice".into())
+    );
+    assert_eq!(client.outbox(10).await.unwrap().last().unwrap().id, left);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_as_soon_as_nothing_is_sending() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().refuse_sends = Some(v1::Code::NotAMember);
+    let (client, _inbox) = open(&fake, &data).await;
+    for count in 1..=20 {
+        let id = client.send(Recipient::Group(group()), "hello").await.unwrap();
+        let mut refused = None;
+        until(&client, "it is settled", |status| {
+            refused = (status.sending == 0).then_some(status.refused);
+            refused.is_some()
+        })
+        .await;
+        assert_eq!(refused, Some(count));
+        let state = client.settled(id).await.unwrap();
+        assert_eq!(state, Some(MessageState::Refused(v1::Code::NotAMember)));
+    }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn changes_and_holes_come_with_the_messages() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let hole = v1::Hole { reason: v1::HoleReason::Window.into(), count: 12 };
+    fake.enter(1, v1::entry::Body::Hole(hole));
+    let change = v1::GroupChange { add: vec!["alice".into()], ..Default::default() };
+    let joined = v1::Message { server_msg_id: 7, change: Some(change.clone()), ..Default::default() };
+    fake.enter(2, v1::entry::Body::Message(joined));
+    fake.arrive(3, "behind them");
+    let (client, mut inbox) = open(&fake, &data).await;
+    let first = inbox.next().await.unwrap().unwrap();
+    assert_eq!(first.body, EntryBody::Hole(hole));
+    let second = inbox.next().await.unwrap().unwrap();
+    assert_eq!(second.message().unwrap().change, Some(change));
+    inbox.confirm(&[first, second]).await.unwrap();
+    assert_eq!(next_text(&mut inbox).await, "behind them");
+    until(&client, "it is counted", |status| status.missing == 12 && status.unreadable == 0).await;
+    client.close().await;
+}
+
+fn listed(name: &str) -> v1::Conversation {
+    v1::Conversation { name: name.into(), title: format!("about {name}"), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_list_has_all_its_pages_and_history_goes_back() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().conversations = ["alice:bob", "alice:carol", "g/1", "g/2", "g/3"].map(listed).to_vec();
+    let message = |seq| v1::Message { conversation: "g/1".into(), seq, ..Default::default() };
+    fake.state().history = (1..=5).map(message).collect();
+    let (client, _inbox) = open(&fake, &data).await;
+    let names: Vec<_> = client.conversations().await.unwrap().into_iter().map(|found| found.name).collect();
+    assert_eq!(names, ["alice:bob", "alice:carol", "g/1", "g/2", "g/3"]);
+    assert_eq!(fake.state().count_all(Command::Conversations), 3);
+
+    let newest = client.history(&group(), 0, 2).await.unwrap();
+    let seqs = |page: &v1::HistoryReply| page.messages.iter().map(|message| message.seq).collect::<Vec<_>>();
+    assert_eq!((seqs(&newest), newest.more), (vec![4, 5], true));
+    let older = client.history(&group(), 4, 10_000).await.unwrap();
+    assert_eq!((seqs(&older), older.more), (vec![1, 2, 3], false));
+    let asked: v1::HistoryRequest = fake.state().last(Command::History).unwrap();
+    assert_eq!(asked.limit, 1_000, "the server takes no more");
+
+    let members = client.members(&group()).await.unwrap();
+    assert_eq!((members.title.as_str(), members.members[0].user.as_str()), ("about g/1", "alice"));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn queries_are_asked_again_on_whichever_link_there_is() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().conversations = vec![listed("g/1")];
+    let (client, _inbox) = open(&fake, &data).await;
+    until(&client, "it is up", |status| status.link == LinkState::Up(Link::Tcp)).await;
+    (fake.state().refuse_long, fake.state().cutting, fake.state().unavailable) = (true, 1, 1);
+    let members = timeout(PATIENCE, client.members(&group())).await.unwrap().unwrap();
+    assert_eq!(members.title, "about g/1");
+    assert_eq!(fake.state().count("long", Command::Members), 1, "its link was cut");
+    assert_eq!(fake.state().count("http", Command::Members), 2, "unavailable at first");
+
+    let other = ConversationId::new("g/2").unwrap();
+    let refused = QueryError::Refused { code: v1::Code::NotAMember, message: "because".into() };
+    assert_eq!(client.members(&other).await, Err(refused));
+    let stopped = client.clone();
+    client.close().await;
+    assert_eq!(stopped.members(&other).await, Err(QueryError::Stopped(Stop::Closed)));
 }

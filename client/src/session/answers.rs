@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tern_proto::{Command, Key, Packet, v1};
 
 use crate::message::Fate;
+use crate::queries::QueryError;
 
 use super::{Action, Leave, Request, Session};
 
@@ -57,6 +58,11 @@ impl Session {
             Request::Send(ids) => self.on_results(&ids, read(packet)?, now),
             Request::Read(conversation, seq) => {
                 self.actions.push_back(Action::ReadDone(conversation, seq));
+                Ok(())
+            }
+            Request::Query(number, _) => {
+                self.querying.reset();
+                self.actions.push_back(Action::Answered(number, Ok(packet.body.clone())));
                 Ok(())
             }
         }
@@ -192,6 +198,14 @@ impl Session {
             }
             Request::Read(..) if code.is_retryable() => {
                 self.hold_reading = now + retry_after.max(Duration::from_secs(1))
+            }
+            Request::Query(number, _) if code.is_retryable() => {
+                self.hold_querying = now + self.querying.wait(retry_after);
+                self.actions.push_back(Action::NotAnswered(number, code.as_str_name()));
+            }
+            Request::Query(number, _) => {
+                let refused = QueryError::Refused { code, message: error.message };
+                self.actions.push_back(Action::Answered(number, Err(refused)));
             }
             // The server will never take this mark.
             Request::Read(conversation, seq) => self.actions.push_back(Action::ReadDone(conversation, seq)),

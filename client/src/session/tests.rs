@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use super::{Action, Leave, Profile, Session};
 use crate::message::Fate;
 use crate::options::Receive;
+use crate::queries::QueryError;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,8 @@ impl Run {
 
     fn send(&mut self, ids: &[u64]) {
         assert!(self.session.wants_batch(self.now));
-        let message = |id: &u64| v1::OutMessage { client_msg_id: *id, to: "bob".into(), text: "hi".into() };
+        let message =
+            |id: &u64| v1::OutMessage { client_msg_id: *id, to: "bob".into(), text: "hi".into(), change: None };
         self.session.send(ids.iter().map(message).collect(), self.now);
     }
 }
@@ -335,6 +338,40 @@ fn an_error_for_the_whole_batch_settles_no_message() {
         assert_eq!(Fate::of(results[0].code), Fate::Again, "{code}");
         assert!(!run.session.wants_batch(run.now));
     }
+}
+
+#[test]
+fn one_query_at_a_time_and_its_reply_as_it_is() {
+    let mut run = Run::open();
+    assert!(run.session.wants_query(run.now));
+    run.session.query(5, Command::Members, Bytes::from_static(b"asked"), run.now);
+    let packets = run.packets();
+    assert_eq!((packets[0].known_command(), &packets[0].body[..]), (Some(Command::Members), &b"asked"[..]));
+    assert!(!run.session.wants_query(run.now) && !run.session.is_idle());
+    let reply = v1::MembersReply { title: "Trip".into(), ..Default::default() };
+    run.answer(&reply);
+    assert_eq!(run.actions(), [Action::Answered(5, Ok(prost::Message::encode_to_vec(&reply).into()))]);
+    assert!(run.session.wants_query(run.now) && run.session.is_idle());
+}
+
+#[test]
+fn a_refused_query_is_answered_and_an_unavailable_one_is_asked_again_later() {
+    let mut run = Run::open();
+    run.session.query(5, Command::History, Bytes::new(), run.now);
+    run.actions();
+    run.refuse(v1::Code::Unavailable, 3_000);
+    assert_eq!(run.actions(), [Action::NotAnswered(5, "CODE_UNAVAILABLE")]);
+    assert!(!run.session.wants_query(run.now));
+    assert_eq!(run.session.deadline(run.now), Some(run.now + 3 * SECOND));
+    run.wait(3 * SECOND);
+    assert!(run.session.wants_query(run.now));
+
+    run.session.query(5, Command::History, Bytes::new(), run.now);
+    run.actions();
+    run.refuse(v1::Code::NotAMember, 0);
+    let refused = QueryError::Refused { code: v1::Code::NotAMember, message: String::new() };
+    assert_eq!(run.actions(), [Action::Answered(5, Err(refused))], "and the link stays");
+    assert!(run.session.wants_query(run.now));
 }
 
 #[test]

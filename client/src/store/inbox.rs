@@ -17,6 +17,8 @@ pub(crate) struct Applied {
     pub(crate) receipts: Vec<v1::Receipt>,
     /// Entries that were damaged or are not known to this version.
     pub(crate) unreadable: u64,
+    /// Entries that the server no longer keeps, at most.
+    pub(crate) missing: u64,
 }
 
 impl Store {
@@ -85,6 +87,10 @@ fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusql
             Ok(())
         }
         Some(v1::entry::Body::Damaged(_)) => push(db, entry),
+        Some(v1::entry::Body::Hole(hole)) => {
+            applied.missing = applied.missing.saturating_add(hole.count);
+            push(db, entry)
+        }
         // Processed before, or unknown.
         _ => Ok(()),
     }

@@ -3,12 +3,15 @@
 //! They go out in id order. When the attempts of one are used up, everything that waits behind it fails with it: what is
 //! tried again later must not find that its successors have passed it.
 
+use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use tern_proto::{UserId, limits, v1};
+use tern_proto::{limits, v1};
 
 use super::{SETTLED, Store, StoreError};
 use crate::backoff::ATTEMPTS;
-use crate::message::{Fate, MessageState, Outgoing, Sent, check_text};
+use crate::checked::{check_change, check_text};
+use crate::message::{Fate, MessageState, Outgoing, Sent};
+use crate::recipient::Recipient;
 
 /// How many messages may be waiting or failed.
 pub(crate) const OPEN: usize = 10_000;
@@ -20,32 +23,31 @@ const FAILED: i64 = 3;
 
 /// Encoded bytes of one send request: a packet less its header and slack.
 const BATCH_BYTES: usize = limits::PACKET_BYTES - 512;
-/// Encoded bytes that a message takes besides its text and recipient, at most.
-const MESSAGE_BYTES: usize = 32;
+/// Bytes of a tag and a length that stand before each message in a request, at most.
+const FRAME_BYTES: usize = 4;
 
 /// A message and its new state.
 pub(crate) type Change = (u64, MessageState);
 
 const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_msg_id, conversation, seq, time_ms,
     (SELECT max(CASE WHEN r.kind = 2 THEN 2 ELSE 1 END) FROM receipts r
-     WHERE r.conversation = outbox.conversation AND r.seq >= outbox.seq AND r.member <> (SELECT user FROM me))
+     WHERE r.conversation = outbox.conversation AND r.seq >= outbox.seq AND r.member <> (SELECT user FROM me)), change
     FROM outbox";
 
 impl Store {
-    /// Takes messages in, all or none; they have ids in their order. A note takes its place in the same transaction, and
+    /// Takes messages in, all or none; they get ids in their order. A note takes its place in the same transaction, and
     /// those behind it are forgotten; what has a note does not pass failed messages.
     pub(crate) fn enqueue(
         &mut self,
-        to: &UserId,
-        texts: &[String],
+        messages: &[v1::OutMessage],
         note: Option<(usize, &str)>,
     ) -> Result<Vec<u64>, StoreError> {
         if self.peeking {
             return Err(StoreError::Peeking);
         }
-        texts.iter().try_for_each(|text| check_text(text))?;
+        messages.iter().try_for_each(check)?;
         let (sending, failed) = self.open_messages()?;
-        if sending + failed + texts.len() > OPEN {
+        if sending + failed + messages.len() > OPEN {
             return Err(StoreError::OutboxFull);
         }
         if failed > 0 && note.is_some() {
@@ -53,10 +55,12 @@ impl Store {
         }
         let tx = self.db.transaction()?;
         let last: i64 = tx.query_row("SELECT last_id FROM me", [], |row| row.get(0))?;
-        let new_last = last.checked_add(texts.len() as i64).ok_or(StoreError::NoIdsLeft)?;
-        let mut insert = tx.prepare("INSERT INTO outbox (id, recipient, text, state) VALUES (?1, ?2, ?3, ?4)")?;
-        for (id, text) in (last + 1..).zip(texts) {
-            insert.execute(params![id, to.as_str(), text, SENDING])?;
+        let new_last = last.checked_add(messages.len() as i64).ok_or(StoreError::NoIdsLeft)?;
+        let insert = "INSERT INTO outbox (id, recipient, text, change, state) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let mut insert = tx.prepare(insert)?;
+        for (id, message) in (last + 1..).zip(messages) {
+            let change = message.change.as_ref().map(v1::GroupChange::encode_to_vec);
+            insert.execute(params![id, message.to, message.text, change, SENDING])?;
         }
         drop(insert);
         tx.execute("UPDATE me SET last_id = ?1", [new_last])?;
@@ -78,13 +82,13 @@ impl Store {
     /// The first messages that wait for an answer, in id order, as many as fit one request.
     pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
         let mut query =
-            self.db.prepare("SELECT id, recipient, text FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1")?;
+            self.db.prepare("SELECT id, recipient, text, change FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1")?;
         let mut rows = query.query([limits::SEND_MESSAGES as i64])?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            let message =
-                v1::OutMessage { client_msg_id: row.get::<_, i64>(0)? as u64, to: row.get(1)?, text: row.get(2)? };
-            bytes += message.to.len() + message.text.len() + MESSAGE_BYTES;
+            let client_msg_id = row.get::<_, i64>(0)? as u64;
+            let message = v1::OutMessage { client_msg_id, to: row.get(1)?, text: row.get(2)?, change: change(row, 3)? };
+            bytes += message.encoded_len() + FRAME_BYTES;
             if bytes > BATCH_BYTES {
                 break;
             }
@@ -110,6 +114,7 @@ impl Store {
         changes.extend(fail_exhausted(&tx)?);
         forget_settled(&tx)?;
         tx.commit()?;
+        self.refused += changes.iter().filter(|(_, state)| matches!(state, MessageState::Refused(_))).count() as u64;
         Ok(changes)
     }
 
@@ -139,12 +144,12 @@ impl Store {
 
     /// Starts again with all failed messages, or with those to one recipient, at once, so that none passes another; gives
     /// their ids, ascending.
-    pub(crate) fn resend_all(&mut self, to: Option<&UserId>) -> Result<Vec<u64>, StoreError> {
+    pub(crate) fn resend_all(&mut self, to: Option<&Recipient>) -> Result<Vec<u64>, StoreError> {
         let again = "UPDATE outbox SET state = 0, attempts = 0, reason = NULL
             WHERE state = 3 AND recipient = ifnull(?1, recipient) RETURNING id";
         let mut update = self.db.prepare(again)?;
         let id = |row: &Row<'_>| Ok(row.get::<_, i64>(0)? as u64);
-        let mut ids = update.query_map([to.map(UserId::as_str)], id)?.collect::<Result<Vec<_>, _>>()?;
+        let mut ids = update.query_map([to.map(Recipient::as_str)], id)?.collect::<Result<Vec<_>, _>>()?;
         ids.sort_unstable();
         Ok(ids)
     }
@@ -169,6 +174,19 @@ impl Store {
         latest.reverse();
         Ok(latest)
     }
+}
+
+fn check(message: &v1::OutMessage) -> Result<(), StoreError> {
+    match &message.change {
+        Some(change) => Ok(check_change(&message.to, change)?),
+        None => Ok(check_text(&message.text)?),
+    }
+}
+
+fn change(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<v1::GroupChange>> {
+    let bytes: Option<Vec<u8>> = row.get(column)?;
+    let decode = |bytes: Vec<u8>| v1::GroupChange::decode(bytes.as_slice()).map_err(|_| rusqlite::Error::InvalidQuery);
+    bytes.map(decode).transpose()
 }
 
 fn sent(result: &v1::SendResult) -> Sent {
@@ -242,5 +260,6 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
         (FAILED, _) => MessageState::Failed(row.get::<_, Option<String>>(5)?.unwrap_or_default()),
         _ => MessageState::Sending,
     };
-    Ok(Outgoing { id: row.get::<_, i64>(0)? as u64, to: row.get(1)?, text: row.get(2)?, state })
+    let id = row.get::<_, i64>(0)? as u64;
+    Ok(Outgoing { id, to: row.get(1)?, text: row.get(2)?, change: change(row, 11)?, state })
 }

@@ -5,7 +5,8 @@ use tern_proto::{Key, UserId, v1};
 
 use super::{OPEN, OpenError, Store, StoreError};
 use crate::backoff::ATTEMPTS;
-use crate::message::{BadText, EntryBody, MessageState, Sent};
+use crate::checked::{BadChange, BadText};
+use crate::message::{EntryBody, MessageState, Sent};
 
 struct Device {
     directory: TempDir,
@@ -34,8 +35,15 @@ fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
-fn texts(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| text.to_string()).collect()
+fn texts(to: &str, texts: &[&str]) -> Vec<v1::OutMessage> {
+    let message = |text: &&str| v1::OutMessage { to: to.into(), text: text.to_string(), ..Default::default() };
+    texts.iter().map(message).collect()
+}
+
+fn change(to: &str, title: &str, add: &[&str]) -> v1::OutMessage {
+    let add = add.iter().map(|user| user.to_string()).collect();
+    let change = v1::GroupChange { title: Some(title.into()), add, remove: Vec::new() };
+    v1::OutMessage { to: to.into(), change: Some(change), ..Default::default() }
 }
 
 fn message(version: u64, server_msg_id: u64) -> v1::Entry {
@@ -47,6 +55,7 @@ fn message(version: u64, server_msg_id: u64) -> v1::Entry {
         client_msg_id: version,
         text: format!("text {server_msg_id}"),
         time_ms: 0,
+        change: None,
     };
     v1::Entry { class: 1, version, body: Some(v1::entry::Body::Message(message)) }
 }
@@ -103,16 +112,16 @@ fn a_directory_is_one_device_of_one_user_and_one_process() {
 #[test]
 fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
     let mut device = Device::new();
-    assert_eq!(device.store().enqueue(&user("bob"), &texts(&["a", "b"]), Some((0, "note 1"))).unwrap(), [1, 2]);
+    assert_eq!(device.store().enqueue(&texts("bob", &["a", "b"]), Some((0, "note 1"))).unwrap(), [1, 2]);
     let store = device.killed();
-    assert_eq!(store.enqueue(&user("bob"), &texts(&["c"]), Some((1, "note 2"))).unwrap(), [3]);
+    assert_eq!(store.enqueue(&texts("bob", &["c"]), Some((1, "note 2"))).unwrap(), [3]);
     let batch = store.batch().unwrap();
     assert_eq!(
         batch.iter().map(|m| (m.client_msg_id, m.text.as_str())).collect::<Vec<_>>(),
         [(1, "a"), (2, "b"), (3, "c")]
     );
     assert_eq!(store.notes().unwrap(), ["note 1", "note 2"]);
-    store.enqueue(&user("bob"), &[], Some((0, "note 3"))).unwrap();
+    store.enqueue(&[], Some((0, "note 3"))).unwrap();
     assert_eq!(store.notes().unwrap(), ["note 3"], "later ones are forgotten");
     store.clear_notes().unwrap();
     assert!(store.notes().unwrap().is_empty());
@@ -123,14 +132,15 @@ fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
     assert!(matches!(state(store, 2), MessageState::Sent(sent) if sent.server_msg_id == 102));
     store.go_on_above(40).unwrap();
     store.go_on_above(7).unwrap();
-    assert_eq!(device.killed().enqueue(&user("bob"), &texts(&["d"]), None).unwrap(), [41]);
+    assert_eq!(device.killed().enqueue(&texts("bob", &["d"]), None).unwrap(), [41]);
 }
 
 #[test]
 fn a_batch_fits_a_packet() {
     let mut device = Device::new();
     let store = device.store();
-    store.enqueue(&user("bob"), &vec!["x".repeat(16 * 1024); 5], None).unwrap();
+    let long = "x".repeat(16 * 1024);
+    store.enqueue(&texts("bob", &[long.as_str(); 5]), None).unwrap();
     assert_eq!(store.batch().unwrap().len(), 3);
     let messages = store.batch().unwrap();
     let body = v1::SendRequest { messages };
@@ -138,7 +148,7 @@ fn a_batch_fits_a_packet() {
 
     let store = &mut *device.store();
     store.settle(&(1..=5).map(|id| accepted(id, id)).collect::<Vec<_>>()).unwrap();
-    store.enqueue(&user("bob"), &texts(&["y"; 300]), None).unwrap();
+    store.enqueue(&texts("bob", &["y"; 300]), None).unwrap();
     assert_eq!(store.batch().unwrap().len(), 256);
 }
 
@@ -146,21 +156,22 @@ fn a_batch_fits_a_packet() {
 fn what_cannot_be_sent_does_not_enter_the_outbox() {
     let mut device = Device::new();
     let store = device.store();
-    let bob = user("bob");
-    let enqueue = |store: &mut Store, text: String| store.enqueue(&bob, &["ok".to_owned(), text], None);
-    assert!(matches!(enqueue(store, String::new()), Err(StoreError::BadText(BadText::Empty))));
-    assert!(matches!(enqueue(store, "x".repeat(16_385)), Err(StoreError::BadText(BadText::TooLong(16_385)))));
+    let enqueue = |store: &mut Store, text: &str| store.enqueue(&texts("bob", &["ok", text]), None);
+    assert!(matches!(enqueue(store, ""), Err(StoreError::BadText(BadText::Empty))));
+    assert!(matches!(enqueue(store, &"x".repeat(16_385)), Err(StoreError::BadText(BadText::TooLong(16_385)))));
+    let twice = store.enqueue(&[change("g/7", "", &["bob", "bob"])], None);
+    assert!(matches!(twice, Err(StoreError::BadChange(BadChange::Twice(user))) if user == "bob"));
     assert!(store.batch().unwrap().is_empty(), "all or none");
-    store.enqueue(&bob, &vec!["x".to_owned(); OPEN], None).unwrap();
-    assert!(matches!(store.enqueue(&bob, &texts(&["x"]), None), Err(StoreError::OutboxFull)));
+    store.enqueue(&texts("bob", &["x"; OPEN]), None).unwrap();
+    assert!(matches!(store.enqueue(&texts("bob", &["x"]), None), Err(StoreError::OutboxFull)));
     store.settle(&[accepted(1, 1)]).unwrap();
-    store.enqueue(&bob, &texts(&["x"]), None).unwrap();
+    store.enqueue(&texts("bob", &["x"]), None).unwrap();
 }
 
 #[test]
 fn attempts_are_bounded_and_a_resend_starts_again() {
     let mut device = Device::new();
-    device.store().enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    device.store().enqueue(&texts("bob", &["a", "b"]), None).unwrap();
     for attempt in 1..ATTEMPTS {
         let changes = match attempt % 3 {
             0 => device.store().unanswered(&[1], "lost"),
@@ -193,24 +204,21 @@ fn what_waits_behind_a_failed_message_fails_with_it_and_all_are_resent_in_order(
     ];
     for way in ways {
         let mut device = Device::new();
-        device.store().enqueue(&user("bob"), &texts(&["a", "b", "c"]), None).unwrap();
+        device.store().enqueue(&texts("bob", &["a", "b", "c"]), None).unwrap();
         device.store().settle(&[accepted(1, 1)]).unwrap();
         for _ in 1..ATTEMPTS {
             way(device.store()).unwrap();
         }
-        device.store().enqueue(&user("bob"), &texts(&["d", "e"]), Some((0, "note"))).unwrap();
+        device.store().enqueue(&texts("bob", &["d", "e"]), Some((0, "note"))).unwrap();
         let failed: Vec<u64> = way(device.store()).unwrap().into_iter().map(|(id, _)| id).collect();
         assert_eq!((failed[0], failed.last()), (2, Some(&5)));
         let store = device.killed();
         assert_eq!(store.open_messages().unwrap(), (0, failed.len()), "nothing is left that could pass");
-        assert!(matches!(
-            store.enqueue(&user("bob"), &texts(&["f"]), Some((1, "note"))),
-            Err(StoreError::BehindFailed)
-        ));
-        assert_eq!(store.enqueue(&user("carol"), &texts(&["typed afterwards"]), None).unwrap(), [6]);
+        assert!(matches!(store.enqueue(&texts("bob", &["f"]), Some((1, "note"))), Err(StoreError::BehindFailed)));
+        assert_eq!(store.enqueue(&texts("carol", &["typed afterwards"]), None).unwrap(), [6]);
 
-        assert_eq!(store.resend_all(Some(&user("carol"))).unwrap(), [] as [u64; 0], "hers has not failed");
-        assert_eq!(store.resend_all(Some(&user("bob"))).unwrap(), failed);
+        assert_eq!(store.resend_all(Some(&user("carol").into())).unwrap(), [] as [u64; 0], "hers has not failed");
+        assert_eq!(store.resend_all(Some(&user("bob").into())).unwrap(), failed);
         let batch: Vec<u64> = store.batch().unwrap().iter().map(|message| message.client_msg_id).collect();
         assert_eq!(batch, [failed, vec![6]].concat());
         assert_eq!(store.resend_all(None).unwrap(), [] as [u64; 0]);
@@ -221,7 +229,7 @@ fn what_waits_behind_a_failed_message_fails_with_it_and_all_are_resent_in_order(
 fn final_refusals_end_a_message_and_unknown_codes_do_not() {
     let mut device = Device::new();
     let store = device.store();
-    store.enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    store.enqueue(&texts("bob", &["a", "b"]), None).unwrap();
     let unknown = v1::SendResult { client_msg_id: 2, code: 9_999, ..v1::SendResult::default() };
     let changes = store.settle(&[refused(1, v1::Code::Conflict), unknown]).unwrap();
     assert_eq!(changes, [(1, MessageState::Refused(v1::Code::Conflict))]);
@@ -262,7 +270,7 @@ fn confirming_the_last_entry_does_not_hide_the_next() {
 fn a_stub_closes_the_message_whose_acknowledgement_was_lost() {
     let mut device = Device::new();
     let store = device.store();
-    store.enqueue(&user("bob"), &texts(&["a"]), None).unwrap();
+    store.enqueue(&texts("bob", &["a"]), None).unwrap();
     for _ in 0..ATTEMPTS {
         store.unreachable("down").unwrap();
     }
@@ -277,7 +285,7 @@ fn a_stub_closes_the_message_whose_acknowledgement_was_lost() {
 fn receipts_raise_states_and_old_ones_are_skipped() {
     let mut device = Device::new();
     let store = device.store();
-    store.enqueue(&user("bob"), &texts(&["a", "b"]), None).unwrap();
+    store.enqueue(&texts("bob", &["a", "b"]), None).unwrap();
     // A receipt may come before the answer.
     store.apply(&[receipt(1, v1::ReceiptKind::Delivered, 2)], &Key::at(7, [0, 1])).unwrap();
     store.settle(&[accepted(1, 1), accepted(2, 2)]).unwrap();
@@ -308,6 +316,64 @@ fn damaged_entries_are_handed_out_and_unknown_ones_are_not() {
 }
 
 #[test]
+fn a_hole_is_handed_out_and_counted() {
+    let mut device = Device::new();
+    let hole = v1::Hole { reason: v1::HoleReason::Cap.into(), count: 12 };
+    let entry = v1::Entry { class: 1, version: 9, body: Some(v1::entry::Body::Hole(hole)) };
+    let applied = device.store().apply(&[entry, message(10, 500)], &Key::at(7, [10, 0])).unwrap();
+    assert_eq!((applied.missing, applied.unreadable), (12, 0));
+    let taken = device.killed().take(0, 10).unwrap();
+    assert_eq!((taken[0].version, &taken[0].body), (9, &EntryBody::Hole(hole)));
+    assert_eq!(taken[1].version, 10);
+}
+
+#[test]
+fn changes_of_groups_wait_among_the_texts_and_survive_a_kill() {
+    let mut device = Device::new();
+    device.store().enqueue(&[change("", "Trip", &["bob", "carol"])], None).unwrap();
+    device.store().enqueue(&texts("g/7", &["hello"]), None).unwrap();
+    device.store().enqueue(&[change("g/7", "", &["dave"])], None).unwrap();
+    let store = device.killed();
+    let sent: Vec<_> = store.batch().unwrap();
+    let with_id = |id, message| v1::OutMessage { client_msg_id: id, ..message };
+    assert_eq!(sent[0], with_id(1, change("", "Trip", &["bob", "carol"])));
+    assert_eq!(sent[1], with_id(2, texts("g/7", &["hello"]).remove(0)));
+    assert_eq!(sent[2], with_id(3, change("g/7", "", &["dave"])));
+
+    let made = v1::SendResult { conversation: "g/7".into(), ..accepted(1, 1) };
+    store.settle(&[made, refused(3, v1::Code::NotAMember)]).unwrap();
+    assert!(matches!(state(store, 1), MessageState::Sent(sent) if sent.conversation == "g/7"));
+    assert_eq!(state(store, 3), MessageState::Refused(v1::Code::NotAMember));
+    let outgoing = store.outgoing(1).unwrap().unwrap();
+    assert_eq!((outgoing.to.as_str(), outgoing.change), ("", change("", "Trip", &["bob", "carol"]).change));
+}
+
+#[test]
+fn a_batch_of_changes_fits_a_packet() {
+    let mut device = Device::new();
+    let users: Vec<String> = (0..200).map(|n| format!("{n:064}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let store = device.store();
+    store.enqueue(&vec![change("g/7", &"t".repeat(128), &users); 8], None).unwrap();
+    let messages = store.batch().unwrap();
+    assert_eq!(messages.len(), 4);
+    let body = v1::SendRequest { messages };
+    assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
+}
+
+#[test]
+fn a_directory_of_the_first_format_is_taken_over() {
+    let mut device = Device::new();
+    device.store().enqueue(&texts("bob", &["a"]), None).unwrap();
+    device.store().db.execute_batch("ALTER TABLE outbox DROP COLUMN change; PRAGMA user_version = 1").unwrap();
+    let store = device.killed();
+    store.enqueue(&[change("g/7", "", &["bob"])], None).unwrap();
+    let batch = device.killed().batch().unwrap();
+    assert_eq!((batch[0].text.as_str(), &batch[0].change, batch[1].client_msg_id), ("a", &None, 2));
+    assert!(batch[1].change.is_some());
+}
+
+#[test]
 fn read_marks_wait_for_the_server_and_never_go_back() {
     let mut device = Device::new();
     device.store().want_read("alice:bob", 5).unwrap();
@@ -335,7 +401,7 @@ fn a_peek_leaves_nothing_behind() {
     assert_eq!(ids(&peek), [500], "what is not confirmed is there for a peek too");
     peek.apply(&[message(1, 500), message(2, 501)], &Key::at(7, [2, 0])).unwrap();
     assert_eq!(ids(&peek), [500, 501]);
-    assert!(matches!(peek.enqueue(&user("bob"), &texts(&["a"]), None), Err(StoreError::Peeking)));
+    assert!(matches!(peek.enqueue(&texts("bob", &["a"]), None), Err(StoreError::Peeking)));
     let number = peek.take(0, 1).unwrap()[0].number;
     peek.confirm(&[number]).unwrap();
     let id = peek.device().to_owned();

@@ -19,11 +19,21 @@ pub(crate) struct State {
     /// Every request: its link and its packet.
     pub(crate) requests: Vec<(&'static str, Packet)>,
     /// Messages by `client_msg_id`; a resend changes nothing.
-    pub(crate) stored: BTreeMap<u64, String>,
+    pub(crate) stored: BTreeMap<u64, v1::OutMessage>,
     /// `client_msg_id`s in the order in which they were stored.
     pub(crate) order: Vec<u64>,
     /// The timeline of class 1.
     pub(crate) entries: Vec<v1::Entry>,
+    /// What it knows of conversations, by name.
+    pub(crate) conversations: Vec<v1::Conversation>,
+    /// The messages of every conversation.
+    pub(crate) history: Vec<v1::Message>,
+    /// Every message is refused with this.
+    pub(crate) refuse_sends: Option<v1::Code>,
+    /// So many queries are answered with `CODE_UNAVAILABLE`.
+    pub(crate) unavailable: usize,
+    /// So many queries cut the link.
+    pub(crate) cutting: usize,
     /// So many sends are stored, and then the link is cut instead of answering.
     pub(crate) swallow: usize,
     /// The long link is cut at once.
@@ -92,8 +102,14 @@ impl Fake {
             client_msg_id: version,
             text: text.into(),
             time_ms: 0,
+            change: None,
         };
-        let entry = v1::Entry { class: 1, version, body: Some(v1::entry::Body::Message(message)) };
+        self.enter(version, v1::entry::Body::Message(message))
+    }
+
+    /// Something enters alice's timeline; gives its entry.
+    pub(crate) fn enter(&self, version: u64, body: v1::entry::Body) -> v1::Entry {
+        let entry = v1::Entry { class: 1, version, body: Some(body) };
         self.state().entries.push(entry.clone());
         entry
     }
@@ -134,11 +150,25 @@ impl State {
         match request.known_command().unwrap() {
             Command::Hello => match self.refuse_hello {
                 None => reply(self.hello(&v1::HelloRequest::decode(request.body.clone()).unwrap()).encode_to_vec()),
-                Some(code) => {
-                    let error = v1::Error { code: code.into(), message: "because".into(), ..Default::default() };
-                    Some(Packet::new(Command::Error.number(), request.sequence, &error))
-                }
+                Some(code) => error(request, code),
             },
+            Command::Conversations | Command::History | Command::Members if self.cutting > 0 => {
+                self.cutting -= 1;
+                None
+            }
+            Command::Conversations | Command::History | Command::Members if self.unavailable > 0 => {
+                self.unavailable -= 1;
+                error(request, v1::Code::Unavailable)
+            }
+            Command::Conversations => reply(self.list(&body(request)).encode_to_vec()),
+            Command::History => reply(self.page(&body(request)).encode_to_vec()),
+            Command::Members => {
+                let asked: v1::MembersRequest = body(request);
+                match self.conversations.iter().find(|conversation| conversation.name == asked.conversation) {
+                    Some(found) => reply(members(found).encode_to_vec()),
+                    None => error(request, v1::Code::NotAMember),
+                }
+            }
             Command::Send => {
                 let results = self.store(v1::SendRequest::decode(request.body.clone()).unwrap());
                 if self.swallow > 0 {
@@ -180,24 +210,57 @@ impl State {
     fn store(&mut self, request: v1::SendRequest) -> Vec<v1::SendResult> {
         let store = |message: v1::OutMessage| {
             let id = message.client_msg_id;
-            if self.stored.insert(id, message.text).is_none() {
+            if let Some(code) = self.refuse_sends {
+                return v1::SendResult { client_msg_id: id, code: code.into(), ..Default::default() };
+            }
+            let conversation = match message.to.as_str() {
+                "" => format!("g/{id}"),
+                "bob" => "alice:bob".into(),
+                group => group.into(),
+            };
+            if self.stored.insert(id, message).is_none() {
                 self.order.push(id);
             }
-            v1::SendResult {
-                client_msg_id: id,
-                server_msg_id: id,
-                conversation: "alice:bob".into(),
-                seq: id,
-                ..Default::default()
-            }
+            v1::SendResult { client_msg_id: id, server_msg_id: id, conversation, seq: id, ..Default::default() }
         };
         request.messages.into_iter().map(store).collect()
+    }
+
+    /// Two at a time, so that lists have pages.
+    fn list(&self, request: &v1::ConversationsRequest) -> v1::ConversationsReply {
+        let behind: Vec<_> = self.conversations.iter().filter(|found| found.name > request.after).collect();
+        let more = behind.len() > 2;
+        v1::ConversationsReply { conversations: behind.into_iter().take(2).cloned().collect(), more }
+    }
+
+    fn page(&self, request: &v1::HistoryRequest) -> v1::HistoryReply {
+        let before = if request.before_seq == 0 { u64::MAX } else { request.before_seq };
+        let wanted = |message: &&v1::Message| message.conversation == request.conversation && message.seq < before;
+        let below: Vec<_> = self.history.iter().filter(wanted).cloned().collect();
+        let skipped = below.len().saturating_sub(request.limit as usize);
+        v1::HistoryReply { messages: below[skipped..].to_vec(), more: skipped > 0 }
     }
 
     fn above(&self, key: &Key) -> impl Iterator<Item = &v1::Entry> {
         let version = key.versions[0].unwrap_or(0);
         self.entries.iter().filter(move |entry| entry.version > version)
     }
+}
+
+fn body<T: Message + Default>(request: &Packet) -> T {
+    T::decode(request.body.clone()).unwrap()
+}
+
+fn error(request: &Packet, code: v1::Code) -> Option<Packet> {
+    let error = v1::Error { code: code.into(), message: "because".into(), ..Default::default() };
+    Some(Packet::new(Command::Error.number(), request.sequence, &error))
+}
+
+/// Alice owns every conversation and is alone in it.
+fn members(conversation: &v1::Conversation) -> v1::MembersReply {
+    let alice = v1::Member { user: "alice".into(), joined_seq: 1, ..Default::default() };
+    let (title, seq) = (conversation.title.clone(), conversation.seq);
+    v1::MembersReply { title, owner: "alice".into(), seq, members: vec![alice] }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
