@@ -11,11 +11,12 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use tern_runtime::logs;
 use tern_runtime::settings::{BadSetting, BadSettings, EXIT_BAD_SETTINGS};
+use tern_runtime::{descriptors, logs};
 use tern_storage::embedded::OpenError;
 
-use cli::{chat, restored, send, smoke, token, watch};
+use cli::ask::{conversations, history, members};
+use cli::{chat, group, restored, send, smoke, token, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -55,6 +56,18 @@ enum Command {
     /// Prints what a user gets, each entry once and in order
     #[command(after_long_help = watch::HELP)]
     Watch(watch::Args),
+    /// Makes a group and changes it: who is in it, and its title
+    #[command(after_long_help = group::HELP)]
+    Group(group::Args),
+    /// Lists what a user is in, and what is unread
+    #[command(after_long_help = conversations::HELP)]
+    Conversations(conversations::Args),
+    /// Prints messages of a conversation from the server, as far back as it keeps them
+    #[command(after_long_help = history::HELP)]
+    History(history::Args),
+    /// Lists who is in a conversation, and who has read up to where
+    #[command(after_long_help = members::HELP)]
+    Members(members::Args),
     /// Prints a token for a user
     ///
     /// For tests and a first try: an app issues its own tokens, signed with the same secret.
@@ -82,6 +95,16 @@ enum Command {
     /// A client of `tern check`, which starts it
     #[command(hide = true)]
     CheckClient(tern_check::ClientArgs),
+    /// Measures what a server costs and how fast it is
+    ///
+    /// Starts a server of its own on a temporary directory, unless told where one runs. Prints how it goes to stderr, and
+    /// one line of JSON to stdout. Ends with 0 if no message was lost, doubled or reordered. docs/performance.md has the
+    /// commands and what they found.
+    #[command(after_long_help = "Example:\n  tern bench chat --pairs 500 --window 32")]
+    Bench(tern_bench::BenchArgs),
+    /// The bare echo that `tern bench raw` starts
+    #[command(hide = true)]
+    BenchEcho(tern_bench::EchoArgs),
 }
 
 fn main() -> ExitCode {
@@ -118,8 +141,14 @@ impl Cli {
 }
 
 fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
-    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    // Servers and benches have very many connections.
+    descriptors::raise_limit();
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()?;
     if !matches!(command, Command::Standalone(_)) {
         start_client_log(log.as_deref(), &command)?;
     }
@@ -130,10 +159,16 @@ fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
         Command::Chat(args) => runtime.block_on(chat::run(&args)),
         Command::Send(args) => runtime.block_on(send::run(&args)),
         Command::Watch(args) => runtime.block_on(watch::run(&args)),
+        Command::Group(args) => runtime.block_on(group::run(&args)),
+        Command::Conversations(args) => runtime.block_on(conversations::run(&args)),
+        Command::History(args) => runtime.block_on(history::run(&args)),
+        Command::Members(args) => runtime.block_on(members::run(&args)),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Restored(args) => restored::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Smoke(args) => runtime.block_on(smoke::run(&args)).map(code),
         Command::Check(args) => runtime.block_on(tern_check::run(args)).map(|verdict| code(verdict.passed)),
+        Command::Bench(args) => tern_bench::run(&args).map(code),
+        Command::BenchEcho(args) => tern_bench::echo(&args).map(|()| ExitCode::SUCCESS),
         Command::CheckClient(args) => runtime.block_on(tern_check::client_main(args)).map(|()| ExitCode::SUCCESS),
     };
     // A thread that still waits for stdin must not hold up the end.

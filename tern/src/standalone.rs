@@ -3,6 +3,7 @@
 //! Settings → build (may fail: open the store, bind) → serve (cannot fail) → drain. This is where the services are wired: nothing in
 //! them knows that they share a process.
 
+mod metrics;
 pub(crate) mod secret;
 mod settings;
 mod welcome;
@@ -15,15 +16,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tern_gateway::{Gateway, KeySetRefresher, Registry, TokenVerifier, listen};
-use tern_runtime::logs;
+use tern_runtime::clock::unix_millis;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
-use tern_storage::Durability;
+use tern_runtime::{descriptors, logs};
 use tern_storage::embedded::{Embedded, Options};
+use tern_storage::{Durability, Storage as _};
 use tern_sync::SyncService;
 use tokio::net::TcpListener;
 
-use settings::{Secret, Standalone, Tokens};
+use metrics::Metrics;
+use settings::{Keep, Secret, Standalone, Tokens};
 use welcome::Welcome;
 
 /// Where the data is, unless the operator says otherwise.
@@ -83,11 +86,14 @@ struct Server {
     welcome: Welcome,
     long_link: TcpListener,
     http: TcpListener,
+    /// There if metrics are asked for.
+    metrics: Option<TcpListener>,
     gateway: Arc<Gateway>,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
     sync: Arc<SyncService>,
     store: Arc<Embedded>,
+    retain_every: Duration,
 }
 
 impl Server {
@@ -96,7 +102,8 @@ impl Server {
         if cfg!(feature = "planted-faults") {
             tracing::warn!("this build can break its rules on request: it is for the checker alone");
         }
-        let store = open(&settings.data, settings.durability).await?;
+        warn_of_descriptors(settings.gateway.max_links);
+        let store = open(&settings.data, settings.durability, &settings.keep).await?;
         let verifier = verifier(&settings.data, &settings.tokens)?;
         let (verifier, mut refresher) = match settings.tokens.key_set_url {
             Some(url) => {
@@ -111,9 +118,11 @@ impl Server {
         }
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
+        let metrics = settings.metrics.map(|address| bind("metrics", address)).transpose()?;
         let welcome = Welcome {
             long_link: long_link.local_addr()?,
             http: http.local_addr()?,
+            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
             data: settings.data,
             secret: settings.tokens.secret,
             durability: settings.durability,
@@ -122,7 +131,17 @@ impl Server {
         let registry = Registry::new();
         let sync = SyncService::new(store.clone(), registry.clone());
         let gateway = Gateway::new(sync.clone(), registry, settings.gateway, verifier);
-        Ok(Server { welcome, long_link, http, gateway, refresher, sync, store })
+        Ok(Server {
+            welcome,
+            long_link,
+            http,
+            metrics,
+            gateway,
+            refresher,
+            sync,
+            store,
+            retain_every: settings.keep.retain_every,
+        })
     }
 
     /// Serves until the stop, then drains from the outside in: links, what they left to do, the store.
@@ -131,6 +150,11 @@ impl Server {
         if let Some(refresher) = self.refresher {
             tokio::spawn(refresher.run(stop.clone()));
         }
+        if let Some(listener) = self.metrics {
+            let metrics = Metrics { gateway: self.gateway.clone(), store: self.store.clone() };
+            tokio::spawn(metrics.serve(listener, stop.clone()));
+        }
+        tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {
@@ -150,11 +174,49 @@ impl Server {
     }
 }
 
+/// A link that finds no descriptor is not refused but left waiting.
+fn warn_of_descriptors(max_links: usize) {
+    let limit = descriptors::raise_limit();
+    if limit <= max_links as u64 {
+        tracing::warn!(limit, max_links, "link.max_long_links does not fit the limit of open files (ulimit -n)");
+    }
+}
+
 /// Opens the store. It takes the data directory's lock, and everything else in the directory is done under that.
-async fn open(data: &Path, durability: Durability) -> Result<Arc<Embedded>> {
-    let options = Options { durability, ..Options::new(data) };
+async fn open(data: &Path, durability: Durability, keep: &Keep) -> Result<Arc<Embedded>> {
+    let options = Options {
+        durability,
+        history: keep.history,
+        device_silence: keep.device_silence,
+        keep_results: keep.results,
+        max_entries: keep.max_user_entries,
+        max_bytes: keep.max_user_bytes,
+        segment_bytes: keep.segment_bytes,
+        ..Options::new(data)
+    };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(options)).await.context("opening the store")?;
     Ok(Arc::new(opened?))
+}
+
+/// Lets the store look again and again, until the stop, for what it need not keep any more.
+async fn retain(store: Arc<Embedded>, every: Duration, stop: Stop) {
+    loop {
+        tokio::select! {
+            () = stop.stopped() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        // One call gives back a part; where there was one there may be another.
+        let mut more = true;
+        while more && !stop.is_stopped() {
+            more = match store.retain(unix_millis()).await {
+                Ok(retained) => retained.freed > 0,
+                Err(error) => {
+                    tracing::warn!(%error, "nothing was given back; it is tried again");
+                    false
+                }
+            };
+        }
+    }
 }
 
 /// What judges tokens, with every key of a file read once.

@@ -7,18 +7,22 @@ mod plain;
 mod room;
 mod screen;
 mod typed;
+mod view;
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
+use std::future::pending;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tern_client::{Client, Event, Inbox, InboxEntry, Link, LinkState, MessageState, Status};
-use tern_proto::{ConversationId, UserId};
+use tern_client::{Client, Event, Inbox, InboxEntry, MessageState, QueryError, Recipient, Status};
+use tern_proto::{ConversationId, UserId, v1};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use self::room::Room;
+use self::view::View;
+use super::ask::{history, members};
 use super::client_options::{ClientArgs, stopped};
 use super::send::lines::BadLine;
 use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED};
@@ -30,11 +34,17 @@ const OWN: usize = room::LINES;
 /// While so many messages are on their way, a stdin that is no terminal waits.
 const WINDOW: usize = 512;
 
+/// What can be typed behind a slash.
+const COMMANDS: &str = "/resend, /resend N, /history, /history N, /members and /quit";
+/// Messages that /history shows unless told how many.
+const HISTORY: usize = 20;
+
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
 Marks: ◷ sending, ✓ sent, ✓✓ delivered, ✓✓ in blue: read, ! in red: failed after 12 attempts, ✗ refused.
-Lines that begin with / are commands: /resend tries all failed messages again, /resend N that one, /quit ends; // begins a \
-message with a slash. White space at the end of a line is left out, and so are empty lines. When a message fails, those that wait \
+In a group ✓✓ stands for read by at least one, and behind it is by whom.
+Lines that begin with / are commands: /resend tries all failed messages again, /resend N that one, /history shows the newest 20 messages, \
+/history N as many, /members who is there and has read up to where, /quit ends; // begins a message with a slash. White space at the end of a line is left out, and so are empty lines. When a message fails, those that wait \
 behind it fail with it.
 
 Without a terminal it reads lines from stdin, prints what happens, and ends when stdin has ended and nothing is on its way.
@@ -44,16 +54,17 @@ wrong. Without a terminal also, as in `tern send`: 2 a line is too long or not U
 sent; 3 messages failed, now or before, and wait for /resend; 4 the server refused messages.
 
 Example:
-  tern chat --as alice --to bob";
+  tern chat --as alice --to bob
+  tern chat --as alice --to g/4128";
 
 /// Who talks to whom.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
     client: ClientArgs,
-    /// The user to talk to
-    #[arg(long, value_name = "USER")]
-    to: UserId,
+    /// The user or the group to talk to
+    #[arg(long, value_name = "USER|GROUP")]
+    to: Recipient,
 }
 
 /// Chats until the user quits.
@@ -83,31 +94,6 @@ enum Input {
     Quit,
 }
 
-/// Where a room is shown.
-enum View {
-    Screen(screen::Screen),
-    Plain(plain::Plain),
-}
-
-impl View {
-    fn open() -> Result<(View, mpsc::Receiver<Input>)> {
-        if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-            let (screen, input) = screen::Screen::open()?;
-            return Ok((View::Screen(screen), input));
-        }
-        let (plain, input) = plain::Plain::open()?;
-        Ok((View::Plain(plain), input))
-    }
-
-    fn show(&mut self, room: &mut Room, status: &Status) -> Result<()> {
-        match self {
-            View::Screen(screen) => screen.draw(room, status),
-            View::Plain(plain) => plain.print(room, status),
-        }
-        .context("the terminal")
-    }
-}
-
 /// The exit code of a chat whose input has ended.
 fn code(bad_line: Option<BadLine>, status: &Status) -> u8 {
     match bad_line {
@@ -121,14 +107,22 @@ fn code(bad_line: Option<BadLine>, status: &Status) -> u8 {
     }
 }
 
-/// The connection in words.
-fn connection(status: &Status) -> String {
-    match &status.link {
-        LinkState::Connecting => "connecting".to_owned(),
-        LinkState::Up(Link::Tcp) => "connected".to_owned(),
-        LinkState::Up(Link::Http) => "connected over HTTP".to_owned(),
-        LinkState::Down(reason) => format!("no connection, trying again: {reason}"),
-        LinkState::Stopped(stop) => format!("stopped: {stop}"),
+/// What the server was asked.
+enum Answer {
+    /// What the group is called, at the start.
+    Title(v1::MembersReply),
+    Members(v1::MembersReply),
+    History(v1::HistoryReply),
+}
+
+/// A question under way; it ends with its answer, at the latest when the client is closed.
+type Query = JoinHandle<Result<Answer, QueryError>>;
+
+/// The answer to the first question, if there is one. May be cancelled.
+async fn first(queries: &mut VecDeque<Query>) -> Result<Result<Answer, QueryError>, JoinError> {
+    match queries.front_mut() {
+        Some(query) => query.await,
+        None => pending().await,
     }
 }
 
@@ -136,12 +130,14 @@ struct Chat<'a> {
     client: &'a Client,
     inbox: Inbox,
     me: UserId,
-    to: UserId,
+    to: Recipient,
     conversation: ConversationId,
     room: Room,
     left_alone: VecDeque<InboxEntry>,
     status: watch::Receiver<Status>,
     events: broadcast::Receiver<Event>,
+    /// Questions without an answer, in the order in which they were asked; the client refuses too many.
+    queries: VecDeque<Query>,
 }
 
 impl<'a> Chat<'a> {
@@ -150,21 +146,25 @@ impl<'a> Chat<'a> {
         Chat {
             client,
             inbox,
-            conversation: ConversationId::of_two(&me, &to),
+            conversation: to.conversation(&me),
             room: Room::new(&me, &to),
             me,
             to,
             left_alone: VecDeque::new(),
             status: client.status(),
             events: client.events(),
+            queries: VecDeque::new(),
         }
     }
 
-    /// Inputs: the user, entries, events about own messages, the connection.
+    /// Inputs: the user, entries, events about own messages, answers, the connection.
     /// Gives the exit code.
     async fn run(mut self) -> Result<u8> {
         let (mut view, mut input) = View::open()?;
         self.load_own(true).await?;
+        if self.conversation.is_group() {
+            self.ask(|client, group| async move { client.members(&group).await.map(Answer::Title) });
+        }
         let (mut ending, mut bad_line) = (false, None);
         loop {
             let status = self.status.borrow_and_update().clone();
@@ -172,7 +172,7 @@ impl<'a> Chat<'a> {
             if let Some(stop) = status.stopped() {
                 return Err(stopped(stop));
             }
-            if ending && status.sending == 0 {
+            if ending && status.sending == 0 && self.queries.is_empty() {
                 // The counts may be ahead of the events; the store is not.
                 self.load_own(false).await?;
                 view.show(&mut self.room, &status)?;
@@ -190,6 +190,10 @@ impl<'a> Chat<'a> {
                 },
                 entry = self.inbox.next() => self.arrived(entry?).await?,
                 event = self.events.recv() => self.happened(event).await?,
+                answer = first(&mut self.queries) => {
+                    self.queries.pop_front();
+                    self.answered(answer.context("a query")?);
+                }
                 changed = self.status.changed() => changed.context("the client is gone")?,
             }
         }
@@ -197,20 +201,24 @@ impl<'a> Chat<'a> {
 
     async fn entered(&mut self, line: String) -> Result<()> {
         let line = line.trim_end();
-        if let Some(number) = line.strip_prefix("/resend") {
-            return self.resend(number.trim()).await;
-        }
-        let text = match line.strip_prefix('/') {
-            Some(text) if text.starts_with('/') => text,
-            Some(_) => {
-                self.room.notice(format!("{line}: not a command; there are /resend, /resend N and /quit"));
-                return Ok(());
+        let (word, number) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "" if line.is_empty() => {}
+            "/resend" => return self.resend(number.trim()).await,
+            "/history" => self.history(number.trim()),
+            "/members" => {
+                self.ask(|client, conversation| async move { client.members(&conversation).await.map(Answer::Members) })
             }
-            None => line,
-        };
-        if text.is_empty() {
-            return Ok(());
+            _ if word.starts_with("//") => return self.send(&line[1..]).await,
+            _ if word.starts_with('/') => {
+                self.room.notice(format!("{line}: not a command; there are {COMMANDS}"));
+            }
+            _ => return self.send(line).await,
         }
+        Ok(())
+    }
+
+    async fn send(&mut self, text: &str) -> Result<()> {
         match self.client.send(&self.to, text).await {
             Ok(id) => self.room.own(id, text.to_owned(), MessageState::Sending),
             Err(error) => self.room.notice(error.to_string()),
@@ -228,6 +236,43 @@ impl<'a> Chat<'a> {
             self.room.notice("no such failed message".to_owned());
         }
         Ok(())
+    }
+
+    fn history(&mut self, number: &str) {
+        match if number.is_empty() { Ok(HISTORY) } else { number.parse() } {
+            Ok(limit) => self.ask(move |client, conversation| async move {
+                client.history(&conversation, 0, limit).await.map(Answer::History)
+            }),
+            Err(_) => self.room.notice(format!("{number}: not a number of messages")),
+        }
+    }
+
+    /// Asks without waiting; the answer is an input.
+    fn ask<F>(&mut self, query: impl FnOnce(Client, ConversationId) -> F)
+    where
+        F: Future<Output = Result<Answer, QueryError>> + Send + 'static,
+    {
+        self.queries.push_back(tokio::spawn(query(self.client.clone(), self.conversation.clone())));
+    }
+
+    fn answered(&mut self, answer: Result<Answer, QueryError>) {
+        match answer {
+            Ok(Answer::Title(reply)) => self.room.title = reply.title,
+            Ok(Answer::Members(reply)) => {
+                members::plain(&reply).lines().for_each(|row| self.room.notice(row.to_owned()))
+            }
+            Ok(Answer::History(reply)) => {
+                reply.messages.iter().for_each(|message| self.room.notice(history::plain(message)));
+                if reply.messages.is_empty() {
+                    self.room.notice("no messages are kept".to_owned());
+                }
+            }
+            Err(QueryError::Refused { code: v1::Code::NotAMember, .. }) => {
+                self.room
+                    .notice(format!("{} is not your conversation, or there is none of this name", self.conversation));
+            }
+            Err(error) => self.room.notice(error.to_string()),
+        }
     }
 
     async fn arrived(&mut self, entry: Option<InboxEntry>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
-use tern_client::{ClientOptions, Link, Stop, Token};
+use tern_client::{ClientOptions, Link, Recipient, Stop, Token};
 use tern_proto::{UserId, v1};
 use tern_runtime::settings::{BadSetting, BadSettings};
 
@@ -68,8 +68,8 @@ impl ClientArgs {
     }
 
     /// Refuses a message to oneself, as a command line that is wrong.
-    pub(crate) fn check_recipient(&self, to: &UserId) -> Result<(), BadSettings> {
-        if *to != self.user {
+    pub(crate) fn check_recipient(&self, to: &Recipient) -> Result<(), BadSettings> {
+        if *to != Recipient::from(&self.user) {
             return Ok(());
         }
         let reason = "must be another user than --as".to_owned();

@@ -13,8 +13,8 @@ mod resume;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tern_client::{Client, MessageState, Receive, Status, StoreError};
-use tern_proto::{UserId, v1};
+use tern_client::{Client, MessageState, Receive, Recipient, Status, StoreError};
+use tern_proto::v1;
 use tokio::sync::watch;
 
 use self::lines::{BadLine, Lines};
@@ -54,9 +54,9 @@ Example:
 pub(crate) struct Args {
     #[command(flatten)]
     client: ClientArgs,
-    /// The user who gets the messages
-    #[arg(long, value_name = "USER")]
-    to: UserId,
+    /// The user or the group that gets the messages
+    #[arg(long, value_name = "USER|GROUP")]
+    to: Recipient,
     /// Take the input as new even if it begins like that of an interrupted run
     #[arg(long)]
     fresh: bool,
@@ -121,7 +121,7 @@ impl Sending<'_> {
     }
 
     /// Puts the lines into the outbox; ends with the input, with a line that cannot be sent, or with a failed message.
-    async fn take_input(&mut self, to: &UserId) -> Result<Option<BadLine>> {
+    async fn take_input(&mut self, to: &Recipient) -> Result<Option<BadLine>> {
         let mut lines = Lines::of_stdin()?;
         while let Some(batch) = lines.next().await {
             match batch {
@@ -143,12 +143,12 @@ impl Sending<'_> {
     }
 
     /// Lines that were held to be compared turn out to be new.
-    async fn end_of_input(&mut self, to: &UserId) -> Result<()> {
+    async fn end_of_input(&mut self, to: &Recipient) -> Result<()> {
         let rest = self.resume.end();
         self.enqueue(to, rest).await
     }
 
-    async fn enqueue(&mut self, to: &UserId, lines: Vec<String>) -> Result<()> {
+    async fn enqueue(&mut self, to: &Recipient, lines: Vec<String>) -> Result<()> {
         let mut lines = lines.into_iter().peekable();
         while lines.peek().is_some() {
             self.until(|status| status.sending < WINDOW).await?;

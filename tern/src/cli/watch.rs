@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
-use tern_client::{Client, EntryBody, Inbox, InboxEntry, LinkState, Receive, Status};
-use tern_proto::v1;
+use tern_client::{Client, EntryBody, Inbox, InboxEntry, Receive, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::client_options::{ClientArgs, stopped};
+use super::connection::Connection;
+use super::line::{Line, printable};
 
 /// Entries between two confirmations; as many come again if the process is killed just before one.
 const BATCH: usize = 64;
@@ -23,8 +23,13 @@ and then confirmed, 64 at a time at most: after kill -9 or a crash the last of t
 version (--json) is never used twice for a user: by it the doubled lines are recognised. Without a connection it says so on \
 stderr and tries again; --idle counts only while there is one. The text of an empty line that `tern send` sent is printed as an empty line.
 
+Of a conversation of two the text alone is printed, of a group \"[g/4128] alice: the text\", and in brackets who joined or left, a \
+message that the server cannot read any more, and how many are no longer kept.
+
 With --json each line is an object with from, conversation, seq, version, server_msg_id, client_msg_id, text and time (Unix \
-milliseconds); \"text\": \"\" is an empty line. A record that the server cannot read any more has \"damaged\": true. With --receipts \
+milliseconds); \"text\": \"\" is an empty line. What changed in a group has \"change\" instead of the text, with those of title, add and remove that \
+changed. A record that the server cannot read any more has \"damaged\": true. Where messages are no longer kept stands an object with hole (\"window\": \
+older than the server keeps them, \"cap\": too many), count (at most so many) and version. With --receipts \
 also objects with receipt (\"delivered\" or \"read\"), member, conversation, seq, version and time.
 
 Exit codes: 0 idle for the given time; 1 it could not start or go on; 64 the command line is wrong.
@@ -70,7 +75,7 @@ async fn print_all(client: &Client, inbox: &mut Inbox, args: &Args) -> Result<()
     let mut status = client.status();
     let printer = Printer { json: args.json, receipts: args.receipts, raw: !std::io::stdout().is_terminal() };
     let mut quiet_since = None;
-    let mut connection = Connection { told: false };
+    let mut connection = Connection::new("watch");
     loop {
         connection.tell(&status.borrow().link);
         quiet_since = quiet(&mut status, quiet_since);
@@ -113,28 +118,6 @@ fn quiet(status: &mut watch::Receiver<Status>, since: Option<Instant>) -> Option
     quiet.then(|| since.unwrap_or_else(Instant::now))
 }
 
-/// Tells on stderr when the connection is gone, and when it is back.
-struct Connection {
-    /// That it is gone.
-    told: bool,
-}
-
-impl Connection {
-    fn tell(&mut self, link: &LinkState) {
-        match link {
-            LinkState::Down(reason) if !self.told => {
-                self.told = true;
-                eprintln!("tern watch: no connection: {reason}; trying again");
-            }
-            LinkState::Up(_) if self.told => {
-                self.told = false;
-                eprintln!("tern watch: connected");
-            }
-            _ => {}
-        }
-    }
-}
-
 struct Printer {
     json: bool,
     receipts: bool,
@@ -142,44 +125,18 @@ struct Printer {
     raw: bool,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Line<'a> {
-    Message {
-        from: &'a str,
-        conversation: &'a str,
-        seq: u64,
-        version: u64,
-        server_msg_id: u64,
-        client_msg_id: u64,
-        text: &'a str,
-        time: i64,
-    },
-    Receipt {
-        receipt: &'static str,
-        member: &'a str,
-        conversation: &'a str,
-        seq: u64,
-        version: u64,
-        time: i64,
-    },
-    Damaged {
-        damaged: bool,
-        conversation: &'a str,
-        seq: u64,
-        version: u64,
-    },
-}
-
 impl Printer {
     /// Writes and flushes the lines; tells whether there were any.
     fn print(&self, batch: &[InboxEntry]) -> std::io::Result<bool> {
         let mut out = Vec::new();
-        for line in batch.iter().filter_map(|entry| self.line(entry)) {
+        for entry in batch.iter().filter(|entry| self.receipts || !matches!(entry.body, EntryBody::Receipt(_))) {
+            let line = Line::of_entry(entry);
             if self.json {
                 serde_json::to_writer(&mut out, &line)?;
+            } else if self.raw {
+                out.extend(line.plain().bytes());
             } else {
-                out.extend(self.plain(&line).bytes());
+                out.extend(printable(&line.plain()).bytes());
             }
             out.push(b'\n');
         }
@@ -187,65 +144,6 @@ impl Printer {
         stdout.write_all(&out)?;
         stdout.flush()?;
         Ok(!out.is_empty())
-    }
-
-    fn line<'a>(&self, entry: &'a InboxEntry) -> Option<Line<'a>> {
-        let version = entry.version;
-        Some(match &entry.body {
-            EntryBody::Message(message) => Line::Message {
-                from: &message.from,
-                conversation: &message.conversation,
-                seq: message.seq,
-                version,
-                server_msg_id: message.server_msg_id,
-                client_msg_id: message.client_msg_id,
-                text: line_of(&message.text),
-                time: message.time_ms,
-            },
-            EntryBody::Receipt(_) if !self.receipts => return None,
-            EntryBody::Receipt(receipt) => Line::Receipt {
-                receipt: kind(receipt.kind()),
-                member: &receipt.member,
-                conversation: &receipt.conversation,
-                seq: receipt.seq,
-                version,
-                time: receipt.time_ms,
-            },
-            EntryBody::Damaged(damaged) => {
-                Line::Damaged { damaged: true, conversation: &damaged.conversation, seq: damaged.seq, version }
-            }
-        })
-    }
-
-    fn plain(&self, line: &Line<'_>) -> String {
-        match line {
-            Line::Message { text, .. } if self.raw => (*text).to_owned(),
-            Line::Message { text, .. } => printable(text),
-            Line::Receipt { receipt, member, conversation, seq, .. } => {
-                format!("[{conversation}: {member}: {receipt} up to {seq}]")
-            }
-            Line::Damaged { conversation, seq, .. } => format!("[{conversation}: message {seq} is damaged]"),
-        }
-    }
-}
-
-/// The line that a text stands for: the reverse of what `tern send` does with an empty one.
-pub(super) fn line_of(text: &str) -> &str {
-    if text == "\n" { "" } else { text }
-}
-
-/// A text without what could steer a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
-}
-
-fn kind(kind: v1::ReceiptKind) -> &'static str {
-    match kind {
-        v1::ReceiptKind::Delivered => "delivered",
-        v1::ReceiptKind::Read => "read",
-        v1::ReceiptKind::Unspecified => "unknown",
     }
 }
 

@@ -9,11 +9,13 @@ use tern_gateway::{BadKeySetUrl, KeySetUrl};
 use tern_runtime::logs::{self, EnvFilter, Format};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_storage::Durability;
+use tern_storage::embedded::Options;
 
 use super::secret::SECRET_BYTES;
 
 /// The port of the long link.
 pub(crate) const LONG_LINK_PORT: u16 = 7180;
+const MIB: u64 = 1024 * 1024;
 /// The port of the short link.
 pub(crate) const HTTP_PORT: u16 = 7181;
 
@@ -21,12 +23,29 @@ pub(crate) const HTTP_PORT: u16 = 7181;
 pub(crate) struct Standalone {
     pub(crate) long_link: SocketAddr,
     pub(crate) http: SocketAddr,
+    /// Metrics are served only if it is given.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) data: PathBuf,
     pub(crate) durability: Durability,
+    pub(crate) keep: Keep,
     pub(crate) tokens: Tokens,
     pub(crate) gateway: tern_gateway::Settings,
     pub(crate) log_filter: EnvFilter,
     pub(crate) log_format: Format,
+}
+
+/// What the store keeps for how long.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) history: Duration,
+    pub(crate) device_silence: Duration,
+    pub(crate) results: Duration,
+    pub(crate) max_user_entries: u64,
+    pub(crate) max_user_bytes: u64,
+    /// Of a new store.
+    pub(crate) segment_bytes: u64,
+    /// Between two looks at what may go.
+    pub(crate) retain_every: Duration,
 }
 
 /// Which tokens are taken.
@@ -56,8 +75,10 @@ impl Standalone {
         let standalone = Standalone {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
+            metrics: from.optional_addr("listen.metrics"),
             data: from.path("storage.dir").unwrap_or_else(|| super::DEFAULT_DATA.into()),
             durability: from.one_of("storage.durability", &DURABILITIES, Durability::Disk),
+            keep: keep(&mut from),
             tokens: Tokens {
                 secret: secret(&mut from),
                 eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
@@ -100,6 +121,29 @@ fn secret(from: &mut Settings) -> Secret {
             Secret::Own
         }
     }
+}
+
+fn keep(from: &mut Settings) -> Keep {
+    let default = Options::new("");
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    let mut time = |name, default| from.duration(name, default, second..=day * 3650);
+    let (history, device_silence) =
+        (time("storage.history", default.history), time("storage.device_silence", default.device_silence));
+    Keep {
+        history,
+        device_silence,
+        results: from.duration("storage.keep_results", default.keep_results, second..=day * 30),
+        max_user_entries: from.number("storage.max_user_entries", default.max_entries, 100..=1_000_000_000),
+        max_user_bytes: from.number("storage.max_user_bytes", default.max_bytes, MIB..=1 << 40),
+        segment_bytes: from.parsed("storage.segment_bytes", segment_bytes).unwrap_or(default.segment_bytes),
+        retain_every: from.duration("storage.retain_every", Duration::from_secs(60), second..=day),
+    }
+}
+
+fn segment_bytes(text: &str) -> Result<u64, String> {
+    let bytes = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
+    let fits = (MIB..=1024 * MIB).contains(&bytes) && u64::is_multiple_of(bytes, 4096);
+    if fits { Ok(bytes) } else { Err(format!("{bytes} is not a multiple of 4096 from {MIB} to {}", 1024 * MIB)) }
 }
 
 fn audience(text: &str) -> Result<String, String> {
@@ -151,7 +195,7 @@ mod tests {
     fn without_any_setting_the_server_is_on_the_loopback_and_durable() {
         let standalone = read(&[]).ok().unwrap();
         assert!(standalone.long_link.ip().is_loopback() && standalone.http.ip().is_loopback());
-        assert_eq!(standalone.durability, Durability::Disk);
+        assert_eq!((standalone.durability, standalone.metrics), (Durability::Disk, None));
         assert!(matches!(standalone.tokens.secret, Secret::Own));
         assert_eq!(standalone.gateway, tern_gateway::Settings::default());
     }
@@ -160,7 +204,10 @@ mod tests {
     fn the_environment_reaches_every_part() {
         let standalone = read(&[
             ("TERN_LISTEN__HTTP", "[::1]:0"),
+            ("TERN_LISTEN__METRICS", "127.0.0.1:9"),
             ("TERN_STORAGE__DURABILITY", "os"),
+            ("TERN_STORAGE__HISTORY", "8s"),
+            ("TERN_STORAGE__SEGMENT_BYTES", "2097152"),
             ("TERN_TOKEN__SECRET_FILE", "/run/secret"),
             ("TERN_TOKEN__KEY_SET_FILE", "/run/keys"),
             ("TERN_TOKEN__KEY_SET_URL", "http://keys.example/set"),
@@ -171,13 +218,23 @@ mod tests {
         ]);
         let standalone = standalone.ok().unwrap();
         assert!(standalone.http.is_ipv6());
+        assert_eq!(standalone.metrics, Some(loopback(9)));
         assert_eq!(standalone.durability, Durability::Os);
+        assert_eq!((standalone.keep.history, standalone.keep.segment_bytes), (Duration::from_secs(8), 2 * MIB));
         assert!(matches!(standalone.tokens.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
         assert_eq!(standalone.tokens.key_set_file, Some("/run/keys".into()));
         assert_eq!(standalone.tokens.key_set_url, "http://keys.example/set".parse().ok());
         assert_eq!(standalone.tokens.audience.as_deref(), Some("tern"));
         assert_eq!((standalone.gateway.heartbeat, standalone.gateway.max_links), (Duration::from_secs(5), 3));
         assert_eq!(standalone.log_format, Format::Json);
+    }
+
+    #[test]
+    fn a_segment_is_whole_blocks() {
+        assert!(read(&[("TERN_STORAGE__SEGMENT_BYTES", "1048577")]).is_err());
+        assert!(read(&[("TERN_STORAGE__SEGMENT_BYTES", "4096")]).is_err());
+        let default = read(&[]).ok().unwrap().keep;
+        assert_eq!((default.segment_bytes, default.max_user_bytes), (32 * MIB, 1024 * MIB));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{DEFAULT_DATA, secret};
 pub(crate) struct Welcome {
     pub(crate) long_link: SocketAddr,
     pub(crate) http: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) data: PathBuf,
     pub(crate) secret: Secret,
     pub(crate) durability: Durability,
@@ -47,10 +48,14 @@ impl Welcome {
 }
 
 impl fmt::Display for Welcome {
-    /// The first line is for programs too: they wait for `ready` and read the words behind `long-link` and `http`.
+    /// The first line is for programs too: they wait for `ready` and read the words behind `long-link`, `http` and `metrics`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Welcome { long_link, http, data, .. } = self;
-        writeln!(f, "tern ready: long-link {long_link} http {http} data {}", data.display())?;
+        write!(f, "tern ready: long-link {long_link} http {http} ")?;
+        if let Some(metrics) = self.metrics {
+            write!(f, "metrics {metrics} ")?;
+        }
+        writeln!(f, "data {}", data.display())?;
         if self.durability == Durability::Os {
             writeln!(f, "durability os: what is acknowledged survives this process, but not a power loss")?;
         }
@@ -85,7 +90,8 @@ mod tests {
 
     fn welcome() -> Welcome {
         let (long_link, http) = (loopback(LONG_LINK_PORT), loopback(HTTP_PORT));
-        Welcome { long_link, http, data: DEFAULT_DATA.into(), secret: Secret::Own, durability: Durability::Disk }
+        let (data, durability) = (DEFAULT_DATA.into(), Durability::Disk);
+        Welcome { long_link, http, metrics: None, data, secret: Secret::Own, durability }
     }
 
     #[test]
@@ -104,6 +110,8 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "tern ready: long-link 127.0.0.1:7180 http 127.0.0.1:7181 data tern-data");
         assert!(lines[2].ends_with("chat --as alice --to bob"), "{text}");
+        let with_metrics = Welcome { metrics: Some(loopback(9)), ..welcome() }.to_string();
+        assert!(with_metrics.contains(" http 127.0.0.1:7181 metrics 127.0.0.1:9 data "), "{with_metrics}");
         assert!(lines[3].ends_with("chat --as bob --to alice"), "{text}");
     }
 

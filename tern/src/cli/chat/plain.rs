@@ -6,7 +6,7 @@ use tern_client::{LinkState, Status};
 use tokio::sync::mpsc;
 
 use super::Input;
-use super::room::{Line, Room, name};
+use super::room::{Line, Room, by, name};
 use crate::cli::send::lines::read_all;
 
 /// Lines that wait to be taken.
@@ -37,11 +37,13 @@ impl Plain {
         let mut out = std::io::stdout().lock();
         if self.link.as_ref() != Some(&status.link) {
             self.link = Some(status.link.clone());
-            writeln!(out, "-- {}", super::connection(status))?;
+            writeln!(out, "-- {}", super::view::connection(status))?;
         }
         for line in room.take_changed() {
             match line {
-                Line::Own { id, text, state } => writeln!(out, "[{id}] {}: {text}", name(&state))?,
+                Line::Own { id, text, state, readers } => {
+                    writeln!(out, "[{id}] {}{}: {text}", name(&state), by(&readers))?;
+                }
                 Line::From { who, text } => writeln!(out, "{who}: {text}")?,
                 Line::Notice(text) => writeln!(out, "-- {text}")?,
             }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tern_client::{EntryBody, InboxEntry, MessageState};
+use tern_client::{EntryBody, InboxEntry, MessageState, Recipient};
 use tern_proto::{UserId, v1};
 
-use crate::cli::watch::line_of;
+use crate::cli::line::{in_words, line_of, no_longer_kept};
+
+/// Members of a group who are named as readers of a message; more are counted.
+const NAMED: usize = 3;
 
 /// Lines that are kept; older ones scroll away for good.
 pub(super) const LINES: usize = 2_000;
@@ -19,18 +22,22 @@ pub(super) enum Line {
         id: u64,
         text: String,
         state: MessageState,
+        /// Members of the group who have read it.
+        readers: BTreeSet<String>,
     },
-    /// From the other, or from another device of this user.
+    /// From somebody else, or from another device of this user.
     From { who: String, text: String },
     /// About the conversation.
     Notice(String),
 }
 
-/// A conversation of two.
+/// A conversation of two, or a group.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) me: UserId,
-    pub(super) to: UserId,
+    to: Recipient,
+    /// Of a group, once it is known.
+    pub(super) title: String,
     lines: VecDeque<Line>,
     /// How many lines have scrolled away, so that line numbers stay true.
     gone: usize,
@@ -39,8 +46,14 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(me: &UserId, to: &UserId) -> Room {
-        Room { me: me.clone(), to: to.clone(), lines: VecDeque::new(), gone: 0, changed: BTreeSet::new() }
+    pub(super) fn new(me: &UserId, to: &Recipient) -> Room {
+        let (me, to) = (me.clone(), to.clone());
+        Room { me, to, title: String::new(), lines: VecDeque::new(), gone: 0, changed: BTreeSet::new() }
+    }
+
+    /// Whom one talks to here.
+    pub(super) fn name(&self) -> String {
+        if self.title.is_empty() { self.to.to_string() } else { format!("{} ({})", self.title, self.to) }
     }
 
     /// The lines, oldest first.
@@ -60,18 +73,27 @@ impl Room {
 
     /// An own message was entered, or found in the outbox.
     pub(super) fn own(&mut self, id: u64, text: String, state: MessageState) {
-        self.push(Line::Own { id, text, state });
+        self.push(Line::Own { id, text, state, readers: BTreeSet::new() });
     }
 
     /// An entry of this conversation came. Receipts come as events.
     pub(super) fn take(&mut self, entry: &InboxEntry) {
         match &entry.body {
-            EntryBody::Message(message) => {
-                self.push(Line::From { who: message.from.clone(), text: line_of(&message.text).to_owned() });
-            }
+            EntryBody::Message(message) => self.message(message),
             EntryBody::Damaged(_) => self.notice("a message is damaged and cannot be shown".to_owned()),
+            EntryBody::Hole(hole) => self.notice(no_longer_kept(hole.count)),
             EntryBody::Receipt(_) => {}
         }
+    }
+
+    fn message(&mut self, message: &v1::Message) {
+        let Some(change) = &message.change else {
+            return self.push(Line::From { who: message.from.clone(), text: line_of(&message.text).to_owned() });
+        };
+        if let Some(title) = &change.title {
+            self.title.clone_from(title);
+        }
+        self.notice(in_words(&message.from, message.seq, change));
     }
 
     /// An own message has a new state.
@@ -82,13 +104,17 @@ impl Room {
         });
     }
 
-    /// The other has received or read own messages.
+    /// The other, or a member of the group, has received or read own messages.
     pub(super) fn receipt(&mut self, receipt: &v1::Receipt) {
-        if receipt.member != self.to.as_str() {
+        if receipt.member == self.me.as_str() {
             return;
         }
+        let names = matches!(self.to, Recipient::Group(_)) && receipt.kind() == v1::ReceiptKind::Read;
         self.change(|line| match line {
-            Line::Own { state, .. } => raised(state, receipt).is_some_and(|new| set(state, new)),
+            Line::Own { state, readers, .. } if concerns(receipt, state) => {
+                let raised = raised(state, receipt).is_some_and(|new| set(state, new));
+                names && readers.insert(receipt.member.clone()) || raised
+            }
             _ => false,
         });
     }
@@ -120,14 +146,21 @@ impl Room {
     }
 }
 
-/// The state that a receipt of the other gives a message, if it concerns it and says more than is known.
+/// Whether a receipt is about a message.
+fn concerns(receipt: &v1::Receipt, state: &MessageState) -> bool {
+    match state {
+        MessageState::Sent(sent) | MessageState::Delivered(sent) | MessageState::Read(sent) => {
+            sent.conversation == receipt.conversation && sent.seq <= receipt.seq
+        }
+        _ => false,
+    }
+}
+
+/// The state that a receipt gives a message that it concerns, if it says more than is known.
 fn raised(state: &MessageState, receipt: &v1::Receipt) -> Option<MessageState> {
     let (MessageState::Sent(sent) | MessageState::Delivered(sent)) = state else {
         return None;
     };
-    if sent.conversation != receipt.conversation || sent.seq > receipt.seq {
-        return None;
-    }
     match receipt.kind() {
         v1::ReceiptKind::Read => Some(MessageState::Read(sent.clone())),
         v1::ReceiptKind::Delivered => Some(MessageState::Delivered(sent.clone())),
@@ -139,6 +172,15 @@ fn set(state: &mut MessageState, new: MessageState) -> bool {
     let changed = *state != new;
     *state = new;
     changed
+}
+
+/// Who has read a message of a group, to stand behind its state; empty while nobody is known to.
+pub(super) fn by(readers: &BTreeSet<String>) -> String {
+    match readers.len() {
+        0 => String::new(),
+        1..=NAMED => format!(" by {}", readers.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        many => format!(" by {many}"),
+    }
 }
 
 /// The mark of a state, as a phone shows it.
@@ -179,9 +221,13 @@ mod tests {
         v1::Receipt { conversation, member, kind: kind.into(), seq, time_ms: 0 }
     }
 
+    fn room(to: &str) -> Room {
+        Room::new(&UserId::new("alice").unwrap(), &to.parse().unwrap())
+    }
+
     fn marks(room: &Room) -> Vec<String> {
         let state = |line: &Line| match line {
-            Line::Own { state, .. } => Some(name(state)),
+            Line::Own { state, readers, .. } => Some(name(state) + &by(readers)),
             _ => None,
         };
         room.lines().filter_map(state).collect()
@@ -189,7 +235,7 @@ mod tests {
 
     #[test]
     fn receipts_raise_the_messages_up_to_theirs() {
-        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        let mut room = room("bob");
         for id in 1..=3 {
             room.own(id, "hi".to_owned(), MessageState::Sending);
         }
@@ -207,8 +253,42 @@ mod tests {
     }
 
     #[test]
+    fn a_group_tells_who_has_read() {
+        let mut room = room("g/7");
+        room.own(1, "hi".to_owned(), MessageState::Sending);
+        let sent = Sent { server_msg_id: 1, conversation: "g/7".into(), seq: 5, time_ms: 0 };
+        room.state(1, MessageState::Sent(sent));
+        let read =
+            |member, seq| v1::Receipt { conversation: "g/7".into(), ..receipt(member, v1::ReceiptKind::Read, seq) };
+        room.receipt(&read("bob", 4));
+        assert_eq!(marks(&room), ["sent"], "not so far");
+        for (member, mark) in [
+            ("alice", "sent"),
+            ("bob", "read by bob"),
+            ("carol", "read by bob, carol"),
+            ("bob", "read by bob, carol"),
+            ("dave", "read by bob, carol, dave"),
+            ("erin", "read by 4"),
+        ] {
+            room.receipt(&read(member, 5));
+            assert_eq!(marks(&room), [mark]);
+        }
+    }
+
+    #[test]
+    fn a_change_is_a_notice_and_gives_the_title() {
+        let mut room = room("g/7");
+        assert_eq!(room.name(), "g/7");
+        let change = v1::GroupChange { title: Some("Trip".into()), add: vec!["bob".into()], remove: Vec::new() };
+        room.message(&v1::Message { from: "carol".into(), seq: 4, change: Some(change), ..Default::default() });
+        assert_eq!(room.name(), "Trip (g/7)");
+        let told = room.take_changed();
+        assert_eq!(told, [Line::Notice("carol named it \"Trip\" and added bob".to_owned())]);
+    }
+
+    #[test]
     fn old_lines_scroll_away() {
-        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        let mut room = room("bob");
         for id in 0..LINES as u64 + 10 {
             room.own(id, String::new(), MessageState::Sending);
         }

@@ -14,9 +14,9 @@ use tern_client::{LinkState, MessageState, Status};
 use tokio::sync::mpsc;
 
 use super::Input;
-use super::room::{Line, Room, mark};
+use super::room::{Line, Room, by, mark};
 use super::typed::Typed;
-use crate::cli::watch::printable;
+use crate::cli::line::printable;
 
 /// Key strokes that wait to be taken.
 const AHEAD: usize = 64;
@@ -93,8 +93,9 @@ fn header(room: &Room, status: &Status) -> Row<'static> {
         LinkState::Connecting => Color::Yellow,
         LinkState::Down(_) | LinkState::Stopped(_) => Color::Red,
     };
-    let names = Span::styled(format!(" {} → {} ", room.me, room.to), Style::new().add_modifier(Modifier::BOLD));
-    Row::from(vec![names, Span::styled("● ", colour), Span::raw(super::connection(status))])
+    let names =
+        Span::styled(format!(" {} → {} ", room.me, printable(&room.name())), Style::new().add_modifier(Modifier::BOLD));
+    Row::from(vec![names, Span::styled("● ", colour), Span::raw(super::view::connection(status))])
 }
 
 /// The newest rows that fit, the newest at the bottom.
@@ -116,7 +117,7 @@ fn draw_lines(frame: &mut Frame<'_>, room: &Room, area: Rect) {
 }
 
 fn draw_typed(frame: &mut Frame<'_>, room: &Room, typed: &Typed, area: Rect) {
-    let frame_of_typed = Block::bordered().title(format!(" to {}, /quit ends ", room.to));
+    let frame_of_typed = Block::bordered().title(format!(" to {}, /quit ends ", printable(&room.name())));
     let inside = frame_of_typed.inner(area);
     let (before, behind) = typed.halves();
     let before = Span::raw(printable(before));
@@ -150,11 +151,12 @@ fn wrapped(row: Row<'static>, width: u16) -> Vec<Row<'static>> {
 
 fn rows_of(line: &Line) -> Vec<Row<'static>> {
     match line {
-        Line::Own { id, text, state } => {
+        Line::Own { id, text, state, readers } => {
             let mut rows = text_rows(&printable(text), Style::new());
             if let Some(last) = rows.last_mut() {
                 last.push_span(Span::raw(" "));
                 last.push_span(Span::styled(mark(state), style(state)));
+                last.push_span(Span::styled(by(readers), Style::new().add_modifier(Modifier::DIM)));
                 if let Some(hint) = hint(*id, state) {
                     last.push_span(Span::styled(hint, Style::new().fg(Color::Red)));
                 }
@@ -213,6 +215,7 @@ mod tests {
             failed: 0,
             refused: 0,
             unreadable: 0,
+            missing: 0,
             unconfirmed: 0,
         }
     }
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn each_state_has_its_mark() {
-        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        let mut room = Room::new(&UserId::new("alice").unwrap(), &"bob".parse().unwrap());
         let sent = Sent { server_msg_id: 1, conversation: "alice:bob".into(), seq: 1, time_ms: 0 };
         room.own(1, "one".into(), MessageState::Sending);
         room.own(2, "two".into(), MessageState::Sent(sent.clone()));
@@ -246,8 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn a_group_has_its_title_and_the_readers_behind_the_mark() {
+        let mut room = Room::new(&UserId::new("alice").unwrap(), &"g/7".parse().unwrap());
+        room.title = "Trip\u{1b}[2J".into();
+        let sent = Sent { server_msg_id: 1, conversation: "g/7".into(), seq: 1, time_ms: 0 };
+        room.own(1, "one".into(), MessageState::Sent(sent));
+        let (conversation, member) = ("g/7".into(), "bob".into());
+        let kind = tern_proto::v1::ReceiptKind::Read.into();
+        room.receipt(&tern_proto::v1::Receipt { conversation, member, kind, seq: 1, time_ms: 0 });
+        let screen = drawn(&room, "");
+        for text in ["alice → Trip\u{fffd}[2J (g/7)", "one ✓✓ by bob"] {
+            assert!(screen.contains(text), "{text} in\n{screen}");
+        }
+    }
+
+    #[test]
     fn long_lines_wrap_and_the_newest_stay_visible() {
-        let mut room = Room::new(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap());
+        let mut room = Room::new(&UserId::new("alice").unwrap(), &"bob".parse().unwrap());
         for id in 0..20 {
             room.own(id, format!("{id} {}", "x".repeat(50)), MessageState::Sending);
         }

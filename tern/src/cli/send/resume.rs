@@ -5,14 +5,14 @@
 
 use std::collections::VecDeque;
 
-use tern_proto::UserId;
+use tern_client::Recipient;
 
 /// Lines in a batch, and so the most that are held to be compared.
 pub(super) const BATCH: usize = 256;
 
 /// See the [module](self).
 pub(super) struct Resume {
-    to: UserId,
+    to: Recipient,
     /// What an interrupted run noted and the input has not reached yet.
     known: VecDeque<Batch>,
     /// Lines that may be those of the next known batch; fewer than it has.
@@ -31,7 +31,7 @@ struct Batch {
 }
 
 impl Resume {
-    pub(super) fn new(to: &UserId, notes: Vec<String>) -> Resume {
+    pub(super) fn new(to: &Recipient, notes: Vec<String>) -> Resume {
         let known = notes.iter().map_while(|note| Batch::parse(note)).collect();
         Resume { to: to.clone(), known, held: Vec::new(), skipped: 0, place: 0, last: None }
     }
@@ -91,7 +91,7 @@ impl Resume {
 }
 
 impl Batch {
-    fn of(to: &UserId, lines: &[String]) -> Batch {
+    fn of(to: &Recipient, lines: &[String]) -> Batch {
         Batch { lines: 0, checksum: fnv(0xcbf2_9ce4_8422_2325, to.as_str()) }.and(lines)
     }
 
@@ -117,8 +117,8 @@ fn fnv(checksum: u64, line: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn bob() -> UserId {
-        UserId::new("bob").unwrap()
+    fn bob() -> Recipient {
+        "bob".parse().unwrap()
     }
 
     fn resume(batches: &[&[&str]]) -> Resume {
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn another_recipient_is_other_input() {
         let note = resume(&[]).note(&lines(&["a"])).1;
-        let mut resume = Resume::new(&UserId::new("carol").unwrap(), vec![note]);
+        let mut resume = Resume::new(&"carol".parse().unwrap(), vec![note]);
         assert_eq!(resume.skip_known(lines(&["a"])), ["a"]);
     }
 
