@@ -1,7 +1,8 @@
 //! A client that does everything the protocol allows, and some things that it refuses, in random order.
 //!
-//! It only records; whether an answer is right is the model's to say. Steps about keys are in [`keys`], those that end a run in `settle.rs`.
+//! It only records; whether an answer is right is the model's to say. Steps about keys are in [`keys`], those that send in [`sending`] and about groups in [`groups`], those that end a run in `settle.rs`.
 
+mod groups;
 mod keys;
 mod sending;
 
@@ -39,8 +40,12 @@ pub(crate) struct Manner {
     pub(crate) at_heads: bool,
     /// The other users.
     pub(crate) peers: Vec<String>,
+    /// One text in so many is a long one.
+    pub(crate) one_is_long_in: u32,
     /// The longest pause between two steps; half of it on average. It bounds the history of a long run.
     pub(crate) pace: Duration,
+    /// The same, once it has found its way: a slow device meets holes.
+    pub(crate) later_pace: Duration,
     /// Its random choices.
     pub(crate) seed: u64,
 }
@@ -53,6 +58,8 @@ pub(crate) struct Actor {
     rng: fastrand::Rng,
 }
 
+/// After so many steps a device has a key and has acknowledged something.
+const FIRST_STEPS: u32 = 30;
 /// The longest wait for a hint.
 const LINGER: Duration = Duration::from_millis(80);
 /// Pages that are fetched in one go at most; a run that needs more goes on in a later step.
@@ -67,9 +74,12 @@ impl Actor {
 
     /// Acts until it is told to stop; a step that is under way is finished.
     pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
+        let mut steps = 0;
         while !*stop.borrow() {
+            steps += 1;
+            let pace = if steps < FIRST_STEPS { self.manner.pace } else { self.manner.later_pace };
             let pause = match Box::pin(self.step()).await {
-                Ok(()) => self.manner.pace.mul_f64(self.rng.f64()),
+                Ok(()) => pace.mul_f64(self.rng.f64()),
                 Err(Lost) => Duration::from_millis(self.rng.u64(5..60)),
             };
             tokio::select! {
@@ -84,7 +94,7 @@ impl Actor {
         if !self.wire.is_open() && self.uses_long_link() && self.chance(0.6) {
             self.connect().await?;
         }
-        match self.rng.u32(0..100) {
+        match self.rng.u32(0..106) {
             0..26 => self.send_new().await?,
             26..46 => self.sync().await?,
             46..58 => self.linger().await,
@@ -97,6 +107,7 @@ impl Actor {
             88..91 => self.look_back().await?,
             91..94 => self.peek_on().await?,
             94..98 => self.present_wrong_key().await?,
+            98..104 => self.ask_about().await?,
             _ => self.wire.close(),
         }
         self.take_hints().await
@@ -246,7 +257,7 @@ impl Actor {
     /// A conversation of two other users.
     fn foreign_conversation(&mut self) -> String {
         match self.manner.peers.as_slice() {
-            [a, b, ..] => crate::model::case::conversation(a, b),
+            [a, b, ..] => crate::model::content::conversation(a, b),
             _ => "nobody:noone".into(),
         }
     }

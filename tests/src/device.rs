@@ -63,7 +63,9 @@ impl State {
             What::Applied { key, .. } | What::Replaced { key } => {
                 let earlier = self.key.replace(key.clone());
                 if self.earlier.len() == EARLIER {
-                    self.earlier.remove(0);
+                    // The newest every other time, the one before it every fourth: so some are very old.
+                    let newer = self.last_n.trailing_zeros() as usize;
+                    self.earlier.remove((EARLIER - 1).saturating_sub(newer));
                 }
                 self.earlier.extend(earlier);
             }
@@ -90,6 +92,7 @@ impl State {
         if result.code().is_retryable() {
             return;
         }
+        self.reached(&result.conversation, result.seq);
         let Some(message) = self.outbox.remove(&result.client_msg_id) else { return };
         if self.settled.len() < SETTLED {
             self.settled.push(message);
@@ -106,10 +109,27 @@ impl State {
                 Some(Body::Stub(stub)) => (&stub.conversation, stub.seq),
                 _ => continue,
             };
-            let head = self.heads.entry(conversation.clone()).or_default();
+            self.reached(conversation, seq);
+        }
+    }
+
+    /// A conversation is known to have come to a seq; one without a name is that of a refusal.
+    fn reached(&mut self, conversation: &str, seq: u64) {
+        if !conversation.is_empty() {
+            let head = self.heads.entry(conversation.into()).or_default();
             *head = seq.max(*head);
         }
     }
+
+    /// The groups that it has heard of.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
+        self.heads.keys().map(String::as_str).filter(|name| is_group(name))
+    }
+}
+
+/// Whether the conversation of this name is a group.
+pub(crate) fn is_group(name: &str) -> bool {
+    name.starts_with("g/")
 }
 
 #[cfg(test)]
@@ -118,7 +138,7 @@ mod tests {
     use crate::event::Via;
 
     fn ask(n: u64, id: u64, text: &str) -> What {
-        let message = v1::OutMessage { client_msg_id: id, to: "ben".into(), text: text.into() };
+        let message = v1::OutMessage { client_msg_id: id, to: "ben".into(), text: text.into(), change: None };
         What::Ask { n, via: Via::Packets, request: Request::Send(v1::SendRequest { messages: vec![message] }) }
     }
 

@@ -89,6 +89,9 @@ pub(crate) enum Request {
     Check(v1::CheckRequest),
     Ack(v1::AckRequest),
     Read(v1::ReadRequest),
+    Conversations(v1::ConversationsRequest),
+    History(v1::HistoryRequest),
+    Members(v1::MembersRequest),
 }
 
 /// A reply, or the error in its place.
@@ -101,6 +104,9 @@ pub(crate) enum Reply {
     Check(v1::CheckReply),
     Ack(v1::AckReply),
     Read(v1::ReadReply),
+    Conversations(v1::ConversationsReply),
+    History(v1::HistoryReply),
+    Members(v1::MembersReply),
     Error(v1::Error),
 }
 
@@ -119,6 +125,9 @@ impl Request {
             Request::Check(_) => Command::Check,
             Request::Ack(_) => Command::Ack,
             Request::Read(_) => Command::Read,
+            Request::Conversations(_) => Command::Conversations,
+            Request::History(_) => Command::History,
+            Request::Members(_) => Command::Members,
         }
     }
 
@@ -132,6 +141,9 @@ impl Request {
             Request::Check(body) => Packet::new(command, sequence, body),
             Request::Ack(body) => Packet::new(command, sequence, body),
             Request::Read(body) => Packet::new(command, sequence, body),
+            Request::Conversations(body) => Packet::new(command, sequence, body),
+            Request::History(body) => Packet::new(command, sequence, body),
+            Request::Members(body) => Packet::new(command, sequence, body),
         }
     }
 
@@ -147,6 +159,9 @@ impl Request {
             Request::Check(body) => ("/v1/check", serde_json::to_vec(body)?),
             Request::Ack(body) => ("/v1/ack", serde_json::to_vec(body)?),
             Request::Read(body) => ("/v1/read", serde_json::to_vec(body)?),
+            Request::Conversations(body) => ("/v1/conversations", serde_json::to_vec(body)?),
+            Request::History(body) => ("/v1/history", serde_json::to_vec(body)?),
+            Request::Members(body) => ("/v1/members", serde_json::to_vec(body)?),
         })
     }
 
@@ -169,6 +184,9 @@ impl Request {
             Request::Check(_) => Reply::Check(decode(packet).map_err(bad)?),
             Request::Ack(_) => Reply::Ack(decode(packet).map_err(bad)?),
             Request::Read(_) => Reply::Read(decode(packet).map_err(bad)?),
+            Request::Conversations(_) => Reply::Conversations(decode(packet).map_err(bad)?),
+            Request::History(_) => Reply::History(decode(packet).map_err(bad)?),
+            Request::Members(_) => Reply::Members(decode(packet).map_err(bad)?),
         })
     }
 
@@ -188,6 +206,9 @@ impl Request {
             Request::Check(_) => Reply::Check(serde_json::from_slice(body).map_err(bad)?),
             Request::Ack(_) => Reply::Ack(serde_json::from_slice(body).map_err(bad)?),
             Request::Read(_) => Reply::Read(serde_json::from_slice(body).map_err(bad)?),
+            Request::Conversations(_) => Reply::Conversations(serde_json::from_slice(body).map_err(bad)?),
+            Request::History(_) => Reply::History(serde_json::from_slice(body).map_err(bad)?),
+            Request::Members(_) => Reply::Members(serde_json::from_slice(body).map_err(bad)?),
         })
     }
 
@@ -198,8 +219,13 @@ impl Request {
             Request::Sync(body) => body.key.as_ref(),
             Request::Check(body) => body.key.as_ref(),
             Request::Ack(body) => body.key.as_ref(),
-            Request::Send(_) | Request::Read(_) => None,
+            _ => None,
         }
+    }
+
+    /// Whether it can present a key.
+    pub(crate) fn speaks_of_keys(&self) -> bool {
+        matches!(self, Request::Hello(_) | Request::Sync(_) | Request::Check(_) | Request::Ack(_))
     }
 
     /// Whether it acknowledges the key that it presents.
@@ -209,7 +235,7 @@ impl Request {
             Request::Sync(body) => !body.peek,
             Request::Check(body) => !body.peek,
             Request::Ack(_) => true,
-            Request::Send(_) | Request::Read(_) => false,
+            _ => false,
         }
     }
 }
@@ -222,7 +248,7 @@ impl Reply {
             Reply::Sync(body) => Some((body.key_order(), body.key.as_ref())),
             Reply::Check(body) => Some((body.key_order(), body.key.as_ref())),
             Reply::Ack(body) => Some((body.key_order(), body.key.as_ref())),
-            Reply::Send(_) | Reply::Read(_) | Reply::Error(_) => None,
+            _ => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::device::State;
-use crate::event::{Event, What};
+use crate::event::{Event, Reply, What};
 
 /// What a device is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,25 +32,61 @@ pub(crate) struct Member {
     pub(crate) role: Role,
 }
 
+/// What the server was told to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Keeps {
+    /// Microseconds that an entry is kept at least, unless there are too many.
+    pub(crate) window: u64,
+    /// Entries that are kept for one user, about.
+    pub(crate) cap: usize,
+    /// Microseconds that the result of a message is kept at least.
+    pub(crate) results: u64,
+    /// From here on it was told to keep everything, in microseconds of the run.
+    pub(crate) until: Option<u64>,
+}
+
+/// A time in which the disk refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outage {
+    /// What was wrong, for a person.
+    pub(crate) what: String,
+    /// From here on, in microseconds of the run,
+    pub(crate) since: u64,
+    /// up to here;
+    pub(crate) healed: u64,
+    /// and here the server was restarted.
+    pub(crate) until: u64,
+}
+
 /// Who took part and what happened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
+    /// What the server kept; `None` for everything.
+    pub(crate) keeps: Option<Keeps>,
     /// Every device; events name them by index.
     pub(crate) roster: Vec<Member>,
     /// In the order of recording; that of one device is the order in which it happened.
     pub(crate) events: Vec<Event>,
+    /// When the disk refused.
+    pub(crate) outages: Vec<Outage>,
     /// What the nemesis did, with the time in microseconds.
     pub(crate) acts: Vec<(u64, String)>,
 }
 
 impl History {
-    /// Writes one JSON object a line: the roster, the acts, the events.
+    /// Writes one JSON value a line: the roster, what is kept, the outages, the acts, the events.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
         serde_json::to_writer(&mut file, &self.roster)?;
+        file.write_all(b"\n")?;
+        serde_json::to_writer(&mut file, &self.keeps)?;
+        for outage in &self.outages {
+            file.write_all(b"\n")?;
+            serde_json::to_writer(&mut file, outage)?;
+        }
         for act in &self.acts {
             file.write_all(b"\n")?;
             serde_json::to_writer(&mut file, act)?;
@@ -92,9 +128,10 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// An empty log whose time starts now.
-    pub(crate) fn start() -> Log {
-        Log { clock: Clock::at(0), history: Arc::default() }
+    /// An empty log of a server that keeps so much, whose time starts now.
+    pub(crate) fn start(keeps: Option<Keeps>) -> Log {
+        let history = History { keeps, ..History::default() };
+        Log { clock: Clock::at(0), history: Arc::new(Mutex::new(history)) }
     }
 
     /// Adds a device and returns its index.
@@ -120,6 +157,34 @@ impl Log {
     /// Records what the nemesis does.
     pub(crate) fn act(&self, act: String) {
         self.with(|history| history.acts.push((self.clock.now(), act)));
+    }
+
+    /// Whether a message was answered retryably since a time.
+    pub(crate) fn has_refused_since(&self, since: u64) -> bool {
+        self.with(|history| {
+            let mut recent = history.events.iter().rev().take_while(|event| event.at >= since);
+            recent.any(|event| match &event.what {
+                What::Answer { reply: Reply::Send(reply), .. } => {
+                    reply.results.iter().any(|result| result.code().is_retryable())
+                }
+                _ => false,
+            })
+        })
+    }
+
+    /// From now on the server keeps everything.
+    pub(crate) fn keeps_everything(&self) {
+        let now = self.clock.now();
+        self.with(|history| {
+            if let Some(keeps) = &mut history.keeps {
+                keeps.until = Some(now);
+            }
+        });
+    }
+
+    /// Records when the disk refused.
+    pub(crate) fn outage(&self, outage: Outage) {
+        self.with(|history| history.outages.push(outage));
     }
 
     /// How many events there are.

@@ -6,11 +6,12 @@
 //! - `stage`, `settle`, `script`: a run from its start to the quiet end
 //! - `model`: the rules, over a `history` of `event`s
 //! - `actor`, `client`, `device`: the clients; `wire`, `long_link`, `short_link`: how they speak
-//! - `proxy`, `server`: what breaks
+//! - `scene`: how a run is set up; `proxy`, `server`, `disk`: what breaks
 
 mod actor;
 mod client;
 mod device;
+mod disk;
 mod event;
 mod history;
 mod long_link;
@@ -19,6 +20,7 @@ mod planted;
 mod proxy;
 mod report;
 mod run;
+mod scene;
 mod script;
 mod server;
 mod settle;

@@ -5,17 +5,29 @@
 
 mod asking;
 pub(crate) mod case;
+pub(crate) mod content;
 mod devices;
+mod doings;
+#[cfg(test)]
+mod group_story;
+mod groups;
 mod handouts;
 mod keys;
 mod links;
+mod lists;
+mod membership;
 mod order;
+mod outage;
+mod pages;
 mod protocol;
 mod reads;
 mod receipts;
+mod retention;
+mod rising;
 mod sends;
 #[cfg(test)]
 mod story;
+mod timeline;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -59,9 +71,12 @@ impl Findings {
         self.checks.iter().filter(|(rule, _)| invariant(rule) == number).map(|(_, count)| count).sum()
     }
 
-    /// Invariants that the history gave no occasion to check.
-    pub(crate) fn unchecked(&self) -> Vec<u8> {
-        INVARIANTS.into_iter().filter(|number| self.checks_of(*number) == 0).collect()
+    /// The invariants, and the rules of the scene, that the history gave no occasion to check.
+    pub(crate) fn unchecked(&self, history: &History) -> Vec<String> {
+        let invariants = INVARIANTS.into_iter().filter(|number| self.checks_of(*number) == 0);
+        let retention: &[&str] = if history.keeps.is_some() { &["4g", "6d", "6e"] } else { &[] };
+        let rules = retention.iter().filter(|rule| !self.checks.contains_key(**rule));
+        invariants.map(|number| format!("invariant {number}")).chain(rules.map(|rule| format!("rule {rule}"))).collect()
     }
 
     /// Of each broken rule the violation that the fewest events prove, the smallest of all first.
@@ -123,6 +138,11 @@ pub(crate) fn judge(history: &History) -> Findings {
     reads::judge(&case, &mut findings);
     receipts::judge(&case, &mut findings);
     links::judge(&case, &mut findings);
+    membership::judge(&case, &mut findings);
+    pages::judge(&case, &mut findings);
+    lists::judge(&case, &mut findings);
+    retention::judge(&case, &mut findings);
+    outage::judge(&case, &mut findings);
     findings
 }
 

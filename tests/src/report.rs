@@ -53,7 +53,7 @@ impl Verdict {
         keep: bool,
     ) -> std::io::Result<Verdict> {
         let broken: Vec<&'static str> = findings.broken.keys().copied().collect();
-        let unchecked = findings.unchecked();
+        let unchecked = findings.unchecked(history);
         let passed = broken.is_empty() && unchecked.is_empty();
         let path = (keep || !passed).then(|| directory.join("history.jsonl"));
         if let Some(path) = &path {
@@ -67,8 +67,8 @@ impl Verdict {
         for violation in smallest.into_iter().take(HISTORIES) {
             line(&mut report, &smallest_history(history, violation));
         }
-        for number in &unchecked {
-            line(&mut report, &format!("UNCHECKED invariant {number}: the run had no occasion for it"));
+        for what in &unchecked {
+            line(&mut report, &format!("UNCHECKED {what}: the run had no occasion for it"));
         }
         if let Some(path) = &path {
             line(&mut report, &format!("history: {}", path.display()));
@@ -94,7 +94,12 @@ fn counted(history: &History, findings: &Findings, counts: &[(&str, u64)]) -> St
     for event in &history.events {
         match &event.what {
             What::Ask { request, .. } => count(format!("{:?}", request.command()).to_lowercase()),
-            What::Answer { .. } => count("answers".into()),
+            What::Answer { reply, .. } => {
+                count("answers".into());
+                if let Reply::Sync(page) = reply {
+                    page.entries.iter().filter_map(hole_kind).for_each(|kind| count(kind.into()));
+                }
+            }
             What::Push { .. } => count("deltas".into()),
             What::Notify { .. } => count("notifies".into()),
             What::Applied { .. } => count("applied".into()),
@@ -115,6 +120,14 @@ fn counted(history: &History, findings: &Findings, counts: &[(&str, u64)]) -> St
     let checks = INVARIANTS.iter().map(|number| format!("{number}: {}", findings.checks_of(*number))).collect();
     line(&mut report, &format!("checks by invariant: {}", list(checks)));
     report
+}
+
+fn hole_kind(entry: &v1::Entry) -> Option<&'static str> {
+    match &entry.body {
+        Some(Body::Hole(hole)) if hole.reason() == v1::HoleReason::Cap => Some("holes of the cap"),
+        Some(Body::Hole(_)) => Some("holes of the window"),
+        _ => None,
+    }
 }
 
 /// The events that prove a violation, in the order of time, with what the nemesis did between them.
@@ -165,7 +178,7 @@ fn request_text(request: &Request) -> String {
             let messages = send
                 .messages
                 .iter()
-                .map(|message| format!("{} to {} {:?}", message.client_msg_id, message.to, shortened(&message.text)));
+                .map(|message| format!("{} to {:?} {}", message.client_msg_id, message.to, content_text(message)));
             format!("send {}", messages.collect::<Vec<_>>().join(", "))
         }
         Request::Sync(sync) => {
@@ -173,6 +186,11 @@ fn request_text(request: &Request) -> String {
             format!("sync above {key}{peek}, limit {}", sync.limit)
         }
         Request::Read(read) => format!("read {} up to {}", read.conversation, read.seq),
+        Request::Conversations(list) => format!("conversations after {:?}, limit {}", list.after, list.limit),
+        Request::History(page) => {
+            format!("history of {} before {}, limit {}", page.conversation, page.before_seq, page.limit)
+        }
+        Request::Members(members) => format!("members of {}", members.conversation),
         other => {
             let peek = if other.acknowledges() { "" } else { ", peek" };
             format!("{:?} with {}{peek}", other.command(), key_text(other.key())).to_lowercase()
@@ -209,6 +227,20 @@ fn reply_text(reply: &Reply, versions: &[u64]) -> String {
         }
         Reply::Ack(ack) => format!("acknowledged, {:?} {}", ack.key_order(), key_text(ack.key.as_ref())),
         Reply::Read(_) => "read".into(),
+        Reply::Conversations(list) => {
+            let names = list.conversations.iter().map(|one| format!("{} ({} of {})", one.name, one.unread, one.seq));
+            format!("{}, more {}", names.collect::<Vec<_>>().join(", "), list.more)
+        }
+        Reply::History(page) => {
+            let seqs = page.messages.first().zip(page.messages.last()).map(|(a, b)| (a.seq, b.seq));
+            format!("{} messages, seqs {seqs:?}, more {}", page.messages.len(), page.more)
+        }
+        Reply::Members(reply) => {
+            let members = reply.members.iter().map(|one| {
+                format!("{} from {}, delivered {}, read {}", one.user, one.joined_seq, one.delivered_seq, one.read_seq)
+            });
+            format!("head {}, owner {:?}: {}", reply.seq, reply.owner, members.collect::<Vec<_>>().join("; "))
+        }
         Reply::Error(error) => format!("error {:?}: {}", error.code(), error.message),
     }
 }
@@ -234,21 +266,31 @@ fn entries_text(entries: &[v1::Entry], versions: &[u64]) -> String {
 fn entry_text(entry: &v1::Entry) -> String {
     let body = match &entry.body {
         Some(Body::Message(message)) => format!(
-            "message {} of {}, seq {} of {}, {:?}",
+            "message {} of {}, seq {} of {}, {}",
             message.client_msg_id,
             message.from,
             message.seq,
             message.conversation,
-            shortened(&message.text)
+            message.change.as_ref().map_or_else(|| format!("{:?}", shortened(&message.text)), change_text)
         ),
         Some(Body::Stub(stub)) => format!("stub of {}, seq {} of {}", stub.client_msg_id, stub.seq, stub.conversation),
         Some(Body::Receipt(receipt)) => {
             format!("{:?} by {} up to {} of {}", receipt.kind(), receipt.member, receipt.seq, receipt.conversation)
         }
         Some(Body::Damaged(_)) => "damaged".into(),
+        Some(Body::Hole(hole)) => format!("hole of {} ({:?})", hole.count, hole.reason()),
         None => "nothing".into(),
     };
     format!("{}@{} {body}", entry.class, entry.version)
+}
+
+fn content_text(message: &v1::OutMessage) -> String {
+    let text = format!("{:?}", shortened(&message.text));
+    message.change.as_ref().map_or(text, change_text)
+}
+
+fn change_text(change: &v1::GroupChange) -> String {
+    format!("title {:?}, add {:?}, remove {:?}", change.title, change.add, change.remove)
 }
 
 fn shortened(text: &str) -> &str {

@@ -1,14 +1,17 @@
-//! What `tern check` does: its options, one run, and its verdict.
+//! What `tern check` does: its options, its scenes, and its verdict.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tern_runtime::planted::Fault;
+use tern_runtime::shutdown;
 
+use crate::disk::Disk;
 use crate::model::{Violation, judge};
 use crate::planted;
 use crate::report::Verdict;
+use crate::scene::Scene;
 use crate::stage::Stage;
 
 /// The options of `tern check`.
@@ -17,7 +20,7 @@ pub struct CheckArgs {
     /// Where every random choice comes from; printed first, and random if it is not given
     #[arg(long)]
     pub seed: Option<u64>,
-    /// How long the clients act before everything is healed [default: 60; for each planted fault 6]
+    /// How long the clients act before everything is healed, all scenes together [default: 60; for each planted fault 6]
     #[arg(long)]
     pub seconds: Option<u64>,
     /// The same in minutes
@@ -29,6 +32,12 @@ pub struct CheckArgs {
     /// Users, two devices each
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(3..=8))]
     pub users: u64,
+    /// Play this scene alone [default: plain and retention]
+    #[arg(long)]
+    pub scene: Option<Scene>,
+    /// Play the scenes of the failing disk, with file systems that are made in this directory; needs root
+    #[arg(long, value_name = "DIR")]
+    pub disk: Option<PathBuf>,
     /// The binary of the server under test [default: this one]
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
@@ -40,11 +49,15 @@ pub struct CheckArgs {
     pub keep: Option<PathBuf>,
 }
 
-/// One run.
+/// One scene of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Where every random choice comes from.
     pub(crate) seed: u64,
+    /// What is played.
+    pub(crate) scene: Scene,
+    /// Where file systems may be made.
+    pub(crate) disk: Option<PathBuf>,
     /// How long the clients act.
     pub(crate) duration: Duration,
     /// Kills of the server in that time.
@@ -76,9 +89,14 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
         let names = Fault::ALL.map(|(_, known)| known);
         bail!("no fault is called {name}; there are: all {}", names.join(" "));
     }
+    if args.disk.is_some() {
+        Disk::check_machine()?;
+    }
     let seconds = args.minutes.map(|minutes| minutes * 60).or(args.seconds).unwrap_or(if all { 6 } else { 60 });
     let plan = Plan {
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000)),
+        scene: Scene::Plain,
+        disk: args.disk,
         duration: Duration::from_secs(seconds),
         kills: args.kills.unwrap_or(if all { 4 } else { u32::try_from(seconds / 12)?.max(1) }),
         users: usize::try_from(args.users)?,
@@ -89,20 +107,49 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
         keep: args.keep,
     };
     println!("seed {}", plan.seed);
-    let verdict = if all { Box::pin(planted::run_all(&plan)).await? } else { Box::pin(one_run(&plan)).await? };
+    // Whoever stops the run wants its server and its file systems gone: they go with the future.
+    let stop = shutdown::on_signal()?;
+    let verdict = tokio::select! {
+        verdict = played(&plan, all, args.scene) => verdict?,
+        () = stop.stopped() => bail!("stopped"),
+    };
     print!("{verdict}");
     Ok(verdict)
 }
 
-/// One run and its verdict.
+async fn played(plan: &Plan, all: bool, scene: Option<Scene>) -> anyhow::Result<Verdict> {
+    match scene {
+        _ if all => Box::pin(planted::run_all(plan)).await,
+        Some(scene) => Box::pin(one_scene(&Plan { scene, ..plan.clone() })).await,
+        None => Box::pin(several(plan)).await,
+    }
+}
+
+/// The scenes of a run one after the other, each with its share of the time and of the kills.
+async fn several(plan: &Plan) -> anyhow::Result<Verdict> {
+    let scenes = if plan.disk.is_some() { Scene::ON_DISK } else { Scene::USUAL };
+    let (mut report, mut passed) = (String::new(), true);
+    for (scene, share) in scenes {
+        let kills = (f64::from(plan.kills) * share).ceil() as u32;
+        let keep = plan.keep.as_ref().map(|directory| directory.join(scene.name()));
+        let part = Plan { scene, duration: plan.duration.mul_f64(share), kills, keep, ..plan.clone() };
+        let verdict = Box::pin(one_scene(&part)).await?;
+        report.push_str(&format!("== {}\n{verdict}", scene.name()));
+        passed &= verdict.passed;
+    }
+    report.push_str(&format!("seed {}: {}\n", plan.seed, if passed { "everything held" } else { "FAILED" }));
+    Ok(Verdict::of_several(plan.seed, passed, report))
+}
+
+/// One scene and its verdict.
 ///
 /// # Errors
 /// It could not be carried out.
-pub(crate) async fn one_run(plan: &Plan) -> anyhow::Result<Verdict> {
+pub(crate) async fn one_scene(plan: &Plan) -> anyhow::Result<Verdict> {
     let temporary = tempfile::Builder::new().prefix("tern-check-").tempdir()?;
     let directory = plan.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&directory)?;
-    if directory.join("data").exists() {
+    if directory.join("server.log").exists() {
         bail!("{} holds an earlier run", directory.display());
     }
     let mut stage = Stage::build(plan, &directory).await?;

@@ -1,10 +1,13 @@
 //! The script that is carried out once on each kind of link, by two new users each. Its outcomes must be equal.
 
+mod group;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 use tern_proto::v1::{self, entry::Body};
 
+use crate::device::is_group;
 use crate::event::{Reply, Request, What};
 use crate::wire::{Path, Wire};
 
@@ -17,14 +20,19 @@ const WAITS: u32 = 8;
 /// A request is not answered.
 pub(crate) async fn carry_out(path: Path, left: Wire, right: Wire) -> anyhow::Result<()> {
     let (a, b) = (left.identity.user.clone(), right.identity.user.clone());
-    let mut script = Script { path, wires: [left, right], names: [a.clone(), b.clone()], ranks: BTreeMap::new() };
-    let conversation = crate::model::case::conversation(&a, &b);
+    let names = [a.clone(), b.clone()];
+    let mut script = Script { path, wires: [left, right], names, groups: Vec::new(), ranks: BTreeMap::new() };
+    let conversation = crate::model::content::conversation(&a, &b);
     for side in [0, 1] {
         let hello = Request::Hello(v1::HelloRequest { protocol: 1, ..Default::default() });
         script.open(side, hello).await?;
     }
-    let message =
-        |id: u64, to: &str, text: &str| v1::OutMessage { client_msg_id: id, to: to.into(), text: text.into() };
+    let message = |id: u64, to: &str, text: &str| v1::OutMessage {
+        client_msg_id: id,
+        to: to.into(),
+        text: text.into(),
+        change: None,
+    };
     let send = |messages: Vec<v1::OutMessage>| Request::Send(v1::SendRequest { messages });
     let sent = [
         message(1, &b, "one"),
@@ -66,16 +74,18 @@ pub(crate) async fn carry_out(path: Path, left: Wire, right: Wire) -> anyhow::Re
     ahead.classes.iter_mut().for_each(|position| position.version += 1 << 40);
     script.step("ahead", 1, sync(Some(ahead.clone()), 0, false)).await?;
     script.step("ack ahead", 1, Request::Ack(v1::AckRequest { key: Some(ahead) })).await?;
-    let foreign = v1::SyncKey { epoch: rest.epoch ^ 1, ..rest };
+    let foreign = v1::SyncKey { epoch: rest.epoch ^ 1, ..rest.clone() };
     script.step("another epoch", 1, check(&foreign, 0)).await?;
     script.step("no key to ack", 1, Request::Ack(v1::AckRequest { key: None })).await?;
-    Ok(())
+    group::carry_out(&mut script, 5, 1, &rest).await
 }
 
 struct Script {
     path: Path,
     wires: [Wire; 2],
     names: [String; 2],
+    /// The groups that were made.
+    groups: Vec<String>,
     /// By what a number is and the number: which one it is of its kind.
     ranks: BTreeMap<(&'static str, u64), u64>,
 }
@@ -119,7 +129,10 @@ impl Script {
 
     fn tell(&mut self, step: &str, reply: Reply) {
         let plain = self.plain(reply);
-        let outcome = format!("{plain:?}").replace(&self.names[0], "<left>").replace(&self.names[1], "<right>");
+        let mut outcome = format!("{plain:?}").replace(&self.names[0], "<left>").replace(&self.names[1], "<right>");
+        for group in &self.groups {
+            outcome = outcome.replace(group, "<group>");
+        }
         self.wires[0].record(What::Twin { step: step.into(), outcome });
     }
 
@@ -136,6 +149,9 @@ impl Script {
             }
             Reply::Send(send) => {
                 for result in &mut send.results {
+                    if is_group(&result.conversation) && !self.groups.contains(&result.conversation) {
+                        self.groups.push(result.conversation.clone());
+                    }
                     result.time_ms = 0;
                     result.server_msg_id = self.rank("message", result.server_msg_id);
                 }
@@ -146,6 +162,10 @@ impl Script {
                 error.message.clear();
                 error.command = 0;
             }
+            Reply::Conversations(list) => list.conversations.iter_mut().for_each(|one| one.time_ms = 0),
+            Reply::History(page) => page.messages.iter_mut().for_each(|message| self.plain_message(message)),
+            // How far each has been delivered depends on when it is asked.
+            Reply::Members(reply) => reply.members.iter_mut().for_each(|member| member.delivered_seq = 0),
             Reply::Read(_) => {}
         }
         reply
@@ -160,10 +180,7 @@ impl Script {
     fn plain_entry(&mut self, entry: &mut v1::Entry) {
         entry.version = self.rank("version", entry.version);
         match &mut entry.body {
-            Some(Body::Message(message)) => {
-                message.time_ms = 0;
-                message.server_msg_id = self.rank("message", message.server_msg_id);
-            }
+            Some(Body::Message(message)) => self.plain_message(message),
             Some(Body::Stub(stub)) => {
                 stub.time_ms = 0;
                 stub.server_msg_id = self.rank("message", stub.server_msg_id);
@@ -171,6 +188,11 @@ impl Script {
             Some(Body::Receipt(receipt)) => receipt.time_ms = 0,
             _ => {}
         }
+    }
+
+    fn plain_message(&mut self, message: &mut v1::Message) {
+        message.time_ms = 0;
+        message.server_msg_id = self.rank("message", message.server_msg_id);
     }
 
     /// Which number of its kind this is, in the order of their coming; 0 stays 0.

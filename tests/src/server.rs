@@ -1,19 +1,22 @@
 //! The server under test: a process of its own, started, killed and started again on the same data.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tern_runtime::planted::Fault;
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 /// A start takes well under a second; more means that something is wrong.
 const START: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
+/// A free port of the loopback; the server says which.
+const ANY: &str = "127.0.0.1:0";
+/// Before it has said so.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How to start the server.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Build {
     pub(crate) binary: PathBuf,
     /// The fault that is switched on.
     pub(crate) planted: Option<String>,
+    /// Settings as environment variables.
+    pub(crate) settings: Vec<(&'static str, String)>,
 }
 
 /// A running server.
@@ -34,31 +39,32 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the server on a data directory and waits until it accepts on both ports. Its output is appended to `server.log` beside the data.
+    /// Starts the server on a data directory and waits until it accepts. Its output is appended to `server.log` in the directory of the run.
     ///
     /// # Errors
     /// It ends, or does not accept within 20 s.
-    pub(crate) async fn start(build: &Build, directory: &Path) -> anyhow::Result<Server> {
-        let (long, http) = (free_port()?, free_port()?);
-        let log = std::fs::File::options().create(true).append(true).open(directory.join("server.log"))?;
+    pub(crate) async fn start(build: &Build, directory: &Path, data: &Path) -> anyhow::Result<Server> {
+        let path = directory.join("server.log");
+        let log = std::fs::File::options().create(true).append(true).open(&path)?;
+        let before = usize::try_from(log.metadata()?.len())?;
         let mut command = Command::new(&build.binary);
-        command.arg("standalone").arg("--data").arg(directory.join("data"));
-        command.args(["--long-link", &long.to_string(), "--http", &http.to_string()]);
+        command.arg("standalone").arg("--data").arg(data);
+        command.args(["--long-link", ANY, "--http", ANY]);
         command.env_remove(Fault::VARIABLE).envs(build.planted.iter().map(|name| (Fault::VARIABLE, name)));
+        command.envs(build.settings.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {}", build.binary.display()))?;
-        let mut server = Server { long, http, child };
+        let mut server = Server { long: UNKNOWN, http: UNKNOWN, child };
         let deadline = Instant::now() + START;
-        for address in [long, http] {
-            while TcpStream::connect(address).await.is_err() {
-                if let Some(status) = server.ended()? {
-                    bail!("the server ended at its start with {status}; see server.log");
-                }
-                if Instant::now() > deadline {
-                    bail!("the server does not accept on {address}; see server.log");
-                }
-                sleep(POLL).await;
+        while server.long == UNKNOWN {
+            if let Some((long, http)) = ready(std::fs::read(&path)?.get(before..).unwrap_or_default()) {
+                (server.long, server.http) = (long, http);
+            } else if let Some(status) = server.ended()? {
+                bail!("the server ended at its start with {status}; see server.log");
+            } else if Instant::now() > deadline {
+                bail!("the server does not get ready; see server.log");
             }
+            sleep(POLL).await;
         }
         Ok(server)
     }
@@ -80,18 +86,20 @@ impl Server {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> std::io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+/// The addresses in the line that says that the server accepts.
+fn ready(log: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let log = String::from_utf8_lossy(log);
+    let line = log.lines().find(|line| line.starts_with("tern ready:"))?;
+    let after = |word: &str| line.split_whitespace().skip_while(|other| *other != word).nth(1)?.parse().ok();
+    Some((after("long-link")?, after("http")?))
 }
 
 /// Reads the secret that the server made at its first start.
 ///
 /// # Errors
 /// There is none.
-pub(crate) fn token_secret(directory: &Path) -> anyhow::Result<Vec<u8>> {
-    let secret =
-        std::fs::read(directory.join("data").join("token-secret")).context("no token secret in the data directory")?;
+pub(crate) fn token_secret(data: &Path) -> anyhow::Result<Vec<u8>> {
+    let secret = std::fs::read(data.join("token-secret")).context("no token secret in the data directory")?;
     Ok(secret.trim_ascii().to_vec())
 }
 

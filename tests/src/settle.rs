@@ -18,6 +18,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Nothing new for this many rounds, one [`ROUND`] apart, is quiet: receipts may come late, one per 250 ms.
 const QUIET_ROUNDS: u32 = 4;
 const ROUND: Duration = Duration::from_millis(300);
+/// Conversations in a page of the list, so that it has several.
+const LISTED: u32 = 3;
+/// Messages of the newest page.
+const NEWEST: u32 = 5;
 /// All devices are quiet within this time.
 const REST: Duration = Duration::from_secs(60);
 
@@ -123,6 +127,59 @@ pub(crate) async fn read_all(wire: &mut Wire, path: Path) -> anyhow::Result<()> 
             return Ok(());
         }
     }
+}
+
+/// Asks for the conversations, their members and their history: all of it, or the newest of each.
+///
+/// # Errors
+/// No answer again and again, or pages without an end.
+pub(crate) async fn read_lists(wire: &mut Wire, path: Path, all_of_it: bool) -> anyhow::Result<()> {
+    let mut after = String::new();
+    loop {
+        let request = Request::Conversations(v1::ConversationsRequest { after: after.clone(), limit: LISTED });
+        let Reply::Conversations(list) = surely(wire, path, request).await? else { bail!("no list of conversations") };
+        for one in &list.conversations {
+            let request = Request::Members(v1::MembersRequest { conversation: one.name.clone() });
+            surely(wire, path, request).await?;
+            read_history(wire, path, &one.name, all_of_it).await?;
+        }
+        match list.conversations.last() {
+            Some(last) if list.more && last.name > after => after.clone_from(&last.name),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Reads the pages of a conversation towards the oldest.
+async fn read_history(wire: &mut Wire, path: Path, conversation: &str, all_of_it: bool) -> anyhow::Result<()> {
+    let mut before_seq = 0;
+    loop {
+        let limit = if all_of_it { 0 } else { NEWEST };
+        let request = v1::HistoryRequest { conversation: conversation.into(), before_seq, limit };
+        let Reply::History(page) = surely(wire, path, Request::History(request)).await? else { return Ok(()) };
+        match page.messages.first() {
+            // A page that does not go on towards the oldest ends it, and the model says so.
+            Some(first) if page.more && all_of_it && (before_seq == 0 || first.seq < before_seq) => {
+                before_seq = first.seq
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Asks until it is answered.
+async fn surely(wire: &mut Wire, path: Path, request: Request) -> anyhow::Result<Reply> {
+    for _ in 0..TRIES {
+        if path == Path::Long && !wire.is_open() {
+            let hello = v1::HelloRequest { protocol: 1, peek: true, ..Default::default() };
+            wire.open(vec![Request::Hello(hello)]).await;
+        }
+        if let Ok((_, reply)) = wire.ask(path, request.clone()).await {
+            return Ok(reply);
+        }
+        sleep(PAUSE).await;
+    }
+    bail!("no answer to {:?}", request.command())
 }
 
 async fn insist(mut body: impl AsyncFnMut() -> Result<(), Lost>) -> Result<(), Lost> {

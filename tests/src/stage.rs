@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::actor::{Actor, Habit, Manner};
 use crate::client;
-use crate::history::{History, Log, Member, Role};
+use crate::disk::{Disk, Trouble};
+use crate::history::{History, Log, Member, Outage, Role};
 use crate::proxy::{Carries, Proxy, Weather};
 use crate::run::Plan;
+use crate::scene::Scene;
 use crate::server::{self, Build, Server};
 use crate::wire::{Identity, Path, Wire};
 use crate::{script, settle};
@@ -29,6 +31,14 @@ const EVENTS: f64 = 300_000.0;
 const EVENTS_PER_STEP: f64 = 5.0;
 /// The fastest pace.
 const PACE: Duration = Duration::from_millis(4);
+/// The pace of the device that comes so rarely that it meets holes.
+const SLOW: Duration = Duration::from_secs(5);
+/// A disk that is to refuse does so when the log comes to new blocks; within this time it must.
+const BITE: Duration = Duration::from_secs(20);
+/// From the first refusal to the healing, and before and after that.
+const OUTAGE: Duration = Duration::from_secs(3);
+/// How often a full disk is filled again.
+const REFILL: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(3);
 /// A client ends its step within this time: the longest step asks a few dozen times.
 const STOP: Duration = Duration::from_secs(90);
@@ -43,6 +53,8 @@ pub(crate) struct Stage<'p> {
     long: Proxy,
     http: Proxy,
     server: Option<Server>,
+    /// What the data lies on, if it is to fail. Behind the server, which is dropped first.
+    disk: Option<Disk>,
     secret: Vec<u8>,
     cast: Vec<Part>,
     client_kills: Arc<AtomicU64>,
@@ -71,10 +83,12 @@ impl<'p> Stage<'p> {
     pub(crate) async fn build(plan: &'p Plan, directory: &FilePath) -> anyhow::Result<Stage<'p>> {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let weather = Weather::new(rng.u64(..));
+        let disk = make_disk(plan).await?;
         let mut stage = Stage {
             plan,
             directory: directory.to_owned(),
-            log: Log::start(),
+            disk,
+            log: Log::start(plan.scene.keeps()),
             long: Proxy::start(Carries::LongLink, Arc::clone(&weather)).await?,
             http: Proxy::start(Carries::ShortLink, Arc::clone(&weather)).await?,
             weather,
@@ -86,7 +100,7 @@ impl<'p> Stage<'p> {
             rng,
         };
         stage.start_server().await?;
-        stage.secret = server::token_secret(directory)?;
+        stage.secret = server::token_secret(&stage.data())?;
         stage.fill_cast();
         Ok(stage)
     }
@@ -113,8 +127,18 @@ impl<'p> Stage<'p> {
         let pace = 2.0 * self.plan.duration.as_secs_f64() * devices * EVENTS_PER_STEP / EVENTS;
         let peers = USERS[..self.plan.users].iter().filter(|peer| **peer != user).map(|peer| (*peer).into()).collect();
         let pace = Duration::from_secs_f64(pace).max(PACE);
-        let manner = Manner { habit, at_heads: is_late, peers, pace, seed: self.rng.u64(..) };
+        let meets_holes = self.plan.scene == Scene::Retention && (user, name) == (USERS[0], "phone");
+        let later_pace = if meets_holes { SLOW } else { pace };
+        // Where old segments of the log are to be given back, or the disk is to fill, there have to be some bytes.
+        let one_is_long_in = if self.plan.scene == Scene::Plain { 40 } else { 2 };
+        let seed = self.rng.u64(..);
+        let manner = Manner { habit, at_heads: is_late, peers, one_is_long_in, pace, later_pace, seed };
         self.cast.push(Part { user, name, device, manner, is_process, is_late });
+    }
+
+    /// The server's data directory.
+    fn data(&self) -> PathBuf {
+        self.disk.as_ref().map_or(self.directory.clone(), Disk::top).join("data")
     }
 
     fn enrol(&self, user: &str, device: &str, role: Role) -> usize {
@@ -147,7 +171,7 @@ impl<'p> Stage<'p> {
             self.spawn(&mut tasks, part, start, stopped.clone())?;
         }
         let progress = tokio::spawn(progress(self.log.clone(), self.plan.duration));
-        let broke = self.harass(&mut tasks).await;
+        let broke = if self.disk.is_some() { self.break_disk(&mut tasks).await } else { self.harass(&mut tasks).await };
         progress.abort();
         stop.send_replace(true);
         let ended = tokio::time::timeout(STOP, async {
@@ -206,6 +230,44 @@ impl<'p> Stage<'p> {
         self.watch_until(start + self.plan.duration, tasks).await
     }
 
+    /// Lets the disk refuse and heals it, again and again; the server is to go on by itself.
+    async fn break_disk(&mut self, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+        let end = Instant::now() + self.plan.duration;
+        let what = self.plan.scene.trouble().map_or("", Trouble::describe);
+        while Instant::now() < end {
+            self.watch_until(Instant::now() + OUTAGE, tasks).await?;
+            self.log.act(format!("from here on {what}"));
+            self.with_disk(Disk::break_down).await?;
+            let (since, deadline) = (self.log.clock.now(), Instant::now() + BITE);
+            let mut healing = deadline;
+            while Instant::now() < healing {
+                if healing == deadline && self.log.has_refused_since(since) {
+                    healing = Instant::now() + OUTAGE;
+                }
+                self.watch_until(Instant::now() + REFILL, tasks).await?;
+                self.with_disk(Disk::keep_broken).await?;
+            }
+            self.with_disk(Disk::heal).await?;
+            self.log.act("the disk is healed".into());
+            let healed = self.log.clock.now();
+            self.watch_until(Instant::now() + OUTAGE, tasks).await?;
+            self.log.outage(Outage { what: what.into(), since, healed, until: self.log.clock.now() });
+        }
+        Ok(())
+    }
+
+    /// Does something with the disk on a thread of its own.
+    async fn with_disk(&mut self, act: fn(&mut Disk) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut disk = self.disk.take().context("the scene has no disk of its own")?;
+        let acted = tokio::task::spawn_blocking(move || {
+            let result = act(&mut disk);
+            (disk, result)
+        });
+        let (disk, result) = acted.await?;
+        self.disk = Some(disk);
+        result
+    }
+
     /// Waits; a server or client that ends by itself ends the run.
     async fn watch_until(&mut self, moment: Instant, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
         while Instant::now() < moment {
@@ -237,8 +299,12 @@ impl<'p> Stage<'p> {
     }
 
     async fn start_server(&mut self) -> anyhow::Result<()> {
-        let build = Build { binary: self.plan.binary.clone(), planted: self.plan.planted.clone() };
-        let server = Server::start(&build, &self.directory).await?;
+        self.start_server_with(self.plan.scene.settings(false)).await
+    }
+
+    async fn start_server_with(&mut self, settings: Vec<(&'static str, String)>) -> anyhow::Result<()> {
+        let build = Build { binary: self.plan.binary.clone(), planted: self.plan.planted.clone(), settings };
+        let server = Server::start(&build, &self.directory, &self.data()).await?;
         self.log.act("the server is up".into());
         self.long.point_at(Some(server.long));
         self.http.point_at(Some(server.http));
@@ -250,7 +316,12 @@ impl<'p> Stage<'p> {
     async fn settle(&mut self) -> anyhow::Result<()> {
         self.weather.heal();
         self.kill_server().await?;
-        self.start_server().await?;
+        if self.disk.is_some() {
+            self.with_disk(Disk::mount_again).await?;
+            self.log.act("the disk is mounted again".into());
+        }
+        self.log.keeps_everything();
+        self.start_server_with(self.plan.scene.settings(true)).await?;
         let mut actors = Vec::new();
         for part in &self.cast {
             let Part { user, name, .. } = *part;
@@ -269,6 +340,7 @@ impl<'p> Stage<'p> {
                 let index = self.enrol(user, &device, Role::Reader(rank));
                 let mut wire = self.wire(user, &device, index)?;
                 Box::pin(settle::read_all(&mut wire, path)).await?;
+                Box::pin(settle::read_lists(&mut wire, path, rank == 0)).await?;
             }
         }
         for actor in &mut actors {
@@ -317,6 +389,14 @@ impl<'p> Stage<'p> {
         ];
         (self.log.take(), counts)
     }
+}
+
+/// The disk of a scene that has one of its own.
+async fn make_disk(plan: &Plan) -> anyhow::Result<Option<Disk>> {
+    let Some(trouble) = plan.scene.trouble() else { return Ok(None) };
+    let Some(place) = &plan.disk else { bail!("the scene {} needs --disk", plan.scene.name()) };
+    let home = place.join(plan.scene.name());
+    Ok(Some(tokio::task::spawn_blocking(move || Disk::make(trouble, &home)).await??))
 }
 
 /// Says every few seconds how far the run is.

@@ -40,6 +40,7 @@ fn release(features: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn target() -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), |dir| Path::new(&dir).into())
 }

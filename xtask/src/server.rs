@@ -38,6 +38,16 @@ impl Server {
         &self.http
     }
 
+    /// Where the long link is.
+    pub(crate) fn long_link(&self) -> &str {
+        &self.long_link
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// A directory for the files of the test; removed with the server.
     pub(crate) fn home(&self) -> &Path {
         self.home.path()

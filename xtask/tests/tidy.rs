@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Lines of the longest file that is still read from top to bottom.
 const FILE_LINES: usize = 600;
 /// The crates of the workspace, by directory.
-const MEMBERS: [&str; 10] = [
+const MEMBERS: [&str; 11] = [
     "proto",
     "runtime",
     "gateway",
@@ -19,6 +19,7 @@ const MEMBERS: [&str; 10] = [
     "tern",
     "tests",
     "xtask",
+    "bench",
 ];
 
 fn root() -> &'static Path {
@@ -109,6 +110,13 @@ fn the_client_library_and_the_checker_know_no_service() {
         for service in ["tern-gateway", "tern-sync", "tern-storage"] {
             assert!(!dependencies(member).contains(&service.to_owned()), "{member} depends on {service}");
         }
+    }
+}
+
+#[test]
+fn the_bench_knows_no_service() {
+    for service in ["tern-gateway", "tern-sync", "tern-storage", "tern-client"] {
+        assert!(!dependencies("bench").contains(&service.to_owned()), "bench depends on {service}");
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use tern_proto::key::{Class, Key, Version};
 use tern_proto::v1::KeyOrder;
 
-use super::case::{Accepted, Case, Handout, HandoutKind, Truth};
+use super::case::{Accepted, Case, Handout, HandoutKind};
 use super::keys::is_within;
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::Reply;
 
@@ -42,6 +43,7 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
             });
         } else if let Some(at) = key.version(Class::Messages) {
             let latest = others.before(case.at(exchange.ask));
+            let latest = latest.filter(|(version, _)| !is_passed_over(case, exchange.device, at, *version));
             findings.hold("8b", latest.is_none_or(|(version, _)| version <= at), || {
                 let what = format!("{} is told that nothing is pending above {at}", case.name(exchange.device));
                 missed(what, exchange.events(), latest)
@@ -55,11 +57,17 @@ fn ended_page(case: &Case, findings: &mut Findings, handout: &Handout, more: &[u
     let ended = handout.before.version(Class::Messages).is_some() && !more.contains(&Class::Messages.number());
     let (Some(ask), true) = (handout.events.first(), ended) else { return };
     let reached = handout.after.version(Class::Messages).unwrap_or(0);
-    let latest = all.before(case.at(*ask));
+    let latest =
+        all.before(case.at(*ask)).filter(|(version, _)| !is_passed_over(case, handout.device, reached, *version));
     findings.hold("8a", latest.is_none_or(|(version, _)| version <= reached), || {
         let what = format!("{} is told that nothing is above {reached}", case.name(handout.device));
         missed(what, handout.events.clone(), latest)
     });
+}
+
+/// Whether a version need not be told of: it is gone, and from 0 nothing says so.
+fn is_passed_over(case: &Case, device: usize, from: Version, version: Version) -> bool {
+    from == 0 && case.truth(device).is_some_and(|truth| version <= truth.floor)
 }
 
 fn missed(what: String, events: Vec<usize>, latest: Option<(Version, &Accepted)>) -> Proof {
@@ -71,8 +79,9 @@ fn missed(what: String, events: Vec<usize>, latest: Option<(Version, &Accepted)>
 
 fn lies_above(key: &Key, truth: &Truth) -> bool {
     Class::ALL.into_iter().any(|class| {
-        let above = key.version(class);
-        above.is_some_and(|above| truth.entries[class as usize].range(above + 1..).next().is_some())
+        let Some(above) = key.version(class) else { return false };
+        let unseen = class == Class::Messages && above < truth.floor;
+        unseen || truth.entries[class as usize].range(above + 1..).next().is_some()
     })
 }
 
@@ -88,12 +97,10 @@ impl<'c, 'a> Arrivals<'c, 'a> {
         let (user, truth) = (case.user(device), case.truth(device));
         let concerning = case.accepted.iter().filter(|accepted| {
             let mine = accepted.device == device;
-            let of_user = case.user(accepted.device) == user || accepted.content.to == user;
-            of_user && (own || !mine)
+            accepted.may_concern(case.user(accepted.device), user) && (own || !mine)
         });
         let placed = concerning.filter_map(|accepted| {
-            let (id, text) = (accepted.content.client_msg_id, &accepted.content.text);
-            let (version, _) = truth?.find(case.user(accepted.device), id, text)?;
+            let (version, _) = truth?.find(case.user(accepted.device), accepted.content, accepted.result)?;
             Some((case.at(accepted.answer), version, accepted))
         });
         let mut highest: Vec<_> = placed.collect();

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tern_proto::key::{CLASSES, Class, Key, Version};
+use tern_proto::key::Key;
 use tern_proto::v1::{self, Code, entry::Body};
-use tern_proto::{ConversationId, UserId, limits};
 
+use super::content::{is_of_two, is_what_became_of};
+use super::groups::{self, Group};
+use super::timeline::{self, Truth};
+use crate::device::is_group;
 use crate::event::{Reply, Request, Via, What};
 use crate::history::{History, Role};
 
@@ -55,51 +58,6 @@ pub(crate) enum HandoutKind<'a> {
     Delta,
 }
 
-/// What a user's timelines hold in the end, as its first reader read it.
-pub(crate) struct Truth<'a> {
-    /// The reader's last key.
-    pub(crate) head: Key,
-    /// By class.
-    pub(crate) entries: [BTreeMap<Version, &'a v1::Entry>; CLASSES],
-    /// By class and version: the event that brought the entry.
-    pub(crate) event: HashMap<(usize, Version), usize>,
-    /// The versions of the messages with a client_msg_id, whoever sent them.
-    by_id: HashMap<u64, Vec<Version>>,
-}
-
-impl<'a> Truth<'a> {
-    /// The messages by version.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = (Version, &'a v1::Message)> {
-        self.entries[Class::Messages as usize].iter().filter_map(|(version, entry)| Some((*version, message(entry)?)))
-    }
-
-    /// The message that a user sent under an id with this text.
-    pub(crate) fn find(&self, from: &str, id: u64, text: &str) -> Option<(Version, &'a v1::Message)> {
-        self.under_id(from, id).find(|(_, message)| message.text == text)
-    }
-
-    /// The messages that a user sent under an id, whatever the device and text.
-    pub(crate) fn under_id(&self, from: &str, id: u64) -> impl Iterator<Item = (Version, &'a v1::Message)> {
-        let versions = self.by_id.get(&id).into_iter().flatten();
-        versions.filter_map(move |version| {
-            let entry = self.entries[Class::Messages as usize].get(version)?;
-            Some((*version, message(entry).filter(|message| message.from == from)?))
-        })
-    }
-
-    /// The event that brought an entry.
-    pub(crate) fn event_of(&self, class: Class, version: Version) -> Option<usize> {
-        self.event.get(&(class as usize, version)).copied()
-    }
-
-    /// The latest receipt of (conversation, member, kind).
-    pub(crate) fn receipt(&self, like: &v1::Receipt) -> Option<(Version, &'a v1::Receipt)> {
-        let entries = self.entries[Class::Receipts as usize].iter().rev();
-        let mut receipts = entries.filter_map(|(version, entry)| Some((*version, receipt(entry)?)));
-        receipts.find(|(_, one)| same_receipt(one, like))
-    }
-}
-
 /// One attempt to send one message.
 #[derive(Clone, Copy)]
 pub(crate) struct Try<'a> {
@@ -113,10 +71,18 @@ pub(crate) struct Try<'a> {
     pub(crate) result: Option<&'a v1::SendResult>,
 }
 
+impl Accepted<'_> {
+    /// Whether the message may be in a timeline of the user.
+    pub(crate) fn may_concern(&self, from: &str, user: &str) -> bool {
+        from == user || self.content.to == user || is_group(&self.result.conversation)
+    }
+}
+
 impl<'a> Try<'a> {
-    /// The result if it is neither retryable nor a conflict.
+    /// The result if it says what became of the message: it is not retryable, no conflict, and not too old to tell.
     pub(crate) fn settled(&self) -> Option<&'a v1::SendResult> {
-        self.result.filter(|result| !result.code().is_retryable() && result.code() != Code::Conflict)
+        let tells = |code: Code| !code.is_retryable() && !matches!(code, Code::Conflict | Code::TooOld);
+        self.result.filter(|result| tells(result.code()))
     }
 }
 
@@ -152,6 +118,8 @@ pub(crate) struct Case<'a> {
     pub(crate) tries: BTreeMap<(usize, u64), Vec<Try<'a>>>,
     /// Each accepted message once, in the order of the acceptances.
     pub(crate) accepted: Vec<Accepted<'a>>,
+    /// By name.
+    pub(crate) groups: BTreeMap<&'a str, Group<'a>>,
 }
 
 impl<'a> Case<'a> {
@@ -159,10 +127,49 @@ impl<'a> Case<'a> {
     pub(crate) fn new(history: &'a History) -> Case<'a> {
         let (exchanges, strays) = exchanges(history);
         let handouts = handouts(history, &exchanges);
-        let truths = truths(history, &handouts);
+        let truths = timeline::truths(history, &handouts);
         let tries = tries(&exchanges);
         let accepted = accepted(&exchanges, &tries);
-        Case { history, exchanges, strays, handouts, truths, tries, accepted }
+        let groups = BTreeMap::new();
+        let mut case = Case { history, exchanges, strays, handouts, truths, tries, accepted, groups };
+        case.groups = groups::groups(&case);
+        case
+    }
+
+    /// A group whose log can be relied on.
+    pub(crate) fn group(&self, name: &str) -> Option<&Group<'a>> {
+        self.groups.get(name).filter(|group| group.is_whole())
+    }
+
+    /// Whether a user may see a seq of a conversation; who is in a group is not known if its log is not whole.
+    pub(crate) fn sees(&self, user: &str, conversation: &str, seq: u64) -> bool {
+        match self.groups.get(conversation) {
+            Some(group) => !group.is_whole() || group.sees(user, seq),
+            None => self.is_unknown(user, conversation) || is_of_two(user, conversation),
+        }
+    }
+
+    /// Whether nothing is known of a group because its users have no readers, as those of the script.
+    pub(crate) fn is_unknown(&self, user: &str, conversation: &str) -> bool {
+        is_group(conversation) && !self.truths.contains_key(user)
+    }
+
+    /// Whether a user may have been in a conversation at some moment of an exchange.
+    pub(crate) fn may_be_in(&self, user: &str, conversation: &str, exchange: &Exchange) -> bool {
+        let until = exchange.answer.map_or(u64::MAX, |(answer, _)| self.at(answer));
+        match self.groups.get(conversation) {
+            Some(group) => !group.is_whole() || group.may_be_in(user, self.at(exchange.ask), until),
+            None => self.is_unknown(user, conversation) || is_of_two(user, conversation),
+        }
+    }
+
+    /// Whether a user was in a conversation during the whole of an exchange.
+    pub(crate) fn is_surely_in(&self, user: &str, conversation: &str, exchange: &Exchange) -> bool {
+        let until = exchange.answer.map_or(u64::MAX, |(answer, _)| self.at(answer));
+        match self.group(conversation) {
+            Some(group) => group.is_surely_in(user, self.at(exchange.ask), until),
+            None => is_of_two(user, conversation),
+        }
     }
 
     /// The user of a device.
@@ -203,39 +210,20 @@ impl<'a> Case<'a> {
         tries.flat_map(|attempt| self.exchanges[attempt.exchange].events()).collect()
     }
 
-    /// The device that sent a message with this id and text.
+    /// The device that sent a message with this id and content; if several may have, the one that was told its server_msg_id.
     pub(crate) fn sender(&self, message: &v1::Message) -> Option<usize> {
         let of_user = (0..self.history.roster.len()).filter(|device| self.user(*device) == message.from);
-        let mut devices = of_user.filter(|device| {
-            let tries = self.tries.get(&(*device, message.client_msg_id)).into_iter().flatten();
-            tries.map(|attempt| attempt.content).any(|content| {
-                content.text == message.text && conversation(&message.from, &content.to) == message.conversation
-            })
-        });
-        devices.next()
-    }
-}
-
-/// The name of the conversation of two users; not a valid one if they are the same or a name is bad.
-pub(crate) fn conversation(a: &str, b: &str) -> String {
-    match (UserId::new(a), UserId::new(b)) {
-        (Ok(a), Ok(b)) => ConversationId::of_two(&a, &b).to_string(),
-        _ => String::new(),
-    }
-}
-
-/// The final refusal that a message deserves, or OK.
-pub(crate) fn deserves(from: &str, content: &v1::OutMessage) -> Code {
-    if content.client_msg_id == 0 {
-        Code::BadMessageId
-    } else if UserId::new(&content.to).is_err() || content.to == from {
-        Code::BadRecipient
-    } else if content.text.is_empty() {
-        Code::EmptyText
-    } else if content.text.len() > limits::TEXT_BYTES {
-        Code::TextTooLong
-    } else {
-        Code::Ok
+        let mut found = None;
+        for device in of_user {
+            let tries = self.tries.get(&(device, message.client_msg_id)).into_iter().flatten();
+            for attempt in tries.filter(|attempt| is_what_became_of(attempt.content, message)) {
+                if attempt.result.is_some_and(|result| result.server_msg_id == message.server_msg_id) {
+                    return Some(device);
+                }
+                found = found.or(Some(device));
+            }
+        }
+        found
     }
 }
 
@@ -311,33 +299,6 @@ fn handouts<'a>(history: &'a History, exchanges: &[Exchange<'a>]) -> Vec<Handout
     let mut handouts: Vec<Handout> = pages.chain(deltas).collect();
     handouts.sort_by_key(|handout| handout.events.last().copied());
     handouts
-}
-
-fn truths<'a>(history: &'a History, handouts: &[Handout<'a>]) -> BTreeMap<&'a str, Truth<'a>> {
-    let mut truths: BTreeMap<&str, Truth> = BTreeMap::new();
-    for handout in handouts {
-        let member = &history.roster[handout.device];
-        if member.role != Role::Reader(0) {
-            continue;
-        }
-        let truth = truths.entry(&member.user).or_insert_with(|| Truth {
-            head: handout.after,
-            entries: Default::default(),
-            event: HashMap::new(),
-            by_id: HashMap::new(),
-        });
-        truth.head.merge(&handout.after);
-        for entry in handout.entries {
-            if let (Some(class), Some(event)) = (Class::from_number(entry.class), handout.events.last()) {
-                truth.entries[class as usize].insert(entry.version, entry);
-                truth.event.insert((class as usize, entry.version), *event);
-            }
-            if let Some(message) = message(entry) {
-                truth.by_id.entry(message.client_msg_id).or_default().push(entry.version);
-            }
-        }
-    }
-    truths
 }
 
 fn tries<'a>(exchanges: &[Exchange<'a>]) -> BTreeMap<(usize, u64), Vec<Try<'a>>> {

@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use tern_proto::key::{CLASSES, Class, Key, Version};
 use tern_proto::v1;
 
-use super::case::{Case, Handout, HandoutKind, Truth, receipt, same_receipt};
+use super::case::{Case, Handout, HandoutKind, receipt, same_receipt};
+use super::retention::covered_by_hole;
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::What;
 use crate::history::Role;
@@ -42,6 +44,8 @@ struct Holding<'a> {
     key: Option<Key>,
     /// Versions, by class.
     applied: [BTreeSet<Version>; CLASSES],
+    /// Up to here what is gone was passed over: by holes, or by a start at 0.
+    passed: Version,
     /// The latest of each (conversation, member, kind), by version.
     receipts: Vec<(Version, &'a v1::Receipt)>,
     /// The last event that changed it.
@@ -57,6 +61,7 @@ impl<'a> Holding<'a> {
                 What::Applied { from, key } => {
                     if let Some(source) = sources.get(&(device, *from)) {
                         holding.start.get_or_insert(source.before);
+                        holding.passed = holding.passed.max(covered_by_hole(source));
                         source.entries.iter().for_each(|entry| holding.apply(entry));
                     }
                     holding.key = Some(Key::from(key));
@@ -94,7 +99,8 @@ impl<'a> Holding<'a> {
         });
         for class in Class::ALL {
             let start = self.start.and_then(|start| start.version(class)).unwrap_or(0);
-            let mut owed = truth.entries[class as usize].range(start + 1..).map(|(version, _)| *version);
+            let excused = if class == Class::Messages { start.max(self.passed.min(truth.floor)) } else { start };
+            let mut owed = truth.entries[class as usize].range(excused + 1..).map(|(version, _)| *version);
             let missing = owed.find(|version| !self.applied[class as usize].contains(version));
             findings.hold("4c", missing.is_none(), || {
                 let version = missing.unwrap_or(0);

@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use tern_proto::key::{Class, Key, Version};
 use tern_proto::v1::{self, entry::Body};
 
-use super::case::{Case, Handout, HandoutKind, Truth, message};
+use super::case::{Case, Handout, HandoutKind, message};
 use super::keys::is_on;
+use super::retention::{covered_by_hole, hole};
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::{Reply, Request, What};
 
@@ -40,7 +42,9 @@ fn covered(handout: &Handout) -> impl Iterator<Item = (Class, Version, Version)>
 fn complete(case: &Case, findings: &mut Findings, truth: &Truth, handout: &Handout) {
     let given: HashSet<(u32, Version)> = handout.entries.iter().map(|entry| (entry.class, entry.version)).collect();
     for (class, low, high) in covered(handout).filter(|(_, low, high)| low < high) {
-        let mut owed = truth.entries[class as usize].range(low + 1..=high).map(|(version, _)| *version);
+        let passed = if class == Class::Messages { covered_by_hole(handout).min(truth.floor) } else { 0 };
+        let above = truth.entries[class as usize].range(low.max(passed) + 1..).map(|(version, _)| *version);
+        let mut owed = above.take_while(|version| *version <= high);
         let missing = owed.find(|version| !given.contains(&(class.number(), *version)));
         findings.hold("4a", missing.is_none(), || {
             let version = missing.unwrap_or(0);
@@ -63,7 +67,9 @@ fn matches_truth(case: &Case, findings: &mut Findings, truth: &Truth, handout: &
     let Some(class) = Class::from_number(entry.class) else { return };
     let same = truth.entries[class as usize].get(&entry.version);
     let matches = match (&entry.body, same) {
-        (Some(Body::Stub(stub)), Some(same)) => is_stub_of(case, handout.device, stub, same),
+        // Whether a hole is right is judged by 4g.
+        (Some(Body::Hole(_)), _) => true,
+        (Some(Body::Stub(stub)), Some(same)) => *same == entry || is_stub_of(case, handout.device, stub, same),
         (Some(Body::Message(message)), Some(same)) => {
             *same == entry && (case.sender(message) != Some(handout.device) || !is_actor(case, handout.device))
         }
@@ -129,9 +135,11 @@ fn paging(
     let mut claimed = more.iter().filter_map(|class| Class::from_number(*class));
     let beyond = |class: Class| {
         let above = handout.after.version(class).unwrap_or(0);
-        truth.entries[class as usize].range(above + 1..).next().is_some()
+        let unseen = class == Class::Messages && above < truth.floor;
+        unseen || truth.entries[class as usize].range(above + 1..).next().is_some()
     };
-    let fits = request.limit == 0 || handout.entries.len() <= request.limit as usize;
+    let count = handout.entries.len() - usize::from(hole(handout).is_some());
+    let fits = request.limit == 0 || count <= request.limit as usize;
     let moves = more.is_empty() || !handout.entries.is_empty();
     let honest = claimed.all(beyond);
     findings.hold("7b", fits && moves && honest, || {
@@ -153,8 +161,11 @@ fn asked_twice(case: &Case, findings: &mut Findings) {
         let (Some(ask), Some(answer)) = (handout.events.first(), handout.events.last()) else { continue };
         let earlier = pages.insert((handout.device, handout.before, request.limit), (*answer, handout));
         let Some((_, first)) = earlier.filter(|(answer, _)| answer < ask) else { continue };
+        // What has been dropped in between is not there any more.
+        let dropped = case.truth(handout.device).map_or(0, |truth| covered_by_hole(handout).min(truth.floor));
         let messages = |of: &Handout| -> Vec<v1::Entry> {
-            of.entries.iter().filter(|entry| entry.class == Class::Messages.number()).cloned().collect()
+            let messages = of.entries.iter().filter(|entry| entry.class == Class::Messages.number());
+            messages.filter(|entry| entry.version > dropped).cloned().collect()
         };
         findings.hold("7a", messages(handout).starts_with(&messages(first)), || {
             let what = format!(

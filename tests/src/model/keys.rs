@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use tern_proto::key::{CLASSES, Class, Key, Version};
 use tern_proto::v1::{self, KeyOrder, Start};
 
-use super::case::{Case, Exchange, Truth};
+use super::case::{Case, Exchange};
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::{Request, Via};
 
@@ -131,7 +132,9 @@ fn start_is_right(case: &Case, findings: &mut Findings, truth: &Truth, exchange:
         let version = start.version(class).unwrap_or(0);
         let events = exchange.events();
         if !starts_at_heads(exchange.request) {
-            let skipped = truth.entries[class as usize].range(..=version).next();
+            let floor = if class == Class::Messages { truth.floor } else { 0 };
+            let skipped =
+                truth.entries[class as usize].range(floor + 1..).next().filter(|(first, _)| **first <= version);
             findings.hold("3c", skipped.is_none(), || {
                 let what = format!("{} starts at the oldest, {version}, above an entry", case.name(exchange.device));
                 Proof::new(what, events).about(skipped.map(|(version, _)| *version))
@@ -139,8 +142,7 @@ fn start_is_right(case: &Case, findings: &mut Findings, truth: &Truth, exchange:
         } else if class == Class::Messages {
             let missed =
                 case.accepted.iter().filter(|accepted| case.before(accepted.answer, exchange.ask)).find(|accepted| {
-                    let found =
-                        truth.find(case.user(accepted.device), accepted.content.client_msg_id, &accepted.content.text);
+                    let found = truth.find(case.user(accepted.device), accepted.content, accepted.result);
                     found.is_some_and(|(at, _)| at > version)
                 });
             findings.hold("3c", missed.is_none(), || {
@@ -171,8 +173,7 @@ pub(crate) fn starts_at_heads(request: &Request) -> bool {
 
 /// Asks and answers that have to do with keys, in the order of the events.
 fn asks_and_answers<'c, 'a>(case: &'c Case<'a>) -> Vec<(usize, &'c Exchange<'a>, bool)> {
-    let with_keys =
-        || case.exchanges.iter().filter(|exchange| !matches!(exchange.request, Request::Send(_) | Request::Read(_)));
+    let with_keys = || case.exchanges.iter().filter(|exchange| exchange.request.speaks_of_keys());
     let asks = with_keys().map(|exchange| (exchange.ask, exchange, false));
     let answers = with_keys().filter_map(|exchange| Some((exchange.answer?.0, exchange, true)));
     let mut all: Vec<_> = asks.chain(answers).collect();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use tern_proto::key::Class;
 use tern_proto::v1;
 
-use super::case::{Case, Truth, receipt};
+use super::case::{Case, receipt};
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::What;
 use crate::history::Role;
@@ -25,16 +26,17 @@ fn readers_agree(case: &Case, findings: &mut Findings, device: usize, truth: &Tr
     let of_reader = || case.handouts.iter().filter(|handout| handout.device == device);
     let read: Vec<&v1::Entry> = of_reader().flat_map(|handout| handout.entries).collect();
     let messages = read.iter().copied().filter(|entry| entry.class == Class::Messages.number());
+    let kept = truth.kept().map(|(_, entry)| entry);
     let receipts = truth.entries[Class::Receipts as usize].values().filter_map(|entry| receipt(entry));
     let mut missing = receipts.filter(|first| {
         let own = read.iter().filter_map(|entry| receipt(entry));
         !own.into_iter().any(|own| super::case::same_receipt(own, first) && own.seq >= first.seq)
     });
-    let same = messages.eq(truth.entries[Class::Messages as usize].values().copied()) && missing.next().is_none();
+    let same = messages.eq(kept) && missing.next().is_none();
     findings.hold("10a", same, || {
         let what = format!("{} did not read the same as the first reader of its user", case.name(device));
         let evidence = of_reader().filter_map(|handout| handout.events.last().copied()).take(4);
-        let first = truth.event.values().min().copied();
+        let first = truth.first_event();
         Proof::new(what, evidence.chain(first).collect::<Vec<_>>())
     });
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tern_proto::key::{Class, Version};
 
-use super::case::{Accepted, Case, Truth, Try};
+use super::case::{Accepted, Case, Try};
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::event::Via;
 
@@ -22,8 +23,8 @@ type Placed<'c, 'a> = Vec<(Version, &'c Accepted<'a>)>;
 fn placed<'c, 'a>(case: &'c Case<'a>, user: &str, truth: &Truth<'a>) -> Placed<'c, 'a> {
     let of_user = case.accepted.iter().filter_map(|accepted| {
         let from = case.user(accepted.device);
-        let concerns = from == user || accepted.content.to == user;
-        let found = truth.find(from, accepted.content.client_msg_id, &accepted.content.text).filter(|_| concerns)?;
+        let concerns = accepted.may_concern(from, user);
+        let found = truth.find(from, accepted.content, accepted.result).filter(|_| concerns)?;
         Some((found.0, accepted))
     });
     let mut placed: Placed = of_user.collect();

@@ -1,6 +1,5 @@
 //! Rule 0: one answer for each request, and errors that the protocol allows.
 
-use tern_proto::ConversationId;
 use tern_proto::v1::{self, Code};
 
 use super::case::{Case, Exchange};
@@ -31,19 +30,25 @@ fn is_allowed(case: &Case, exchange: &Exchange, error: &v1::Error) -> bool {
     if let Request::Ack(ack) = exchange.request {
         return ack.key.is_none() && code == Code::BadBody;
     }
-    // Whether a seq is beyond the head is judged by 15b.
-    let Request::Read(read) = exchange.request else { return false };
-    match code {
-        Code::NotAMember => !is_member(case.user(exchange.device), &read.conversation),
-        Code::BeyondHead => is_member(case.user(exchange.device), &read.conversation),
+    let user = case.user(exchange.device);
+    match (exchange.request, code) {
+        // Whether a seq is beyond the head is judged by 15b.
+        (Request::Read(read), Code::BeyondHead) => case.may_be_in(user, &read.conversation, exchange),
+        (request, Code::NotAMember) => {
+            asked_about(request).is_some_and(|conversation| !case.is_surely_in(user, conversation, exchange))
+        }
         _ => false,
     }
 }
 
-/// Whether the conversation is one of the user.
-pub(crate) fn is_member(user: &str, conversation: &str) -> bool {
-    let Ok(conversation) = ConversationId::new(conversation) else { return false };
-    conversation.members().iter().any(|member| member.as_str() == user)
+/// The conversation that only its members may ask about.
+pub(super) fn asked_about(request: &Request) -> Option<&str> {
+    match request {
+        Request::Read(read) => Some(&read.conversation),
+        Request::History(history) => Some(&history.conversation),
+        Request::Members(members) => Some(&members.conversation),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

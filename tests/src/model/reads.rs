@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use tern_proto::v1::{self, Code};
 
 use super::case::{Accepted, Case, Exchange};
-use super::protocol::is_member;
 use super::{Findings, Proof};
 use crate::event::{Reply, Request};
 
@@ -16,7 +15,10 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
     for exchange in &case.exchanges {
         let (Request::Read(read), Some((answer, reply))) = (exchange.request, exchange.answer) else { continue };
         match reply {
-            Reply::Read(_) => done(case, findings, exchange, read, answer),
+            Reply::Read(_) => {
+                let known = accepted.get(&(read.conversation.as_str(), read.seq));
+                done(case, findings, exchange, read, answer, known.copied());
+            }
             Reply::Error(error) if error.code() == Code::BeyondHead => {
                 let known = accepted.get(&(read.conversation.as_str(), read.seq));
                 let known = known.filter(|accepted| case.before(accepted.answer, exchange.ask));
@@ -32,17 +34,29 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
 }
 
 /// A read that was done names a message that was asked before the answer.
-fn done(case: &Case, findings: &mut Findings, exchange: &Exchange, read: &v1::ReadRequest, answer: usize) {
+fn done(
+    case: &Case,
+    findings: &mut Findings,
+    exchange: &Exchange,
+    read: &v1::ReadRequest,
+    answer: usize,
+    known: Option<&Accepted>,
+) {
     let user = case.user(exchange.device);
     let Some(truth) = case.truth(exchange.device) else { return };
     let there =
         truth.messages().find(|(_, message)| message.conversation == read.conversation && message.seq == read.seq);
-    let asked = there.and_then(|(_, message)| {
-        let device = case.sender(message)?;
-        let tries = case.tries.get(&(device, message.client_msg_id))?;
+    // A mark may name what the user did not see: a message from between leaving and joining again.
+    let in_group = case.groups.get(read.conversation.as_str()).and_then(|group| group.log.get(&read.seq));
+    let there = there.map(|(_, message)| message).or(in_group.map(|logged| logged.message));
+    let id = there.and_then(|message| Some((case.sender(message)?, message.client_msg_id)));
+    // What retention has dropped unseen is known by its result.
+    let id = id.or(known.filter(|_| truth.floor > 0).map(|known| (known.device, known.content.client_msg_id)));
+    let asked = id.and_then(|id| {
+        let tries = case.tries.get(&id)?;
         tries.iter().map(|attempt| case.exchanges[attempt.exchange].ask).min_by_key(|ask| case.at(*ask))
     });
-    let member = is_member(user, &read.conversation);
+    let member = case.may_be_in(user, &read.conversation, exchange);
     let in_time = read.seq == 0 || asked.is_some_and(|ask| case.at(ask) <= case.at(answer));
     findings.hold("15b", member && in_time, || {
         let what = format!(

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tern_proto::key::{Class, Key, Version};
-use tern_proto::v1::{self, KeyOrder, ReceiptKind};
+use tern_proto::key::{Class, Version};
+use tern_proto::v1::{self, ReceiptKind};
 
-use super::case::{Case, Truth, conversation, receipt};
-use super::keys::{is_within, starts_at_heads};
+use super::case::{Case, receipt};
+use super::content::conversation;
+use super::doings::Doings;
+use super::groups::Group;
 use super::{Findings, Proof};
-use crate::event::{Reply, Request};
+use crate::device::is_group;
+use crate::event::Request;
 use crate::history::Role;
 
 pub(crate) fn judge(case: &Case, findings: &mut Findings) {
@@ -35,107 +38,9 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
             read_to_the_end(case, findings, user, doings, &conversation, other);
             delivered_to_the_end(case, findings, user, doings, &conversation, other);
         }
-    }
-}
-
-/// What a member acknowledged and marked as read, over time.
-struct Doings<'a> {
-    /// By device: where it started, and when it presented which version.
-    presented: HashMap<usize, (Version, Rising)>,
-    /// By device: the highest version of class 1 whose ack was answered, and the event.
-    proven: HashMap<usize, (Version, usize)>,
-    /// By conversation: the messages, version and seq and sender.
-    messages: HashMap<&'a str, BTreeMap<Version, (u64, &'a str)>>,
-    /// By conversation: when which seq was asked to be marked.
-    asked: HashMap<&'a str, Rising>,
-    /// By conversation: the highest seq that was answered as done, and the event.
-    done: HashMap<&'a str, (u64, usize)>,
-}
-
-impl<'a> Doings<'a> {
-    fn of(case: &Case<'a>, user: &str, truth: &Truth<'a>) -> Doings<'a> {
-        let mut doings = Doings {
-            presented: HashMap::new(),
-            proven: HashMap::new(),
-            messages: HashMap::new(),
-            asked: HashMap::new(),
-            done: HashMap::new(),
-        };
-        for (version, message) in truth.messages() {
-            let messages = doings.messages.entry(&message.conversation).or_default();
-            messages.insert(version, (message.seq, &message.from));
+        for (name, group) in case.groups.iter().filter(|(_, group)| group.is_whole()) {
+            read_in_group(case, findings, user, doings, name, group);
         }
-        for exchange in case.exchanges.iter().filter(|exchange| case.user(exchange.device) == user) {
-            doings.note_key(case, truth, exchange);
-            if let Request::Read(read) = exchange.request {
-                let asked = doings.asked.entry(&read.conversation).or_default();
-                asked.note(case.at(exchange.ask), read.seq);
-                if let Some((answer, Reply::Read(_))) = exchange.answer {
-                    let done = doings.done.entry(&read.conversation).or_default();
-                    *done = (read.seq, answer).max(*done);
-                }
-            }
-        }
-        doings
-    }
-
-    fn note_key(&mut self, case: &Case, truth: &Truth, exchange: &super::case::Exchange) {
-        let (start, presented) = self.presented.entry(exchange.device).or_default();
-        if let (true, Some((_, reply))) = (starts_at_heads(exchange.request), exchange.answer) {
-            let at = reply.order().and_then(|(_, key)| Key::from(key?).version(Class::Messages)).unwrap_or(0);
-            // A start that was repeated because its reply was lost: the lowest allows the most.
-            *start = if *start == 0 { at } else { at.min(*start) };
-        }
-        let Some(key) = exchange.request.key().map(Key::from) else { return };
-        let Some(version) = key.version(Class::Messages).filter(|_| is_within(&key, truth)) else { return };
-        if exchange.request.acknowledges() {
-            presented.note(case.at(exchange.ask), version);
-        }
-        if let (Request::Ack(_), Some((answer, Reply::Ack(reply)))) = (exchange.request, exchange.answer)
-            && reply.key_order() == KeyOrder::None
-        {
-            let proven = self.proven.entry(exchange.device).or_default();
-            *proven = (version, answer).max(*proven);
-        }
-    }
-
-    /// The highest seq of a conversation that a device had acknowledged by a time.
-    fn acknowledged(&self, conversation: &str, by: u64) -> u64 {
-        let Some(messages) = self.messages.get(conversation) else { return 0 };
-        let of_device = self.presented.values().filter_map(|(start, presented)| {
-            let reached = presented.by(by);
-            let (_, (seq, _)) = messages.range(..=reached).next_back().filter(|(version, _)| *version > start)?;
-            Some(*seq)
-        });
-        of_device.max().unwrap_or(0)
-    }
-
-    /// The highest seq of a conversation that was asked to be marked as read by a time.
-    fn marked(&self, conversation: &str, by: u64) -> u64 {
-        self.asked.get(conversation).map_or(0, |asked| asked.by(by))
-    }
-}
-
-/// A number that only rises, over time.
-#[derive(Default)]
-struct Rising {
-    /// When, and the highest number by then; in order of time.
-    steps: Vec<(u64, u64)>,
-}
-
-impl Rising {
-    fn note(&mut self, at: u64, number: u64) {
-        let place = self.steps.partition_point(|(time, _)| *time <= at);
-        let before = place.checked_sub(1).map_or(0, |last| self.steps[last].1);
-        self.steps.insert(place, (at, number.max(before)));
-        for (_, later) in &mut self.steps[place..] {
-            *later = number.max(*later);
-        }
-    }
-
-    fn by(&self, at: u64) -> u64 {
-        let place = self.steps.partition_point(|(time, _)| *time <= at);
-        place.checked_sub(1).map_or(0, |last| self.steps[last].1)
     }
 }
 
@@ -155,6 +60,7 @@ fn says_no_more(
     let marked = doings.marked(&receipt.conversation, by);
     let (rule, limit) = match receipt.kind() {
         ReceiptKind::Read => ("15c", marked),
+        _ if is_group(&receipt.conversation) => ("6c", 0),
         _ => ("6c", marked.max(doings.acknowledged(&receipt.conversation, by))),
     };
     findings.hold(rule, receipt.seq <= limit, || {
@@ -169,8 +75,7 @@ fn says_no_more(
         Proof::new(what, last.into_iter().chain([event]).collect::<Vec<_>>()).about([version])
     });
     if receipt.kind() == ReceiptKind::Read {
-        let messages = doings.messages.get(receipt.conversation.as_str());
-        let last = messages.and_then(|messages| messages.values().next_back()).map_or(0, |(seq, _)| *seq);
+        let last = doings.last(&receipt.conversation);
         findings.hold("15c", receipt.seq <= last, || {
             let what = format!(
                 "a receipt says that seq {} of {} is read, the last is {last}",
@@ -255,6 +160,29 @@ fn read_to_the_end(case: &Case, findings: &mut Findings, user: &str, doings: &Do
     }
 }
 
+/// 15d, in a group: the reader is told of the mark, and everybody whose newest message it covers.
+fn read_in_group(case: &Case, findings: &mut Findings, user: &str, doings: &Doings, name: &str, group: &Group) {
+    let Some((done, answer)) = doings.done.get(name).copied() else { return };
+    // A mark from before the last joining does nothing any more.
+    if group.last_joined(user).is_none_or(|joined| done < joined) {
+        return;
+    }
+    let asked = doings.marked(name, u64::MAX);
+    let others = group.members.iter().filter(|other| **other != user && case.truths.contains_key(**other));
+    let covered = others.filter(|_| group.joined(user).is_some()).filter_map(|other| {
+        let newest = group.newest_of(other).filter(|newest| *newest <= done)?;
+        Some((*other, newest))
+    });
+    for (reader, least) in std::iter::once((user, done)).chain(covered) {
+        let (told, shown) = final_receipt(case, reader, name, user, ReceiptKind::Read);
+        findings.hold("15d", least <= told && told <= asked, || {
+            let what = format!("{reader} ends with read {told} of {user} in {name}, it must be {least} to {asked}");
+            let evidence: Vec<usize> = shown.into_iter().chain(reading(case, reader)).chain([answer]).collect();
+            Proof::new(what, evidence)
+        });
+    }
+}
+
 /// 15e.
 fn delivered_to_the_end(
     case: &Case,
@@ -264,14 +192,7 @@ fn delivered_to_the_end(
     conversation: &str,
     other: &str,
 ) {
-    let Some(messages) = doings.messages.get(conversation) else { return };
-    let mut least = (0, None);
-    for (device, (reached, answer)) in &doings.proven {
-        let start = doings.presented.get(device).map_or(0, |(start, _)| *start);
-        let theirs = messages.range(..=reached).rev().take_while(|(version, _)| **version > start);
-        let last = theirs.map(|(_, message)| message).find(|(_, from)| *from == other);
-        least = least.max((last.map_or(0, |(seq, _)| *seq), Some(*answer)));
-    }
+    let least = doings.delivered_for_certain(conversation, 1, |from| from == other);
     let (least, Some(answer)) = least else { return };
     let (delivered, shown) = final_receipt(case, other, conversation, user, ReceiptKind::Delivered);
     let (read, _) = final_receipt(case, other, conversation, user, ReceiptKind::Read);
@@ -286,6 +207,7 @@ fn delivered_to_the_end(
 mod tests {
     use super::super::story::{ANN, BEN, DESK, Story, assert_breaks, assert_holds, receipt_entry};
     use super::*;
+    use crate::event::Reply;
 
     const DELIVERED: ReceiptKind = ReceiptKind::Delivered;
     const READ: ReceiptKind = ReceiptKind::Read;
@@ -356,7 +278,7 @@ mod tests {
             let mut story = two_messages();
             let start = if at > 0 { v1::Start::Heads } else { v1::Start::Oldest };
             let n = story.ask(BEN, Request::Hello(v1::HelloRequest { start: start as i32, ..Default::default() }));
-            let (key_order, key) = (KeyOrder::Start as i32, Some(super::super::story::key((at, 0))));
+            let (key_order, key) = (v1::KeyOrder::Start as i32, Some(super::super::story::key((at, 0))));
             let pending = at == 0;
             story.answer(BEN, n, Reply::Hello(v1::HelloReply { key_order, key, pending, ..Default::default() }));
             story.ack(BEN, (2, 0));

@@ -1,15 +1,21 @@
 //! Rules 2a, 2b, 2c, 2e and 2f: the results of sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use tern_proto::limits;
 use tern_proto::v1::Code;
 
-use super::case::{Case, Try, deserves};
+use super::case::{Case, Try};
+use super::content::deserves;
+use super::rising::Rising;
 use super::{Findings, Proof};
+use crate::device::is_group;
 use crate::event::{Reply, Request};
 
 pub(crate) fn judge(case: &Case, findings: &mut Findings) {
+    let ages = Ages::of(case);
     for ((device, id), tries) in &case.tries {
+        ages.nothing_is_too_old(case, findings, *device, *id, tries);
         if *id != 0 {
             one_result(case, findings, *device, tries);
         }
@@ -76,12 +82,69 @@ fn deserved(case: &Case, findings: &mut Findings, device: usize, tries: &[Try]) 
     for attempt in tries {
         let Some(result) = attempt.settled() else { continue };
         let deserved = deserves(case.user(device), attempt.content);
-        let right = result.code == deserved as i32;
+        let right = result.code == deserved as i32
+            || (deserved == Code::Ok && group_may_refuse(case, device, tries, attempt, result.code()));
         findings.hold("2c", right, || {
             let id = attempt.content.client_msg_id;
             let what = format!("message {id} of {} got {:?}, deserved {deserved:?}", case.name(device), result.code());
             Proof::new(what, case.exchanges[attempt.exchange].events())
         });
+    }
+}
+
+/// By device: from when on which ids were asked.
+struct Ages {
+    asked: HashMap<usize, Rising>,
+}
+
+impl Ages {
+    fn of(case: &Case) -> Ages {
+        let mut asked: HashMap<usize, Rising> = HashMap::new();
+        for ((device, id), tries) in &case.tries {
+            let first = tries.iter().map(|attempt| case.at(case.exchanges[attempt.exchange].ask)).min();
+            asked.entry(*device).or_default().note(first.unwrap_or(0), *id);
+        }
+        Ages { asked }
+    }
+
+    /// 2c, where results are forgotten: an id is too old if this one, or a higher one, was asked so long ago.
+    fn nothing_is_too_old(&self, case: &Case, findings: &mut Findings, device: usize, id: u64, tries: &[Try]) {
+        for attempt in tries.iter().filter(|attempt| attempt.result.is_some_and(|one| one.code() == Code::TooOld)) {
+            let answered = case.exchanges[attempt.exchange].answer.map_or(0, |(answer, _)| case.at(answer));
+            let old = case.history.keeps.and_then(|keeps| answered.checked_sub(keeps.results));
+            let forgotten = old.zip(self.asked.get(&device)).map_or(0, |(by, asked)| asked.by(by));
+            findings.hold("2c", forgotten >= id, || {
+                let what = format!("message {id} of {} is called too old", case.name(device));
+                Proof::new(what, case.exchanges[attempt.exchange].events())
+            });
+        }
+    }
+}
+
+/// Whether the group of a message may have been so that the refusal was right: it was at some moment between the first ask and the answer.
+fn group_may_refuse(case: &Case, device: usize, tries: &[Try], attempt: &Try, code: Code) -> bool {
+    let (user, content) = (case.user(device), attempt.content);
+    if !is_group(&content.to) && content.change.is_none() {
+        return false;
+    }
+    let same = tries.iter().filter(|one| one.content == content);
+    let since = same.map(|one| case.at(case.exchanges[one.exchange].ask)).min().unwrap_or(0);
+    let until = case.exchanges[attempt.exchange].answer.map_or(u64::MAX, |(answer, _)| case.at(answer));
+    let group = case.group(&content.to);
+    let (added, removed) =
+        content.change.as_ref().map_or((0, &[][..]), |change| (change.add.len(), change.remove.as_slice()));
+    match code {
+        Code::NotAMember => is_group(&content.to) && !group.is_some_and(|group| group.is_surely_in(user, since, until)),
+        Code::NotAllowed => {
+            let removes_others = removed.iter().any(|one| one != user);
+            removes_others && !group.is_some_and(|group| group.surely_owns(user, since, until))
+        }
+        Code::GroupFull => match group {
+            Some(group) => group.everybody().count() + added > limits::MEMBERS,
+            // The founder is one as well; of a group without a truth nothing is known.
+            None => !content.to.is_empty() || added >= limits::MEMBERS,
+        },
+        _ => false,
     }
 }
 
@@ -158,6 +221,7 @@ mod tests {
 
     use super::super::story::{ANN, BEN, Story, assert_breaks, assert_holds};
     use crate::event::{Reply, Request, Via};
+    use crate::history::Keeps;
 
     use super::*;
 
@@ -178,7 +242,6 @@ mod tests {
         assert_holds(&resent(|_, _| ()));
         assert_breaks("2a", &resent(|_, result| result.seq = 2));
         assert_breaks("2a", &resent(|_, result| result.time_ms += 1));
-        assert_breaks("2a", &resent(|_, result| *result = refused(Code::TooOld)));
         assert_holds(&resent(|_, result| *result = refused(Code::Busy)));
     }
 
@@ -219,6 +282,23 @@ mod tests {
         let content = story.content(ANN, 1, BEN);
         story.sent(ANN, Via::Packets, content, refused(Code::TooOld));
         assert_breaks("2c", &story.end());
+    }
+
+    #[test]
+    fn an_id_is_too_old_only_where_results_are_forgotten() {
+        let told = |results: Option<u64>| {
+            let mut story = Story::with_a_message();
+            if let Some(results) = results {
+                story.keeps(Keeps { window: 0, cap: 100, results, until: None });
+            }
+            story.go_to(1000);
+            let content = story.content(ANN, 1, BEN);
+            story.sent(ANN, Via::Json, content, refused(Code::TooOld));
+            story.end()
+        };
+        assert_breaks("2c", &told(None));
+        assert_holds(&told(Some(1010)));
+        assert_breaks("2c", &told(Some(1011)));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use tern_proto::v1::{self, entry::Body};
 
-use super::case::conversation;
+use super::content::conversation;
 use super::{Findings, judge};
 use crate::event::{Event, Reply, Request, Via, What};
-use crate::history::{History, Member, Role};
+use crate::history::{History, Keeps, Member, Outage, Role};
 
 pub(crate) const ANN: usize = 0;
 pub(crate) const BEN: usize = 1;
@@ -69,6 +69,7 @@ pub(crate) fn message_entry(
         client_msg_id: id,
         text: text.into(),
         time_ms: 5,
+        change: None,
     };
     v1::Entry { class: 1, version, body: Some(Body::Message(message)) }
 }
@@ -77,6 +78,10 @@ pub(crate) fn receipt_entry(version: u64, member: &str, kind: v1::ReceiptKind, s
     let (conversation, member) = ("ann:ben".into(), member.into());
     let receipt = v1::Receipt { conversation, member, kind: kind as i32, seq, time_ms: 5 };
     v1::Entry { class: 2, version, body: Some(Body::Receipt(receipt)) }
+}
+
+pub(crate) fn hole_entry(version: u64, reason: v1::HoleReason, count: u64) -> v1::Entry {
+    v1::Entry { class: 1, version, body: Some(Body::Hole(v1::Hole { reason: reason as i32, count })) }
 }
 
 /// The stub of a message.
@@ -151,7 +156,7 @@ impl Story {
     }
 
     pub(crate) fn content(&self, device: usize, id: u64, to: usize) -> v1::OutMessage {
-        v1::OutMessage { client_msg_id: id, to: self.user(to), text: Story::text(device, id) }
+        v1::OutMessage { client_msg_id: id, to: self.user(to), text: Story::text(device, id), change: None }
     }
 
     /// The result of an accepted message.
@@ -189,6 +194,7 @@ impl Story {
             client_msg_id: id,
             text: Story::text(device, id),
             time_ms: 5,
+            change: None,
         };
         let entry = v1::Entry { class: 1, version, body: Some(Body::Message(message)) };
         for member in [device, to] {
@@ -201,6 +207,50 @@ impl Story {
     pub(crate) fn truth_of(&mut self, device: usize) -> &mut Vec<v1::Entry> {
         let user = self.user(device);
         self.truths.entry(user).or_default()
+    }
+
+    /// Puts an entry into a user's timelines, in the order of versions; users without readers have none.
+    pub(crate) fn put(&mut self, user: &str, entry: v1::Entry) {
+        if let Some(truth) = self.truths.get_mut(user) {
+            truth.push(entry);
+            truth.sort_by_key(|entry| (entry.class, entry.version));
+        }
+    }
+
+    /// Says who sent what is stored at a version.
+    pub(crate) fn owns(&mut self, version: u64, device: usize) {
+        self.owners.insert(version, device);
+    }
+
+    /// Says what the server was told to keep.
+    pub(crate) fn keeps(&mut self, keeps: Keeps) {
+        self.history.keeps = Some(keeps);
+    }
+
+    /// Says when the disk refused.
+    pub(crate) fn outage(&mut self, outage: Outage) {
+        self.history.outages.push(outage);
+    }
+
+    /// The device is told where it starts.
+    pub(crate) fn start(&mut self, device: usize) {
+        let n = self.ask(device, Request::Hello(v1::HelloRequest { protocol: 1, ..Default::default() }));
+        let start = v1::KeyOrder::Start as i32;
+        self.answer(
+            device,
+            n,
+            Reply::Hello(v1::HelloReply { key_order: start, key: Some(key((0, 0))), ..Default::default() }),
+        );
+    }
+
+    /// Applies the page that was asked last.
+    pub(crate) fn apply_last(&mut self, device: usize, at: (u64, u64)) {
+        self.record(device, What::Applied { from: self.n, key: key(at) });
+    }
+
+    /// Drops the oldest entries of class 1.
+    pub(crate) fn drop_up_to(&mut self, device: usize, version: u64) {
+        self.truth_of(device).retain(|entry| entry.class != 1 || entry.version > version);
     }
 
     pub(crate) fn forget(&mut self, device: usize, version: u64) {
@@ -249,6 +299,15 @@ impl Story {
     pub(crate) fn ack(&mut self, device: usize, at: (u64, u64)) {
         let n = self.ask(device, Request::Ack(v1::AckRequest { key: Some(key(at)) }));
         self.answer(device, n, Reply::Ack(v1::AckReply::default()));
+    }
+
+    /// Ben acknowledges messages of ann, and she is told so.
+    pub(crate) fn acked_and_told(&mut self, device: usize, version: u64) {
+        self.ack(device, (version, 0));
+        if version > 0 {
+            let user = self.user(device);
+            self.put("ann", receipt_entry(1, &user, v1::ReceiptKind::Delivered, version));
+        }
     }
 
     /// Peeks with a key and is ordered to replace it.

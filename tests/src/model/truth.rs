@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use tern_proto::key::{Class, Version};
 use tern_proto::v1::{self, entry::Body};
 
-use super::case::{Accepted, Case, Truth, conversation};
-use super::protocol::is_member;
+use super::case::{Accepted, Case};
+use super::content::{is_of_two, is_what_became_of};
+use super::timeline::Truth;
 use super::{Findings, Proof};
 use crate::history::Role;
 
@@ -42,16 +43,18 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
 /// 1a.
 fn survives(case: &Case, findings: &mut Findings, accepted: &Accepted) {
     let (from, result) = (case.user(accepted.device), accepted.result);
-    for user in [from, &accepted.content.to] {
-        let Some(truth) = case.truths.get(user) else { continue };
+    let group = case.groups.get(result.conversation.as_str());
+    let sees = |user: &str| group.is_some_and(|group| group.sees(user, result.seq));
+    let owed = |user: &str| user == from || user == accepted.content.to || sees(user);
+    for (user, truth) in case.truths.iter().filter(|(user, _)| owed(user)) {
         let same = |message: &v1::Message| {
             message.server_msg_id == result.server_msg_id
                 && message.conversation == result.conversation
-                && message.conversation == conversation(from, &accepted.content.to)
+                && is_what_became_of(accepted.content, message)
                 && (message.seq, message.time_ms) == (result.seq, result.time_ms)
         };
         let mut found = truth.under_id(from, accepted.content.client_msg_id);
-        let held = found.any(|(_, message)| message.text == accepted.content.text && same(message));
+        let held = found.any(|(_, message)| same(message)) || truth.may_have_dropped(&result.conversation, result.seq);
         findings.hold("1a", held, || {
             let id = accepted.content.client_msg_id;
             let what = format!(
@@ -99,7 +102,9 @@ fn sequences(case: &Case, findings: &mut Findings, user: &str, truth: &Truth) {
     let mut heads: HashMap<&str, (u64, Version)> = HashMap::new();
     for (version, message) in truth.messages() {
         let (head, last) = heads.insert(&message.conversation, (message.seq, version)).unwrap_or_default();
-        findings.hold("5a", message.seq == head + 1, || {
+        let next = message.seq == head + 1 || joins(case, user, message);
+        let after_a_gap = last < truth.floor || (last == 0 && truth.floor > 0);
+        findings.hold("5a", message.seq > head && (next || after_a_gap), || {
             let what =
                 format!("in {user}'s timeline seq {} of {} follows seq {head}", message.seq, message.conversation);
             let events = [last, version].into_iter().filter_map(|version| truth.event_of(Class::Messages, version));
@@ -112,6 +117,13 @@ fn sequences(case: &Case, findings: &mut Findings, user: &str, truth: &Truth) {
             Proof::new(format!("a page of {user} is not in the order of versions"), handout.events.clone())
         });
     }
+}
+
+/// Whether a message of a group is one from which on the user sees it. Of a log that is not whole this is not known.
+fn joins(case: &Case, user: &str, message: &v1::Message) -> bool {
+    let group = case.groups.get(message.conversation.as_str());
+    group
+        .is_some_and(|group| !group.is_whole() || (group.sees(user, message.seq) && !group.sees(user, message.seq - 1)))
 }
 
 fn is_truth(case: &Case, device: usize, user: &str) -> bool {
@@ -142,15 +154,26 @@ fn members_agree(case: &Case, findings: &mut Findings) {
 fn is_own(case: &Case, device: usize, user: &str, entry: &v1::Entry) -> bool {
     match &entry.body {
         Some(Body::Message(message)) => {
-            is_member(user, &message.conversation) && is_member(&message.from, &message.conversation)
+            let conversation = message.conversation.as_str();
+            case.sees(user, conversation, message.seq) && was_ever_in(case, &message.from, conversation)
         }
         Some(Body::Receipt(receipt)) => {
-            is_member(user, &receipt.conversation) && is_member(&receipt.member, &receipt.conversation)
+            let conversation = receipt.conversation.as_str();
+            was_ever_in(case, user, conversation) && was_ever_in(case, &receipt.member, conversation)
         }
         Some(Body::Stub(stub)) => {
-            is_member(user, &stub.conversation) && case.tries.contains_key(&(device, stub.client_msg_id))
+            case.sees(user, &stub.conversation, stub.seq) && case.tries.contains_key(&(device, stub.client_msg_id))
         }
+        Some(Body::Hole(_)) => true,
         Some(Body::Damaged(_)) | None => true,
+    }
+}
+
+fn was_ever_in(case: &Case, user: &str, conversation: &str) -> bool {
+    match case.groups.get(conversation) {
+        Some(group) => !group.is_whole() || group.everybody().any(|one| one == user),
+        None if case.is_unknown(user, conversation) => true,
+        None => is_of_two(user, conversation),
     }
 }
 

@@ -1,0 +1,84 @@
+//! What a run plays: how the server is set up, and what its data lies on.
+
+use std::time::Duration;
+
+use crate::disk::Trouble;
+use crate::history::Keeps;
+
+/// A part of a run, with a server, users and a history of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scene {
+    /// Links and processes break
+    Plain,
+    /// They break as well, and the server keeps next to nothing
+    Retention,
+    /// The disk is full for a while; needs --disk
+    Full,
+    /// The disk fails at sync for a while; needs --disk
+    Sync,
+}
+
+/// How long the server of the scene of retention keeps an entry.
+const WINDOW: Duration = Duration::from_secs(1);
+/// How long it keeps the results of messages, and so their entries as well.
+const RESULTS: Duration = Duration::from_secs(2);
+/// How many entries of a user it keeps.
+const CAP: usize = 500;
+
+impl Scene {
+    /// What a run plays, with the share of its time that each gets.
+    pub(crate) const USUAL: [(Scene, f64); 2] = [(Scene::Plain, 0.75), (Scene::Retention, 0.25)];
+    /// What a run plays on a failing disk.
+    pub(crate) const ON_DISK: [(Scene, f64); 2] = [(Scene::Full, 0.5), (Scene::Sync, 0.5)];
+
+    /// A run of it that is shorter than this may not come to all that it is for.
+    pub(crate) fn least(self) -> Duration {
+        match self {
+            Scene::Retention => Duration::from_secs(12),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Its name on the command line, and that of its directory.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Scene::Plain => "plain",
+            Scene::Retention => "retention",
+            Scene::Full => "full",
+            Scene::Sync => "sync",
+        }
+    }
+
+    /// How its disk refuses; `None` if it is an ordinary one.
+    pub(crate) fn trouble(self) -> Option<Trouble> {
+        match self {
+            Scene::Plain | Scene::Retention => None,
+            Scene::Full => Some(Trouble::Full),
+            Scene::Sync => Some(Trouble::Sync),
+        }
+    }
+
+    /// What the server is told to keep; `None` for everything.
+    pub(crate) fn keeps(self) -> Option<Keeps> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let keeps = Keeps { window: micros(WINDOW), cap: CAP, results: micros(RESULTS), until: None };
+        (self == Scene::Retention).then_some(keeps)
+    }
+
+    /// The settings of the server under test, as its environment has them; `last` for the quiet end, in which nothing is dropped any more.
+    pub(crate) fn settings(self, last: bool) -> Vec<(&'static str, String)> {
+        match self {
+            Scene::Plain => Vec::new(),
+            Scene::Retention if last => Vec::new(),
+            Scene::Retention => vec![
+                ("TERN_STORAGE__HISTORY", format!("{}ms", WINDOW.as_millis())),
+                ("TERN_STORAGE__KEEP_RESULTS", format!("{}ms", RESULTS.as_millis())),
+                ("TERN_STORAGE__MAX_USER_ENTRIES", CAP.to_string()),
+                ("TERN_STORAGE__RETAIN_EVERY", "1s".into()),
+                ("TERN_STORAGE__SEGMENT_BYTES", "1048576".into()),
+            ],
+            // Small enough for a file system of some tens of MiB.
+            Scene::Full | Scene::Sync => vec![("TERN_STORAGE__SEGMENT_BYTES", "1048576".into())],
+        }
+    }
+}
