@@ -25,6 +25,8 @@ pub(crate) struct Watched {
     pub(crate) down: AtomicBool,
     /// Commits, but does not tell.
     pub(crate) mute: AtomicBool,
+    /// Commits, but tells a moment later, as a store with a disk does.
+    pub(crate) slow: AtomicBool,
 }
 
 impl Watched {
@@ -47,6 +49,9 @@ impl Storage for Watched {
         }
         self.commits.lock().unwrap().push(ops.clone());
         let outcomes = self.reference.commit(ops).await;
+        if self.slow.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         if self.mute.load(Ordering::SeqCst) { vec![Outcome::Unknown; count] } else { outcomes }
     }
 
