@@ -38,7 +38,7 @@ pub(crate) struct Session {
     /// When the phase began that waits for a hello, or anything was heard.
     heard: Instant,
     /// Requests without a reply, but hello.
-    in_flight: usize,
+    in_flight: u16,
     /// Those of them whose reply may fill a packet.
     pages: u16,
     sends: Sends,
@@ -95,7 +95,7 @@ impl Session {
             Phase::Fresh => true,
             // What came behind the hello waits for its outcome.
             Phase::Greeting | Phase::Leaving { .. } | Phase::Closed(_) => false,
-            Phase::Open => self.in_flight < limits::IN_FLIGHT && !self.sends.full() && self.pages < PAGES,
+            Phase::Open => usize::from(self.in_flight) < limits::IN_FLIGHT && !self.sends.full() && self.pages < PAGES,
         }
     }
 
@@ -217,7 +217,7 @@ impl Session {
 
     /// The outcome of [`Call::Send`].
     pub(crate) fn on_sent(&mut self, parts: Vec<(u32, usize)>, results: Vec<v1::SendResult>, out: &mut BytesMut) {
-        self.in_flight -= parts.len();
+        self.in_flight -= parts.len() as u16; // Each was counted when it came.
         self.sends.done();
         for (sequence, reply) in sends::split(parts, results) {
             put_answer(out, Command::Send.number(), sequence, &Ok(Reply::Send(reply)));

@@ -43,7 +43,11 @@ pub(crate) async fn history(
         max_entries: at_most(request.limit, limits::PAGE_ENTRIES),
         max_bytes: limits::PAGE_BYTES,
     };
-    let history = storage.history(request).await?;
+    let name = request.conversation.clone();
+    let mut history = storage.history(request).await?;
+    // Whoever was removed in between, or has come back since, may see what a member may see now.
+    let (_, from) = of_member(storage, name.as_str(), user).await?;
+    history.messages.retain(|message| message.seq >= from);
     Ok(v1::HistoryReply { messages: history.messages, more: history.more })
 }
 

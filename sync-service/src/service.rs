@@ -195,11 +195,19 @@ impl SyncApi for SyncService {
             let key = Some((&acknowledged(device, &state)).into());
             return Ok(v1::AckReply { key_order: order.into(), key });
         }
-        match acks::store(&*self.storage, device, &state, key.versions).await {
-            Outcome::Done => acks::derive(&self.deliver, device, &state, key.versions),
-            outcome => return Err(not_stored(&outcome)),
+        // A client that acknowledges and closes the link takes the receipts with it as little as the acknowledgement.
+        let (storage, deliver, device) = (self.storage.clone(), self.deliver.clone(), device.clone());
+        let stored = Seen::through(async move {
+            let outcome = acks::store(&*storage, &device, &state, key.versions).await;
+            if outcome == Outcome::Done {
+                acks::derive(&deliver, &device, &state, key.versions);
+            }
+            outcome
+        });
+        match stored.await {
+            Outcome::Done => Ok(v1::AckReply::default()),
+            outcome => Err(not_stored(&outcome)),
         }
-        Ok(v1::AckReply::default())
     }
 
     async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {

@@ -178,7 +178,7 @@ impl Server {
 fn warn_of_descriptors(max_links: usize) {
     let limit = descriptors::raise_limit();
     if limit <= max_links as u64 {
-        tracing::warn!(limit, max_links, "link.max_long_links does not fit the limit of open files (ulimit -n)");
+        tracing::info!(limit, max_links, "more links than the limit of open files (ulimit -n) will wait");
     }
 }
 

@@ -17,8 +17,9 @@ const PROGRAMS: [&str; 6] = ["losetup", "mkfs.ext4", "fstrim", "mount", "umount"
 const IMAGE: u64 = 96 << 20;
 /// How often it is tried to shrink a tmpfs that is written to.
 const SHRINKS: u32 = 50;
-/// How often it is tried to unmount, and the time between two tries: together 5 s.
-const UNMOUNTS: u32 = 100;
+/// How often it is tried to take something away, and the time between two tries: together 30 s. The kernel gives up a device when nothing
+/// uses it any more, which on a busy machine is seconds later.
+const RELEASES: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of a write of the filler.
 const FILL: usize = 256 << 10;
@@ -190,6 +191,11 @@ impl Disk {
         if let Some(device) = &self.device {
             call(Command::new("losetup").args(["--detach", device]))?;
             self.device = None;
+            // A second device over the same image would not see what the first one has still to write.
+            until_done(|| {
+                let left = call(Command::new("losetup").arg("--associated").arg(self.image()))?;
+                if left.trim().is_empty() { Ok(()) } else { bail!("still in use: {}", left.trim()) }
+            })?;
         }
         Ok(())
     }
@@ -211,13 +217,18 @@ impl Drop for Disk {
 
 /// Unmounts; a server that was killed, or a loop device that was detached, a moment ago may still hold it.
 fn release(mounted: &Path) -> anyhow::Result<()> {
-    for _ in 1..UNMOUNTS {
-        if call(Command::new("umount").arg(mounted)).is_ok() {
+    until_done(|| call(Command::new("umount").arg(mounted)).map(drop))
+}
+
+/// Tries until it succeeds; the last error if it does not.
+fn until_done(attempt: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    for _ in 1..RELEASES {
+        if attempt().is_ok() {
             return Ok(());
         }
         std::thread::sleep(PAUSE);
     }
-    call(Command::new("umount").arg(mounted)).map(drop)
+    attempt()
 }
 
 /// Writes until nothing more fits, to the last block.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tern_proto::v1::Code;
 
 use crate::device::State;
 use crate::event::{Event, Reply, What};
@@ -159,14 +160,12 @@ impl Log {
         self.with(|history| history.acts.push((self.clock.now(), act)));
     }
 
-    /// Whether a message was answered retryably since a time.
-    pub(crate) fn has_refused_since(&self, since: u64) -> bool {
+    /// Whether a message was answered so since a time.
+    pub(crate) fn has_answered_since(&self, since: u64, so: impl Fn(Code) -> bool) -> bool {
         self.with(|history| {
             let mut recent = history.events.iter().rev().take_while(|event| event.at >= since);
             recent.any(|event| match &event.what {
-                What::Answer { reply: Reply::Send(reply), .. } => {
-                    reply.results.iter().any(|result| result.code().is_retryable())
-                }
+                What::Answer { reply: Reply::Send(reply), .. } => reply.results.iter().any(|result| so(result.code())),
                 _ => false,
             })
         })

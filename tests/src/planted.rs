@@ -40,7 +40,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::SequenceBackAtRestart => &["5a"],
         Fault::GroupMemberSkipped => &["1a", "1c"],
         Fault::GroupSeesBeforeJoin => &["9"],
-        Fault::RetentionIgnoresDevices => &["6d"],
+        Fault::RetentionIgnoresDevices => &["4a", "4c", "6d"],
         Fault::FailedSyncIgnored => &["1a"],
     }
 }

@@ -1,5 +1,7 @@
 //! A run from its start to the quiet end: the server, the network, the clients, and what happens to them.
 
+mod outages;
+
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::actor::{Actor, Habit, Manner};
 use crate::client;
-use crate::disk::{Disk, Trouble};
-use crate::history::{History, Log, Member, Outage, Role};
+use crate::disk::Disk;
+use crate::history::{History, Log, Member, Role};
 use crate::proxy::{Carries, Proxy, Weather};
 use crate::run::Plan;
 use crate::scene::Scene;
@@ -33,12 +35,6 @@ const EVENTS_PER_STEP: f64 = 5.0;
 const PACE: Duration = Duration::from_millis(4);
 /// The pace of the device that comes so rarely that it meets holes.
 const SLOW: Duration = Duration::from_secs(5);
-/// A disk that is to refuse does so when the log comes to new blocks; within this time it must.
-const BITE: Duration = Duration::from_secs(20);
-/// From the first refusal to the healing, and before and after that.
-const OUTAGE: Duration = Duration::from_secs(3);
-/// How often a full disk is filled again.
-const REFILL: Duration = Duration::from_millis(50);
 const PROGRESS: Duration = Duration::from_secs(3);
 /// A client ends its step within this time: the longest step asks a few dozen times.
 const STOP: Duration = Duration::from_secs(90);
@@ -83,7 +79,7 @@ impl<'p> Stage<'p> {
     pub(crate) async fn build(plan: &'p Plan, directory: &FilePath) -> anyhow::Result<Stage<'p>> {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let weather = Weather::new(rng.u64(..));
-        let disk = make_disk(plan).await?;
+        let disk = outages::make_disk(plan).await?;
         let mut stage = Stage {
             plan,
             directory: directory.to_owned(),
@@ -230,44 +226,6 @@ impl<'p> Stage<'p> {
         self.watch_until(start + self.plan.duration, tasks).await
     }
 
-    /// Lets the disk refuse and heals it, again and again; the server is to go on by itself.
-    async fn break_disk(&mut self, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-        let end = Instant::now() + self.plan.duration;
-        let what = self.plan.scene.trouble().map_or("", Trouble::describe);
-        while Instant::now() < end {
-            self.watch_until(Instant::now() + OUTAGE, tasks).await?;
-            self.log.act(format!("from here on {what}"));
-            self.with_disk(Disk::break_down).await?;
-            let (since, deadline) = (self.log.clock.now(), Instant::now() + BITE);
-            let mut healing = deadline;
-            while Instant::now() < healing {
-                if healing == deadline && self.log.has_refused_since(since) {
-                    healing = Instant::now() + OUTAGE;
-                }
-                self.watch_until(Instant::now() + REFILL, tasks).await?;
-                self.with_disk(Disk::keep_broken).await?;
-            }
-            self.with_disk(Disk::heal).await?;
-            self.log.act("the disk is healed".into());
-            let healed = self.log.clock.now();
-            self.watch_until(Instant::now() + OUTAGE, tasks).await?;
-            self.log.outage(Outage { what: what.into(), since, healed, until: self.log.clock.now() });
-        }
-        Ok(())
-    }
-
-    /// Does something with the disk on a thread of its own.
-    async fn with_disk(&mut self, act: fn(&mut Disk) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let mut disk = self.disk.take().context("the scene has no disk of its own")?;
-        let acted = tokio::task::spawn_blocking(move || {
-            let result = act(&mut disk);
-            (disk, result)
-        });
-        let (disk, result) = acted.await?;
-        self.disk = Some(disk);
-        result
-    }
-
     /// Waits; a server or client that ends by itself ends the run.
     async fn watch_until(&mut self, moment: Instant, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
         while Instant::now() < moment {
@@ -389,14 +347,6 @@ impl<'p> Stage<'p> {
         ];
         (self.log.take(), counts)
     }
-}
-
-/// The disk of a scene that has one of its own.
-async fn make_disk(plan: &Plan) -> anyhow::Result<Option<Disk>> {
-    let Some(trouble) = plan.scene.trouble() else { return Ok(None) };
-    let Some(place) = &plan.disk else { bail!("the scene {} needs --disk", plan.scene.name()) };
-    let home = place.join(plan.scene.name());
-    Ok(Some(tokio::task::spawn_blocking(move || Disk::make(trouble, &home)).await??))
 }
 
 /// Says every few seconds how far the run is.

@@ -78,15 +78,14 @@ impl Appender {
     }
 
     /// Writes a frame at the position that [`Appender::position_for`] gave and makes it durable.
-    pub(super) fn append(&mut self, position: u64, frame: Vec<u8>) -> io::Result<()> {
-        self.file.write_all_at(&frame, position % self.log.segment_bytes)?;
+    pub(super) fn append(&mut self, position: u64, frame: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(frame, position % self.log.segment_bytes)?;
         let synced = (self.sync)(&self.file);
         if !planted::active(Fault::FailedSyncIgnored) {
             synced?;
         }
         self.log.meters.bytes.add(frame.len() as u64);
         self.end = align(position + frame.len() as u64);
-        self.log.remember(position, frame);
         self.log.set_end(self.end);
         Ok(())
     }
@@ -130,6 +129,9 @@ impl Appender {
             return Err(io::Error::other("there was none a moment ago"));
         }
         let created = self.log.create_segment(segment);
+        if let Err(error) = &created {
+            tracing::error!(%error, "no room for the next segment of the log; sends are refused until there is");
+        }
         self.no_room = created.is_err().then(Instant::now);
         created
     }

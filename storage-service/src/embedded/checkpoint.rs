@@ -130,7 +130,8 @@ impl Checkpoints {
         }
         self.number += 1;
         self.last = (appender.end(), Instant::now());
-        let users: Vec<UserId> = self.dirty.drain().collect();
+        // With its memory: the next ones may be few.
+        let users: Vec<UserId> = std::mem::take(&mut self.dirty).into_iter().collect();
         let applied = appender.end();
         let (covered, decider) = ((applied, shared.epoch), &mut shared.decider());
         let changes = gather(&shared.users, decider, &shared.moved, &users, covered, self.keep_ms);

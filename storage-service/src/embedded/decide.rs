@@ -273,7 +273,12 @@ impl Known<'_> {
         let found = match self.staged.binary_search_by_key(&position, |staged| staged.position) {
             Ok(at) => {
                 let Staged { meta, body, .. } = &self.staged[at];
-                Some(Found { meta: meta.clone(), body: Some(body.clone().into_bytes()), length: 0 })
+                Some(Found {
+                    meta: meta.clone(),
+                    body: Some(body.clone().into_bytes()),
+                    body_length: body.len(),
+                    length: 0,
+                })
             }
             Err(_) => self.log.read(position, Want::All)?,
         };

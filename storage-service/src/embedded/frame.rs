@@ -95,6 +95,8 @@ pub(super) struct Found {
     pub meta: Meta,
     /// `None` if the body is damaged.
     pub body: Option<Vec<u8>>,
+    /// Bytes of the body, also where it is not wanted or damaged.
+    pub body_length: usize,
     /// Where the next record would start, relative to this one.
     pub length: usize,
 }
@@ -135,7 +137,7 @@ pub(super) fn read_record(bytes: &[u8], position: u64, want: Want) -> Option<Fou
         Want::Meta => Some(&[][..]),
     };
     let body = body.map(<[u8]>::to_vec);
-    Some(Found { meta: Meta::decode(meta).ok()?, body, length })
+    Some(Found { meta: Meta::decode(meta).ok()?, body, body_length: body_len, length })
 }
 
 pub(super) fn align(length: u64) -> u64 {

@@ -15,26 +15,25 @@ pub(super) struct Gap {
     pub up_to: Version,
     /// How many were dropped in all.
     pub count: u64,
-    /// Why the last of them: [`v1::HoleReason`] as a number.
+    /// Why: [`v1::HoleReason`] as a number; the cap if any of them went for that.
     pub reason: i32,
-    /// The number of the checkpoint that will hold the last change; 0 if the index has it.
-    dirty: u64,
+    /// The index may not know yet.
+    fresh: bool,
 }
 
 impl Gap {
     pub(super) fn new(up_to: Version, count: u64, reason: i32) -> Gap {
-        Gap { up_to, count, reason, dirty: 0 }
+        Gap { up_to, count, reason, fresh: false }
     }
 
-    /// Where it ends, if the index does not know yet.
+    /// Where it ends, if the index may not know yet.
     pub(super) fn fresh(&self) -> Option<Version> {
-        (self.dirty != 0).then_some(self.up_to)
+        self.fresh.then_some(self.up_to)
     }
 
-    pub(super) fn checkpointed(&mut self, checkpoint: u64) {
-        if self.dirty <= checkpoint {
-            self.dirty = 0;
-        }
+    /// The index has it.
+    pub(super) fn checkpointed(&mut self) {
+        self.fresh = false;
     }
 
     /// What a key sees that lies in it. A key of 0 means the oldest kept, and misses nothing.
@@ -67,12 +66,15 @@ impl User {
     }
 
     /// Drops the oldest entries; doing so again changes nothing. Gives the devices that nothing is to be derived for any more.
-    pub(super) fn drop_oldest(&mut self, dropped: &Dropped, checkpoint: u64) -> Vec<DeviceId> {
+    pub(super) fn drop_oldest(&mut self, dropped: &Dropped) -> Vec<DeviceId> {
         if dropped.up_to <= self.gap.up_to {
             return Vec::new();
         }
         let count = self.gap.count + dropped.count;
-        self.gap = Gap { up_to: dropped.up_to, count, reason: dropped.reason, dirty: checkpoint };
+        // What went for its age was acknowledged; what went for the cap may be missed, so that is what a hole tells.
+        let by_cap = self.gap.reason == i32::from(v1::HoleReason::Cap);
+        let reason = if by_cap { self.gap.reason } else { dropped.reason };
+        self.gap = Gap { up_to: dropped.up_to, count, reason, fresh: true };
         self.recent.drain(..self.recent.partition_point(|&version| version <= dropped.up_to));
         let is_empty = dropped.up_to >= self.heads[Class::Messages as usize];
         self.entries = if is_empty { 0 } else { self.entries.saturating_sub(dropped.count) };

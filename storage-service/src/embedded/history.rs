@@ -10,26 +10,9 @@ use super::{Failure, Shared};
 use crate::{History, HistoryRequest};
 
 impl Shared {
-    /// The newest messages that are asked for and fit, ascending.
-    pub(super) fn history(&self, request: &HistoryRequest) -> Result<Seen<History>, Failure> {
-        let (places, noted) = self.places(request)?;
-        let mut history = History::default();
-        let mut room = Room::new(request.max_entries, request.max_bytes);
-        for (seq, position) in places {
-            let Some(message) = self.message_at(request, seq, position)? else { break };
-            if !room.take(&message) {
-                history.more = true;
-                break;
-            }
-            history.messages.push(message);
-        }
-        history.messages.reverse();
-        Ok(Seen { value: history, noted })
-    }
-
     /// Sequence and position of the messages asked for, newest first: at least one more than fits, if there are so many. First those that
     /// the index does not have, so that what enters it in between is seen twice, and not missed.
-    fn places(&self, request: &HistoryRequest) -> Result<(Vec<(u64, u64)>, u64), Failure> {
+    pub(super) fn places(&self, request: &HistoryRequest) -> Result<Seen<Vec<(u64, u64)>>, Failure> {
         let HistoryRequest { conversation, before, from, .. } = request;
         let (mut places, noted) = {
             let decider = self.decider();
@@ -43,7 +26,23 @@ impl Shared {
             let room = wanted - places.len();
             places.extend(self.index.history(conversation, *from, oldest, room)?);
         }
-        Ok((places, noted))
+        Ok(Seen { value: places, noted })
+    }
+
+    /// What stands at these places, as much as fits, ascending.
+    pub(super) fn history(&self, request: &HistoryRequest, places: Vec<(u64, u64)>) -> Result<History, Failure> {
+        let mut history = History::default();
+        let mut room = Room::new(request.max_entries, request.max_bytes);
+        for (seq, position) in places {
+            let Some(message) = self.message_at(request, seq, position)? else { break };
+            if !room.take(&message) {
+                history.more = true;
+                break;
+            }
+            history.messages.push(message);
+        }
+        history.messages.reverse();
+        Ok(history)
     }
 
     /// Of a record that cannot be read any more, what is known of it. `None` where the log does not reach back to it: nor does it to what is older.

@@ -26,7 +26,7 @@ pub(super) const SEAL: u64 = u64::from_le_bytes(*b"TERNSEAL");
 pub(super) const SEAL_AT: u64 = 64;
 /// Segments that are kept open for reading.
 const OPEN_FILES: usize = 256;
-/// The newest frames are kept in memory up to this size: what was just committed is about to be read.
+/// The newest frames that are read again are kept in memory up to this size: what was just committed is about to be read.
 const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// The longest record that is believed; a longer length is damage.
 const RECORD_BYTES: usize = 1024 * 1024;
@@ -44,7 +44,7 @@ pub(super) struct Log {
     pub(super) meters: Meters,
 }
 
-/// The newest frames, oldest first, without gaps in what they hold.
+/// The newest frames with a record that is read again, oldest first.
 #[derive(Default)]
 struct Tail {
     frames: VecDeque<(u64, Bytes)>,
@@ -147,12 +147,23 @@ impl Log {
         if files.len() >= OPEN_FILES {
             files.clear();
         }
-        files.insert(segment, file.clone());
+        // One that is being deleted must not be kept open: its room would not be given back.
+        if segment >= self.first() / self.segment_bytes {
+            files.insert(segment, file.clone());
+        }
         Ok(file)
     }
 
     fn path(&self, segment: u64) -> PathBuf {
         self.dir.join(format!("{segment:016x}.seg"))
+    }
+
+    /// Lets the operating system forget what it holds of the segments beyond what is on disk.
+    pub(super) fn distrust_memory(&self) -> io::Result<()> {
+        for segment in self.segments()? {
+            rustix::fs::fadvise(File::open(self.path(segment))?, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        Ok(())
     }
 
     /// The indices of the segment files, ascending.
@@ -186,8 +197,8 @@ impl Log {
     }
 
     pub(super) fn remove_segment(&self, segment: u64) -> io::Result<()> {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
         fs::remove_file(self.path(segment))?;
+        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
         self.meters.segments.sub(1);
         Ok(())
     }
@@ -200,7 +211,9 @@ impl Log {
         let filled = self.fill(&file).and_then(|()| File::open(&self.dir)?.sync_all());
         if let Err(error) = filled {
             // The room that there was is needed elsewhere.
-            let _ = fs::remove_file(&path);
+            if fs::remove_file(&path).is_ok() {
+                self.meters.segments.sub(u64::from(!is_new));
+            }
             return Err(error);
         }
         self.meters.segments.add(u64::from(is_new));

@@ -173,13 +173,13 @@ impl Embedded {
     async fn settled<R: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared) -> Result<Seen<R>, Failure> + Send + 'static,
-    ) -> Result<R, Unavailable> {
+    ) -> Result<(Arc<Shared>, R), Unavailable> {
         let shared = self.current.get();
         let Seen { value, noted } = blocking(shared.clone(), look).await?;
         let mut visible = shared.visible.subscribe();
         let settled = visible.wait_for(|&visible| noted < visible || shared.has_failed()).await;
-        match settled {
-            Ok(visible) if noted < *visible => Ok(value),
+        match settled.map(|visible| noted < *visible) {
+            Ok(true) => Ok((shared, value)),
             _ => Err(Unavailable(shared.failed.get().map(|failed| failed.reason.clone()).unwrap_or_default())),
         }
     }
@@ -319,16 +319,19 @@ impl Storage for Embedded {
         limit: usize,
     ) -> Result<Vec<Listed>, Unavailable> {
         let (user, after) = (user.clone(), after.cloned());
-        self.settled(move |shared| shared.conversations(&user, after.as_ref(), limit)).await
+        Ok(self.settled(move |shared| shared.conversations(&user, after.as_ref(), limit)).await?.1)
     }
 
     async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable> {
         let id = id.clone();
-        self.settled(move |shared| shared.conversation(&id)).await
+        Ok(self.settled(move |shared| shared.conversation(&id)).await?.1)
     }
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
-        self.settled(move |shared| shared.history(&request)).await
+        let asked = request.clone();
+        let (shared, places) = self.settled(move |shared| shared.places(&asked)).await?;
+        // Only now does the log have what stands at these places.
+        blocking(shared, move |shared| shared.history(&request, places)).await
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

@@ -71,6 +71,7 @@ impl Moved {
 fn original(version: u64, copy: Found) -> Option<Found> {
     let Some(Fact::Moved(moved)) = copy.meta.fact else { return None };
     let (meta, body) = (Meta { fact: moved.message.map(Fact::Message) }, copy.body.filter(|_| !moved.damaged));
-    let length = record_bytes(&meta, body.as_ref().map_or(0, Vec::len)) as usize;
-    (moved.version == version).then_some(Found { meta, body, length })
+    let body_length = copy.body_length;
+    let length = record_bytes(&meta, body_length) as usize;
+    (moved.version == version).then_some(Found { meta, body, body_length, length })
 }

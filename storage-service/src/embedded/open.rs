@@ -305,7 +305,7 @@ fn write_epoch(appender: &mut Appender, lost: &[u64]) -> Result<u64, Failure> {
     let mut frame = FrameBuilder::new(appender.salt(), position);
     frame.push(&meta, &[]);
     let (position, bytes) = frame.finish();
-    appender.append(position, bytes)?;
+    appender.append(position, &bytes)?;
     appender.sync_all()?;
     Ok(epoch)
 }

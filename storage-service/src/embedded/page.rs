@@ -52,7 +52,12 @@ fn try_read(shared: &Shared, request: &PageRequest) -> Result<Option<Page>, Fail
             room.take(&hole);
             page.entries.push(hole);
         }
-        for version in class_one(shared, &request.device.user, last, request.max_entries, &snapshot)? {
+        let versions = class_one(shared, &request.device.user, last, request.max_entries, &snapshot)?;
+        if last < snapshot.indexed[Class::Messages as usize] && is_dropped(shared, &request.device.user, last + 1)? {
+            // What was dropped meanwhile is perhaps no longer in the index, and would be stepped over without a hole.
+            return Ok(None);
+        }
+        for version in versions {
             let found = shared.moved.read(&shared.log, &shared.index, version, want)?;
             if found.is_none() && is_dropped(shared, &request.device.user, version)? {
                 return Ok(None);

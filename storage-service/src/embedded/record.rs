@@ -36,6 +36,13 @@ pub(super) enum Fact {
     Moved(Moved),
 }
 
+impl Meta {
+    /// Whether anybody reads the record again while the store is open: a page, a history, a resend.
+    pub(super) fn is_read_back(&self) -> bool {
+        matches!(self.fact, Some(Fact::Message(_) | Fact::Refusal(_) | Fact::Moved(_)))
+    }
+}
+
 /// The store is new, or is known to have lost something.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Epoch {

@@ -3,9 +3,11 @@
 //! Only a fresh read tells what is on disk after a failed write or sync. Until it has succeeded commits are refused, and readers go on with
 //! what they had: all of it was durable when they first saw it.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::clean::Survey;
 use super::open::{Home, Loaded, OpenError};
 use super::retain::Retention;
 
@@ -31,6 +33,8 @@ pub(super) struct Recovery {
 enum NotRecovered {
     #[error(transparent)]
     NotRead(#[from] OpenError),
+    #[error("the log: {0}")]
+    Log(#[from] io::Error),
     #[error("no checkpoint can be written: {0}")]
     NoCheckpoint(String),
 }
@@ -51,13 +55,15 @@ impl Recovery {
             now + self.wait
         });
         // A pass that is under way finds the store failed and ends soon.
-        let _paused = if now < due { return None } else { retention.try_pause()? };
+        let mut survey = if now < due { return None } else { retention.try_pause()? };
         let attempt = self.load(failed);
         self.wait = (2 * self.wait).min(LONGEST_WAIT);
         match attempt {
             Ok(loaded) => {
                 tracing::info!("the store takes writes again");
                 (self.due, self.recovered) = (None, Some(now));
+                // What passes remember is about the store that failed.
+                *survey = Survey::default();
                 failed.log.meters.recoveries.add(1);
                 Some(loaded)
             }
@@ -70,6 +76,8 @@ impl Recovery {
     }
 
     fn load(&mut self, failed: &Shared) -> Result<Loaded, NotRecovered> {
+        // What a write that failed has left in memory is not on disk, though it reads as if it were.
+        failed.log.distrust_memory()?;
         let reopen = std::mem::replace(&mut self.reopen_index, true) || failed.index_failed();
         let index = if reopen {
             failed.index.close();

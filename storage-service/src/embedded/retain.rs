@@ -164,7 +164,10 @@ impl Pass<'_> {
     fn cap(&mut self, user: &UserId) -> Result<(), Failure> {
         let Shared { users, index, .. } = self.shared;
         let (entries, bytes, mut above) = users.look(index, user, |user| (user.entries, user.bytes, user.gap.up_to))?;
-        let Some((too_many, too_long)) = self.rules.excess(entries, bytes) else { return Ok(()) };
+        let Some((too_many, too_long)) = self.rules.excess(entries, bytes) else {
+            users.no_more_over(user);
+            return Ok(());
+        };
         let mut dropped = Self::dropped(user, v1::HoleReason::Cap);
         while dropped.count < too_many || dropped.bytes < too_long {
             let versions = self.versions(user, above, Version::MAX)?;

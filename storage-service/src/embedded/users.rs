@@ -78,6 +78,11 @@ impl Users {
         self.shard(user).get(user).map(|user| look(user))
     }
 
+    /// The name as it is in memory already, where it is: what is going to be kept for long need not be there twice.
+    fn kept(&self, user: &UserId) -> UserId {
+        self.shard(user).get_key_value(user).map_or(user, |(kept, _)| kept).clone()
+    }
+
     fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Box<User>>> {
         let shard = self.hasher.hash_one(user) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,7 +105,7 @@ impl Users {
         self.over.lock().unwrap_or_else(PoisonError::into_inner).extend(users);
     }
 
-    fn no_more_over(&self, user: &UserId) {
+    pub(super) fn no_more_over(&self, user: &UserId) {
         self.over.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
     }
 
@@ -149,9 +154,9 @@ impl Users {
             let last = user.receipts.values().map(|row| row.version).filter(|&version| version < applied).max();
             user.indexed[Class::Receipts as usize] = user.indexed[Class::Receipts as usize].max(last.unwrap_or(0));
             user.receipts.retain(|_, row| row.version >= applied);
-            user.gap.checkpointed(checkpoint);
             if user.dirty <= checkpoint {
                 user.dirty = 0;
+                user.gap.checkpointed();
                 user.recent.shrink_to_fit();
             }
         }
@@ -217,9 +222,9 @@ impl Change<'_> {
 
     fn dropped(mut self, dropped: &Dropped) -> Result<Vec<UserId>, IndexError> {
         let Ok(id) = UserId::new(&dropped.user) else { return Ok(self.touched) };
-        let (checkpoint, rules) = (self.checkpoint, self.users.rules);
+        let rules = self.users.rules;
         let (is_over, derived) = self.edit(&id, |user, _| {
-            let derived = user.drop_oldest(dropped, checkpoint);
+            let derived = user.drop_oldest(dropped);
             (rules.is_over(user.entries, user.bytes), derived)
         })?;
         if !is_over {
@@ -332,7 +337,7 @@ impl Change<'_> {
             (before, edit(user, self.position))
         })?;
         if before != self.checkpoint {
-            self.touched.push(user.clone());
+            self.touched.push(self.users.kept(user));
         }
         Ok(edited)
     }

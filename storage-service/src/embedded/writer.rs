@@ -227,10 +227,7 @@ impl Writer {
             Some(frame) => frame,
             None => {
                 let position = match self.appender.position_for(self.frame_bytes.max(room)) {
-                    Err(Failure::NoSegment(error)) => {
-                        tracing::error!(%error, "no room for the next segment of the log; sends are refused until there is");
-                        return Ok(Outcome::Unavailable);
-                    }
+                    Err(Failure::NoSegment(_)) => return Ok(Outcome::Unavailable),
                     position => position?,
                 };
                 self.frame.insert(FrameBuilder::new(self.shared.log.salt, position))
@@ -265,7 +262,10 @@ impl Writer {
 
     fn write(&mut self, frame: FrameBuilder, staged: &[Staged]) -> Result<(), Failure> {
         let (position, bytes) = frame.finish();
-        self.appender.append(position, bytes)?;
+        self.appender.append(position, &bytes)?;
+        if staged.iter().any(|staged| staged.meta.is_read_back()) {
+            self.shared.log.remember(position, bytes);
+        }
         let mut dirty: HashSet<UserId> = HashSet::new();
         for Staged { position, meta, body, noted } in staged {
             let Shared { users, index, moved, .. } = &*self.shared;

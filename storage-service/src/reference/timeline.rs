@@ -68,6 +68,8 @@ impl Timelines {
     pub(super) fn drop_oldest(&mut self, count: usize, reason: v1::HoleReason) -> Version {
         for _ in 0..count {
             if let Some((version, _)) = self.classes[Class::Messages as usize].pop_first() {
+                let by_cap = self.gap.reason == v1::HoleReason::Cap;
+                let reason = if by_cap { self.gap.reason } else { reason };
                 self.gap = Gap { up_to: version, count: self.gap.count + 1, reason };
             }
         }

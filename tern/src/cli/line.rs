@@ -139,7 +139,7 @@ pub(super) fn in_words(from: &str, seq: u64, change: &v1::GroupChange) -> String
 pub(super) fn no_longer_kept(count: u64) -> String {
     match count {
         1 => "1 message is no longer kept".to_owned(),
-        _ => format!("{count} messages are no longer kept"),
+        _ => format!("up to {count} messages are no longer kept"),
     }
 }
 
@@ -231,10 +231,10 @@ mod tests {
     fn a_hole_is_told() {
         assert_eq!(
             (no_longer_kept(1).as_str(), no_longer_kept(12).as_str()),
-            ("1 message is no longer kept", "12 messages are no longer kept")
+            ("1 message is no longer kept", "up to 12 messages are no longer kept")
         );
         let hole = Line::Hole { hole: reason(v1::HoleReason::Cap), count: 12, version: 4 };
         assert_eq!(serde_json::to_string(&hole).unwrap(), r#"{"hole":"cap","count":12,"version":4}"#);
-        assert_eq!(hole.plain(), "[12 messages are no longer kept]");
+        assert_eq!(hole.plain(), "[up to 12 messages are no longer kept]");
     }
 }

@@ -14,7 +14,7 @@ use crate::history::Role;
 
 pub(crate) fn judge(case: &Case, findings: &mut Findings) {
     let known = Known::of(case);
-    let mut read: BTreeMap<(usize, &str), (BTreeSet<u64>, usize)> = BTreeMap::new();
+    let mut walks: BTreeMap<(usize, &str), Walk> = BTreeMap::new();
     for exchange in &case.exchanges {
         may_ask(case, findings, exchange);
         let (Request::History(request), Some((answer, Reply::History(reply)))) = (exchange.request, exchange.answer)
@@ -23,16 +23,23 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
         };
         page(case, findings, &known, exchange, request, reply);
         if case.role(exchange.device) == Role::Reader(0) {
-            let (seqs, last) = read.entry((exchange.device, &request.conversation)).or_default();
-            seqs.extend(reply.messages.iter().map(|message| message.seq));
-            *last = answer;
+            let walk = walks.entry((exchange.device, &request.conversation)).or_default();
+            walk.seqs.extend(reply.messages.iter().map(|message| message.seq));
+            walk.last_answer = answer;
         }
     }
-    for ((device, conversation), (seqs, last)) in &read {
+    for ((device, conversation), walk) in &walks {
         if let Some(truth) = case.truth(*device) {
-            whole(case, findings, &known, truth, *device, conversation, seqs, *last);
+            whole(case, findings, &known, truth, *device, conversation, walk);
         }
     }
+}
+
+/// What a reader read of a conversation, page by page.
+#[derive(Default)]
+struct Walk {
+    seqs: BTreeSet<u64>,
+    last_answer: usize,
 }
 
 /// All messages that are known, and which were accepted when.
@@ -139,7 +146,6 @@ fn surely_there(case: &Case, known: &Known, truth: &Truth, user: &str, conversat
 }
 
 /// 4e, at the end: a reader has read all that its user sees. Where not everything is kept: without gaps, and what was too young to be dropped.
-#[allow(clippy::too_many_arguments)]
 fn whole(
     case: &Case,
     findings: &mut Findings,
@@ -147,8 +153,7 @@ fn whole(
     truth: &Truth,
     device: usize,
     conversation: &str,
-    seqs: &BTreeSet<u64>,
-    last_answer: usize,
+    walk: &Walk,
 ) {
     let user = case.user(device);
     let (first, last) = match case.groups.get(conversation) {
@@ -160,14 +165,14 @@ fn whole(
     let Some(first) = first else { return };
     let first = if truth.floor > 0 { known.first_young(case, conversation).max(first) } else { first };
     // Where the oldest are dropped, the rest has no gaps.
-    let first = if truth.floor > 0 { seqs.first().copied().unwrap_or(first).clamp(1, first) } else { first };
+    let first = if truth.floor > 0 { walk.seqs.first().copied().unwrap_or(first).clamp(1, first) } else { first };
     let mut owed = first..=last;
-    let missing = owed.find(|seq| !seqs.contains(seq));
+    let missing = owed.find(|seq| !walk.seqs.contains(seq));
     findings.hold("4e", missing.is_none(), || {
         let what = format!("{} read the history of {conversation} without {}", case.name(device), missing.unwrap_or(0));
         let shown = known.messages.get(&(conversation, missing.unwrap_or(0)));
         let sent = shown.and_then(|message| Some(case.events_of_id(case.sender(message)?, message.client_msg_id)));
-        Proof::new(what, sent.unwrap_or_default().into_iter().chain([last_answer]).collect::<Vec<_>>())
+        Proof::new(what, sent.unwrap_or_default().into_iter().chain([walk.last_answer]).collect::<Vec<_>>())
     });
 }
 

@@ -205,14 +205,16 @@ fn least_kept(keeps: Keeps) -> usize {
 
 /// 6d and 6e, for what is gone in the end.
 fn everything_gone_is_due(case: &Case, findings: &mut Findings, keeps: Keeps, owed: &Owed) {
+    let until = keeps.until.unwrap_or(u64::MAX);
     for (version, _) in owed.truth.gone() {
         if owed.above(version) >= least_kept(keeps) {
             continue;
         }
-        let behind = owed.holds_back(version, u64::MAX);
+        let behind = owed.holds_back(version, until);
         findings.hold("6d", behind.is_none(), || {
             let name = behind.map(|device| case.name(device)).unwrap_or_default();
-            let what = format!("version {version} is gone, and {name} had not acknowledged it");
+            let what =
+                format!("version {version} is gone, and {name} had not acknowledged it while things were dropped");
             Proof::new(what, owed.truth.event_of(Class::Messages, version).into_iter().collect::<Vec<_>>())
                 .about([version])
         });
@@ -310,6 +312,25 @@ mod tests {
         };
         assert_holds(&gone(5));
         assert_breaks("6d", &gone(4));
+    }
+
+    #[test]
+    fn what_is_acknowledged_later_was_not_when_it_was_dropped() {
+        let gone = |until: u64| {
+            let mut story = six();
+            let all = story.entries_for(BEN);
+            story.page(BEN, (0, 0), all, (6, 0), &[]);
+            story.apply_last(BEN, (6, 0));
+            let now = story.now();
+            story.keeps(Keeps { window: 20, cap: CAP, results: 20, until: Some(now + until - 5) });
+            story.acked_and_told(BEN, 6);
+            for user in [ANN, BEN] {
+                story.drop_up_to(user, 5);
+            }
+            story.end()
+        };
+        assert_holds(&gone(10));
+        assert_breaks("6d", &gone(0));
     }
 
     #[test]

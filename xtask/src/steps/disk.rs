@@ -10,7 +10,7 @@ use crate::process::{Process, command};
 use crate::step::Tally;
 
 /// For a run of a minute, with what surrounds it.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The server of this checkout goes on after each; one that ignores a failed sync is seen to lose what it acknowledged. What the
 /// machine lacks is named, and is a failure.

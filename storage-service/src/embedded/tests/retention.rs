@@ -77,6 +77,12 @@ async fn filled(options: Options) -> (Embedded, Vec<v1::Entry>) {
     (store, bob)
 }
 
+/// How many entries of a user are kept, and the bytes of their records.
+fn size(store: &Embedded, user: &str) -> (u64, u64) {
+    let shared = store.current.get();
+    shared.users.look(&shared.index, &user.parse().unwrap(), |user| (user.entries, user.bytes)).unwrap()
+}
+
 /// The segments on disk.
 fn segments(dir: &Path) -> Vec<u64> {
     let names = fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -249,12 +255,16 @@ async fn copies_are_copied_and_at_last_forgotten() {
         first = segments(dir.path())[0];
         assert_eq!(timeline(&store, &device("carol", "c1"), 0).await, carol, "pass {pass}");
     }
-    let by = device("carol", "c1");
-    let (head, now) = (carol[carol.len() - 1].version, NOW + 130 * DAY);
-    let ack = Op::Ack { device: by.clone(), versions: [Some(head), None], time_ms: now };
-    store.commit(vec![ack, Op::Delivered { by, derived: head, positions: vec![], time_ms: now }]).await;
+    let (entries, bytes) = size(&store, "carol");
+    let (by, left) = (device("carol", "c1"), 3);
+    let (acked, now) = (carol[carol.len() - 1 - left].version, NOW + 130 * DAY);
+    let ack = Op::Ack { device: by.clone(), versions: [Some(acked), None], time_ms: now };
+    store.commit(vec![ack, Op::Delivered { by, derived: acked, positions: vec![], time_ms: now }]).await;
     while store.retain(now).await.unwrap().freed > 0 {}
-    assert_eq!(timeline(&store, &device("carol", "c1"), 0).await, []);
+    assert_eq!(timeline(&store, &device("carol", "c1"), 0).await, carol[carol.len() - left..]);
+    let (entries_left, bytes_left) = size(&store, "carol");
+    assert_eq!(entries_left, left as u64);
+    assert!(bytes_left <= (left as u64 + 1) * (bytes / entries), "{bytes_left} bytes of {left} entries");
     assert_eq!(store.current.get().index.moved(carol[0].version).unwrap(), None);
 }
 
