@@ -102,7 +102,7 @@ mod tests {
             let grain = |time: &u64| (time - pacer.began) / 1_000_000;
             let grains = times.iter().map(grain).collect::<Vec<_>>();
             assert_eq!(grains[..10], [1, 1, 2, 2, 2, 3, 3, 4, 4, 4]);
-            assert!(times.iter().all(|time| (time - pacer.began) % 1_000_000 == 0), "{times:?}");
+            assert!(times.iter().all(|time| (time - pacer.began).is_multiple_of(1_000_000)), "{times:?}");
         });
     }
 

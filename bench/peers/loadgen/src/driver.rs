@@ -6,6 +6,9 @@ use hdrhistogram::Histogram;
 use std::collections::VecDeque;
 use std::time::Instant;
 
+/// What epoll says of the timer, instead of the index of a connection.
+const TICK: u64 = u64::MAX;
+
 struct Conn {
     fd: i32,
     role: Role,
@@ -249,6 +252,9 @@ impl Loop {
             let n = unsafe { libc::epoll_wait(self.ep, ready.as_mut_ptr(), 512, 1) };
             for event in &ready[..n.max(0) as usize] {
                 let (i, fl) = (event.u64 as usize, event.events);
+                if event.u64 == TICK {
+                    continue;
+                }
                 if self.conns[i].fd < 0 {
                     continue;
                 }
@@ -265,6 +271,19 @@ impl Loop {
 }
 
 impl Loop {
+    /// Lets the loop turn each millisecond: the wait of epoll ends up to a millisecond late.
+    fn tick_each_ms(&mut self) {
+        unsafe {
+            let fd = libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC);
+            let ms = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            let each = libc::itimerspec { it_interval: ms, it_value: ms };
+            assert_eq!(libc::timerfd_settime(fd, 0, &each, std::ptr::null_mut()), 0);
+            // Edge-triggered, so that nobody has to read it.
+            let mut ev = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: TICK };
+            assert_eq!(libc::epoll_ctl(self.ep, libc::EPOLL_CTL_ADD, fd, &mut ev), 0);
+        }
+    }
+
     /// Serves the connections until the servers take less than 1 % of a core for 2 s, at most 30 s.
     fn until_idle(&mut self, pids: &[String], core: usize) {
         for _ in 0..15 {
@@ -474,19 +493,14 @@ fn idle(a: &Args, mut l: Loop, s0: Sample, s1: Sample, pids: &[String], core: us
     let hb = a.num("hb-rate", 0.0);
     if hb > 0.0 {
         let secs = a.num("secs", 10.0);
-        let (mut due, mut rr) = (0.0f64, 0usize);
-        let mut last = l.now();
+        let mut rr = 0usize;
+        let start = l.now();
         let nconn = l.conns.len();
+        l.tick_each_ms();
         let mut beat = |l: &mut Loop| -> bool {
             // Those of a millisecond together: spread evenly, they would measure how the kernel wakes an idle server.
-            let now = l.now();
-            if now - last < 1_000_000 {
-                return false;
-            }
-            due += (now - last) as f64 * 1e-9 * hb;
-            last = now;
-            while due >= 1.0 {
-                due -= 1.0;
+            let due = ((l.now() - start) / 1_000_000) as f64 * hb / 1000.0;
+            while (rr as f64) < due {
                 let i = rr % nconn;
                 rr += 1;
                 let c = &mut l.conns[i];
