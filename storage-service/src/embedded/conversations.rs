@@ -45,14 +45,25 @@ impl Conversations {
     /// The conversation; `None` for a group that was never made.
     pub(super) fn get(&mut self, index: &Index, id: &ConversationId) -> Result<Option<&mut Conversation>, IndexError> {
         if !self.known.contains_key(id) {
-            let loaded = index.conversation(id)?.map(Conversation::from_row);
-            let Some(mut loaded) = loaded.or_else(|| id.pair().map(Conversation::of_two)) else { return Ok(None) };
-            if planted::active(Fault::SequenceBackAtRestart) {
-                loaded.state.seq = 0;
-            }
+            let Some(loaded) = Self::indexed(index, id)? else { return Ok(None) };
             self.insert(id.clone(), loaded);
         }
         Ok(self.known.get_mut(id))
+    }
+
+    /// The conversation, if it is in memory.
+    pub(super) fn peek(&self, id: &ConversationId) -> Option<&Conversation> {
+        self.known.get(id)
+    }
+
+    /// The conversation as the index has it, which is all there is of one that is not in memory.
+    pub(super) fn indexed(index: &Index, id: &ConversationId) -> Result<Option<Conversation>, IndexError> {
+        let loaded = index.conversation(id)?.map(Conversation::from_row);
+        let Some(mut loaded) = loaded.or_else(|| id.pair().map(Conversation::of_two)) else { return Ok(None) };
+        if planted::active(Fault::SequenceBackAtRestart) {
+            loaded.state.seq = 0;
+        }
+        Ok(Some(loaded))
     }
 
     fn insert(&mut self, id: ConversationId, conversation: Conversation) {

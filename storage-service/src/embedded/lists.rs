@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 
 use tern_proto::{ConversationId, UserId};
 
+use super::conversation::Conversation;
+use super::conversations::Conversations;
 use super::{Failure, Shared};
-use crate::{Conversation, Listed};
+use crate::Listed;
 
 /// What was looked up in the decider.
 pub(super) struct Seen<T> {
@@ -18,10 +20,24 @@ pub(super) struct Seen<T> {
 
 impl Shared {
     /// The conversation; `None` for a group that was never made.
-    pub(super) fn conversation(&self, id: &ConversationId) -> Result<Seen<Option<Conversation>>, Failure> {
-        let mut decider = self.decider();
-        let value = decider.conversations.get(&self.index, id)?.map(|known| known.state.clone());
-        Ok(Seen { value, noted: decider.noted })
+    pub(super) fn conversation(&self, id: &ConversationId) -> Result<Seen<Option<crate::Conversation>>, Failure> {
+        self.look(id, |known| known.state.clone())
+    }
+
+    /// Looks at a conversation. The index is asked outside of the decider's lock, which commits wait for, and what it says is not kept: a reader goes through
+    /// many that nobody writes to.
+    fn look<R>(&self, id: &ConversationId, look: impl Fn(&Conversation) -> R) -> Result<Seen<Option<R>>, Failure> {
+        let in_memory = || {
+            let decider = self.decider();
+            (decider.conversations.peek(id).map(&look), decider.noted)
+        };
+        if let (Some(value), noted) = in_memory() {
+            return Ok(Seen { value: Some(value), noted });
+        }
+        let indexed = Conversations::indexed(&self.index, id)?;
+        // It may have come into memory meanwhile, and have changed there.
+        let (value, noted) = in_memory();
+        Ok(Seen { value: value.or_else(|| indexed.as_ref().map(look)), noted })
     }
 
     /// A user's conversations by name, behind `after`; at most `limit`.
@@ -70,16 +86,17 @@ impl Shared {
     }
 
     fn listed(&self, user: &UserId, id: &ConversationId) -> Result<Option<Listed>, Failure> {
-        let mut decider = self.decider();
-        let Some(known) = decider.conversations.get(&self.index, id)? else { return Ok(None) };
-        let listed = |member: &crate::Member| Listed {
-            id: id.clone(),
-            title: known.state.title.clone(),
-            seq: known.state.seq,
-            time_ms: known.state.time_ms,
-            members: known.state.members.len(),
-            member: member.clone(),
-        };
-        Ok(known.member(user).map(listed))
+        let looked = self.look(id, |known| {
+            let listed = |member: &crate::Member| Listed {
+                id: id.clone(),
+                title: known.state.title.clone(),
+                seq: known.state.seq,
+                time_ms: known.state.time_ms,
+                members: known.state.members.len(),
+                member: member.clone(),
+            };
+            known.member(user).map(listed)
+        })?;
+        Ok(looked.value.flatten())
     }
 }
