@@ -16,8 +16,8 @@ use crate::phone::{Identity, Phone};
 use crate::tally::{Counts, Tally};
 use crate::token::mint;
 
-/// Connections that are opened at the same time.
-const WAVE: usize = 64;
+/// Connections that are being opened at the same time, as long as there are more to open.
+const OPENING: usize = 64;
 /// Nothing at all happens for so long: what is still missing will not come.
 const STALLED: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(2);
@@ -101,29 +101,41 @@ impl Crowd {
 
     /// Opens the links of some lines, and waits until each has said hello and synced.
     pub(crate) async fn connect(&mut self, to: SocketAddr, lines: &[Rc<Line>]) -> Result<()> {
-        for wave in lines.chunks(WAVE) {
-            for line in wave {
-                let (line, hub) = (Rc::clone(line), Rc::clone(&self.hub));
-                self.links.spawn_local(async move {
-                    let user = line.phone.borrow().user().to_owned();
-                    let served = async {
-                        let stream = hub.connect(to).await?;
-                        Link::new(line, hub, stream).run().await
-                    };
-                    served.await.with_context(|| format!("the link of {user}"))
-                });
-            }
-            let ready = || wave.iter().all(|line| line.phone.borrow().is_ready());
-            let deadline = Instant::now() + STALLED;
-            while !ready() {
-                self.check()?;
-                if Instant::now() > deadline {
-                    bail!("hello and the first sync were not answered within {STALLED:?}");
-                }
-                sleep(POLL).await;
-            }
+        let mut opening = Vec::with_capacity(OPENING);
+        for line in lines {
+            self.wait_until(&mut opening, OPENING - 1).await?;
+            self.open(to, line);
+            opening.push(line);
         }
-        Ok(())
+        self.wait_until(&mut opening, 0).await
+    }
+
+    fn open(&mut self, to: SocketAddr, line: &Rc<Line>) {
+        let (line, hub) = (Rc::clone(line), Rc::clone(&self.hub));
+        self.links.spawn_local(async move {
+            let user = line.phone.borrow().user().to_owned();
+            let served = async {
+                let stream = hub.connect(to).await?;
+                Link::new(line, hub, stream).run().await
+            };
+            served.await.with_context(|| format!("the link of {user}"))
+        });
+    }
+
+    /// Waits until no more than so many of these links are still being opened, and leaves those.
+    async fn wait_until(&mut self, opening: &mut Vec<&Rc<Line>>, most: usize) -> Result<()> {
+        let deadline = Instant::now() + STALLED;
+        loop {
+            opening.retain(|line| !line.phone.borrow().is_ready());
+            if opening.len() <= most {
+                return Ok(());
+            }
+            self.check()?;
+            if Instant::now() > deadline {
+                bail!("hello and the first sync were not answered within {STALLED:?}");
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Opens the links of everybody.

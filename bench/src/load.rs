@@ -164,8 +164,9 @@ fn pace(
     Ok(tokio::task::spawn_local(async move {
         let mut turns = lines.iter().cycle();
         loop {
-            for (at, line) in pacer.due().await.zip(&mut turns) {
-                line.order(|phone| schedule(phone, at));
+            match pacer.due().await {
+                Ok(due) => due.zip(&mut turns).for_each(|(at, line)| line.order(|phone| schedule(phone, at))),
+                Err(error) => return eprintln!("bench: the load stops, its timer is broken: {error}"),
             }
         }
     }))
