@@ -2,19 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::process::{Command, Stdio};
+mod process;
 
 /// Runs a bench in a directory of its own; its report, and what is left in the directory.
 fn bench(args: &[&str]) -> (serde_json::Value, usize) {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tern"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TERN_") {
-            command.env_remove(name);
-        }
-    }
-    command.arg("bench").args(args).arg("--dir").arg(dir.path()).stdin(Stdio::null());
-    let output = command.output().unwrap();
+    let output = process::tern(&["bench"]).args(args).arg("--dir").arg(dir.path()).output().unwrap();
     let (told, progress) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}\n{progress}");
     let report = serde_json::from_str(told.lines().last().unwrap()).unwrap();

@@ -2,17 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod process;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use process::{PATIENCE, Ready, tern};
 use tern_client::link::ShortLink;
 use tern_proto::{Command as Request, v1};
 
-/// No test waits longer for a process, however busy the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running server; killed when dropped.
@@ -23,21 +23,15 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Server {
-        let mut command = tern(&["--long-link", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"], data);
+        let mut command = tern(&["--long-link", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
+        command.arg(data);
         let mut child = command.env("TERN_TOKEN__SECRET", SECRET).stdout(Stdio::piped()).spawn().unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let http = ready.split_whitespace().skip_while(|word| *word != "http").nth(1).expect("an address").to_owned();
+        let http = Ready::of(&mut child).http;
         Server { child, http }
     }
 
     fn stop(mut self) {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
-        let deadline = Instant::now() + PATIENCE;
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the server does not stop");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        process::stop(&mut self.child);
     }
 
     fn link(&self, user: &str) -> ShortLink {
@@ -66,19 +60,8 @@ impl Drop for Server {
     }
 }
 
-fn tern(args: &[&str], data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tern"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TERN_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(args).arg(data).stdin(Stdio::null());
-    command
-}
-
 fn restored(data: &Path) -> Output {
-    tern(&["restored", "--data"], data).output().unwrap()
+    tern(&["restored", "--data"]).arg(data).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

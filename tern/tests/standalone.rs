@@ -2,24 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod process;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
 
-/// No test waits longer for a process, however busy the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn tern(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tern"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TERN_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(args).stdin(Stdio::null());
-    command
-}
+use process::{Ready, tern};
 
 /// A running server; killed when dropped.
 struct Server {
@@ -31,23 +20,12 @@ struct Server {
 impl Server {
     fn start(data: &Path) -> Server {
         let mut child = standalone(data).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.map_while(Result::ok).find(|line| line.contains("ready")).expect("a line with ready");
-        let after = |word| ready.split_whitespace().skip_while(|w| *w != word).nth(1).unwrap().to_owned();
-        Server { child, long_link: after("long-link"), http: after("http") }
+        let Ready { long_link, http } = Ready::of(&mut child);
+        Server { child, long_link, http }
     }
 
     fn terminate(mut self) -> ExitStatus {
-        let kill = format!("kill -TERM {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the server does not stop");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        process::stop(&mut self.child)
     }
 }
 

@@ -7,4 +7,6 @@ mod device;
 mod keys;
 mod owed;
 mod place;
+#[path = "../process/mod.rs"]
+mod process;
 mod slow;

@@ -7,7 +7,8 @@ use tern_proto::{Command, Packet, v1};
 use tokio::time::{Duration, Instant};
 
 use crate::device::{Device, numbers};
-use crate::place::{PATIENCE, Place};
+use crate::place::Place;
+use crate::process::PATIENCE;
 
 /// Devices that stop reading.
 const READERS: usize = 8;

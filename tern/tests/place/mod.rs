@@ -6,12 +6,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
-/// No test waits longer for a process, however busy the machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+#[path = "../process/mod.rs"]
+mod process;
+
+pub(crate) use process::PATIENCE;
+use process::{Ready, tern};
 
 /// A server with its data, and clients with theirs beside it.
 pub(crate) struct Place {
@@ -41,10 +44,8 @@ impl Place {
     pub(crate) fn start(&mut self) {
         let mut command = self.tern(&["standalone", "--long-link", &self.long_link, "--http", &self.http, "--data"]);
         let mut server = command.arg(self.path().join("server")).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-        let ready = lines.map_while(Result::ok).find(|line| line.contains("ready")).expect("a line with ready");
-        let after = |word| ready.split_whitespace().skip_while(|w| *w != word).nth(1).unwrap().to_owned();
-        (self.server, self.long_link, self.http) = (Some(server), after("long-link"), after("http"));
+        let Ready { long_link, http } = Ready::of(&mut server);
+        (self.server, self.long_link, self.http) = (Some(server), long_link, http);
     }
 
     pub(crate) fn kill(&mut self) {
@@ -55,13 +56,8 @@ impl Place {
     }
 
     pub(crate) fn tern(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tern"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TERN_") {
-                command.env_remove(name);
-            }
-        }
-        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped()).env("XDG_DATA_HOME", self.path().join("share"));
+        let mut command = tern(args);
+        command.stderr(Stdio::piped()).env("XDG_DATA_HOME", self.path().join("share"));
         command
     }
 
