@@ -222,11 +222,8 @@ impl Link {
 
     /// Hands every finished call to the session; whether there was one.
     fn finish_calls(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.calls.is_empty() {
-            return false;
-        }
-        let mut at = 0;
         let before = self.calls.len();
+        let mut at = 0;
         while at < self.calls.len() {
             match self.calls[at].as_mut().poll(context) {
                 Poll::Ready(done) => {

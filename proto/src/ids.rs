@@ -75,12 +75,17 @@ const GROUP: &str = "g/";
 impl ConversationId {
     /// The conversation of two users, the same whoever comes first.
     pub fn of_two(a: &UserId, b: &UserId) -> ConversationId {
+        ConversationId(ConversationId::name_of_two(a.as_str(), b.as_str()).into())
+    }
+
+    /// The name of the conversation of two users, of whose names it is known that they are valid.
+    pub fn name_of_two(a: &str, b: &str) -> String {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        let mut name = String::with_capacity(low.0.len() + 1 + high.0.len());
-        name.push_str(&low.0);
+        let mut name = String::with_capacity(low.len() + 1 + high.len());
+        name.push_str(low);
         name.push(':');
-        name.push_str(&high.0);
-        ConversationId(name.into())
+        name.push_str(high);
+        name
     }
 
     /// The group that the message with this `server_msg_id` made.

@@ -42,16 +42,13 @@ impl Appender {
             log.remove_segment(behind)?;
         }
         let fresh = end.is_multiple_of(log.segment_bytes);
-        let mut appender = if fresh {
-            let file = log.create_segment(segment)?;
-            Appender { log, sync, file, end, spare: Mutex::default(), no_room: None }
-        } else {
-            let file = log.file(segment)?;
-            zero_behind(&file, end % log.segment_bytes, log.segment_bytes)?;
-            Appender { log, sync, file, end, spare: Mutex::default(), no_room: None }
-        };
+        let file = if fresh { log.create_segment(segment)? } else { log.file(segment)? };
+        let mut appender = Appender { log, sync, file, end, spare: Mutex::default(), no_room: None };
         if fresh {
             appender.activate(segment, scan.read_to)?;
+        } else {
+            let segment_bytes = appender.log.segment_bytes;
+            zero_behind(&appender.file, end % segment_bytes, segment_bytes)?;
         }
         let here = |position: &u64| position / appender.log.segment_bytes == segment;
         if let Some((position, frame)) = last.filter(|(position, _)| here(position)) {

@@ -36,13 +36,6 @@ pub(super) enum Fact {
     Moved(Moved),
 }
 
-impl Meta {
-    /// Whether anybody reads the record again while the store is open: a page, a history, a resend.
-    pub(super) fn is_read_back(&self) -> bool {
-        matches!(self.fact, Some(Fact::Message(_) | Fact::Refusal(_) | Fact::Moved(_)))
-    }
-}
-
 /// The store is new, or is known to have lost something.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Epoch {
@@ -188,6 +181,11 @@ pub(super) struct Moved {
 }
 
 impl Meta {
+    /// Whether anybody reads the record again while the store is open: a page, a history, a resend.
+    pub(super) fn is_read_back(&self) -> bool {
+        self.kept_from_ms().is_some()
+    }
+
     /// The time from which on it is kept, by the server's clock: of what is read from the log, and not as a last value from the index.
     pub(super) fn kept_from_ms(&self) -> Option<i64> {
         match self.fact.as_ref()? {
@@ -219,12 +217,7 @@ impl Message {
         if self.to.contains('/') {
             return self.to.clone();
         }
-        let (low, high) = if self.from <= self.to { (&self.from, &self.to) } else { (&self.to, &self.from) };
-        let mut name = String::with_capacity(low.len() + 1 + high.len());
-        name.push_str(low);
-        name.push(':');
-        name.push_str(high);
-        name
+        ConversationId::name_of_two(&self.from, &self.to)
     }
 
     /// The conversation of the message that stands at `position`.
