@@ -107,6 +107,15 @@ impl<'c, 'a> Owed<'c, 'a> {
         behind.next().map(|(device, _)| *device)
     }
 
+    /// Whether an entry, asked at this time, may have gone for its age before a time; if not, why.
+    fn is_aged(&self, case: &Case, keeps: Keeps, (version, asked): (Version, u64), by: u64) -> Result<(), String> {
+        match self.holds_back(version, by) {
+            Some(device) => Err(format!("{} had not acknowledged it", case.name(device))),
+            None if asked + keeps.window > by => Err("it is too young".into()),
+            None => Ok(()),
+        }
+    }
+
     /// The last version at or below one of which it is known when it was asked.
     fn last_known(&self, version: Version) -> Option<(Version, u64)> {
         self.asked.range(..=version).next_back().map(|(version, at)| (*version, *at))
@@ -174,27 +183,27 @@ fn is_due(
     owed: &Owed,
 ) {
     let by = handout.events.last().map_or(u64::MAX, |event| case.at(*event));
-    if hole.reason() == HoleReason::Cap {
-        let above = owed.above(version);
-        findings.hold("6e", above >= least_kept(keeps), || {
-            let what = format!(
-                "{} was handed a hole of the cap up to {version}, above which are {above} entries of {} that may be kept",
-                case.name(handout.device),
-                keeps.cap
-            );
-            Proof::new(what, handout.events.clone()).about([version])
-        });
-        return;
-    }
-    let Some((last, asked)) = owed.last_known(version) else { return };
-    let behind = owed.holds_back(last, by);
-    let too_young = asked + keeps.window > by;
-    findings.hold("6d", hole.reason() == HoleReason::Window && behind.is_none() && !too_young, || {
-        let why =
-            behind.map_or("it is too young".into(), |device| format!("{} had not acknowledged it", case.name(device)));
-        let what = format!("{} was handed a hole of the window up to {version}, but {why}", case.name(handout.device));
-        let shown = owed.truth.event_of(Class::Messages, last);
-        Proof::new(what, handout.events.iter().copied().chain(shown).collect::<Vec<_>>()).about([last])
+    let of_cap = hole.reason() == HoleReason::Cap;
+    let above = owed.above(version);
+    let last = owed.last_known(version);
+    let (rule, due) = if of_cap {
+        // Of the cap is a hole with anything in it that went for that. Where less is left, its end went for its age.
+        let aged = |last| owed.is_aged(case, keeps, last, by);
+        let too_few = Err(format!("above it are {above} entries of {} that may be kept", keeps.cap));
+        ("6e", if above >= least_kept(keeps) || last.is_some_and(|last| aged(last).is_ok()) { Ok(()) } else { too_few })
+    } else if hole.reason() == HoleReason::Window {
+        let Some(last) = last else { return };
+        ("6d", owed.is_aged(case, keeps, last, by))
+    } else {
+        ("6d", Err("that is no reason".into()))
+    };
+    findings.hold(rule, due.is_ok(), || {
+        let (name, reason, why) = (case.name(handout.device), hole.reason(), due.err().unwrap_or_default());
+        let what = format!("{name} was handed a hole up to {version} of the reason {reason:?}, but {why}");
+        let last = last.map(|(last, _)| last);
+        let shown = last.and_then(|last| owed.truth.event_of(Class::Messages, last));
+        let evidence: Vec<_> = handout.events.iter().copied().chain(shown).collect();
+        Proof::new(what, evidence).about([version].into_iter().chain(last))
     });
 }
 
@@ -271,6 +280,15 @@ mod tests {
     fn a_hole_of_the_cap_leaves_the_cap() {
         assert_holds(&holed(0, 3, HoleReason::Cap, 2).end());
         assert_breaks("6e", &holed(0, 4, HoleReason::Cap, 3).end());
+    }
+
+    #[test]
+    fn a_hole_of_the_cap_may_go_on_with_what_is_old_and_acknowledged() {
+        assert_holds(&holed(4, 4, HoleReason::Cap, 3).end());
+        assert_breaks("6e", &holed(3, 4, HoleReason::Cap, 3).end());
+        let mut young = holed(4, 4, HoleReason::Cap, 3);
+        young.keeps(Keeps { window: 100_000, cap: CAP, results: 20, until: None });
+        assert_breaks("6e", &young.end());
     }
 
     #[test]
