@@ -279,11 +279,14 @@ impl Storage for Embedded {
     async fn commit(&self, ops: Vec<Op>) -> Vec<Outcome> {
         let count = ops.len();
         let (reply, outcome) = oneshot::channel();
-        match self.queue.submit(Job { work: Work::Ops(ops), reply }) {
-            // The writer drops the answer only if it dies, and then nobody knows.
-            Ok(()) => outcome.await.unwrap_or_else(|_| vec![Outcome::Unknown; count]),
-            Err(_) => vec![Outcome::Unavailable; count],
+        let Ok(lead) = self.queue.submit(Job { work: Work::Ops(ops), reply }) else {
+            return vec![Outcome::Unavailable; count];
+        };
+        if let Some(lead) = lead {
+            lead.call().await;
         }
+        // The writer drops the answer only if it dies, and then nobody knows.
+        outcome.await.unwrap_or_else(|_| vec![Outcome::Unknown; count])
     }
 
     async fn page(&self, request: PageRequest) -> Result<Page, Unavailable> {

@@ -159,13 +159,12 @@ impl Embedded {
         let Loaded { shared, appender, checkpoints, recovered } = home.load(None, restored)?;
 
         let current = Arc::new(Current::new(shared));
-        let (queue, receiver) = Queue::new();
-        let queue = Arc::new(queue);
+        let (queue, jobs) = Queue::new();
         let retention = Arc::new(Retention::new(rules, queue.clone(), dir.join(DUMP), at_step));
         let writer = Writer::new(current.clone(), appender, checkpoints, Recovery::new(home), retention.clone());
         let writer = std::thread::Builder::new()
             .name("tern-writer".into())
-            .spawn(move || writer.run(&receiver))
+            .spawn(move || writer.run(&jobs))
             .map_err(io_error)?;
         Ok(Embedded {
             current,

@@ -94,8 +94,8 @@ impl Batch {
 }
 
 /// Gives work to the writer and waits for what becomes of it.
-pub(super) fn commit(queue: &Queue, work: Work) -> Result<Vec<Outcome>, Failure> {
+pub(super) fn commit(queue: &Arc<Queue>, work: Work) -> Result<Vec<Outcome>, Failure> {
     let (reply, outcomes) = oneshot::channel();
-    queue.submit(Job { work, reply }).map_err(|_| Failure::Interrupted)?;
+    drop(queue.submit(Job { work, reply }).map_err(|_| Failure::Interrupted)?); // It blocks: nobody to be let run.
     outcomes.blocking_recv().map_err(|_| Failure::Interrupted)
 }

@@ -1,13 +1,12 @@
 //! The writer thread: group commit by natural batching.
 //!
 //! Jobs that arrive while a frame is being written form the next one; nothing waits for a timer but lazy ops, which travel
-//! with the next commit or go alone [`LAZY`] after the oldest. Order of one batch: decide and stage every op, write the frame, make
+//! with the next commit or go alone [`crate::LAZY`] after the oldest (`queue`). Order of one batch: decide and stage every op, write the frame, make
 //! it durable, let readers see it, answer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message as _;
 use tern_proto::UserId;
@@ -20,18 +19,16 @@ use super::current::Current;
 use super::decide::{self, Decision, Known, Staged};
 use super::frame::{FrameBuilder, record_bytes};
 use super::open::Loaded;
-use super::queue::{Job, Work};
+use super::queue::{Job, Jobs, Work};
 use super::record::Meta;
 use super::recover::Recovery;
 use super::retain::Retention;
 use super::upkeep::Upkeep;
 use super::{Failure, Shared};
-use crate::{LAZY, Op, Outcome};
+use crate::{Op, Outcome};
 
 /// The most that one frame holds, so that one sync never carries more than this.
 pub(super) const FRAME_BYTES: usize = 1024 * 1024;
-/// How many jobs one batch takes at most.
-const BATCH_JOBS: usize = 4096;
 /// How often an otherwise idle writer looks after its checkpoints.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// And a writer whose store has failed after its recovery.
@@ -45,9 +42,6 @@ pub(super) struct Writer {
     checkpoints: Checkpoints,
     recovery: Recovery,
     retention: Arc<Retention>,
-    /// Lazy jobs that wait for company, and when the oldest came.
-    lazy: Vec<Job>,
-    lazy_since: Option<Instant>,
     frame: Option<FrameBuilder>,
     staged: Vec<Staged>,
     frame_bytes: usize,
@@ -72,8 +66,6 @@ impl Writer {
             checkpoints,
             recovery,
             retention,
-            lazy: Vec::new(),
-            lazy_since: None,
             frame: None,
             staged: Vec::new(),
             frame_bytes,
@@ -81,9 +73,9 @@ impl Writer {
         }
     }
 
-    /// Serves jobs until every sender is gone; then commits what is lazy and writes a last checkpoint.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        while let Some(batch) = self.next_batch(jobs) {
+    /// Serves jobs until the queue is closed and empty; then writes a last checkpoint.
+    pub(super) fn run(mut self, jobs: &Jobs) {
+        while let Some(batch) = jobs.next(if self.shared.has_failed() { RECOVERY_LOOK } else { HOUSEKEEPING }) {
             if !batch.is_empty() {
                 self.commit(batch);
             }
@@ -93,8 +85,6 @@ impl Writer {
                 self.checkpoints.look_after(&self.shared, &self.appender);
             }
         }
-        let lazy = std::mem::take(&mut self.lazy);
-        self.commit(lazy);
         self.checkpoints.finish(&self.shared, &self.appender);
     }
 
@@ -107,34 +97,6 @@ impl Writer {
             self.current.replace(shared.clone());
             (self.shared, self.appender, self.checkpoints) = (shared, appender, checkpoints);
         }
-    }
-
-    /// Waits for work. Lazy jobs are held back until something eager comes or their time is over. `None` at the end.
-    fn next_batch(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
-        let idle = if self.shared.has_failed() { RECOVERY_LOOK } else { HOUSEKEEPING };
-        let wait = self.lazy_since.map_or(idle, |since| LAZY.saturating_sub(since.elapsed()));
-        let first = match jobs.recv_timeout(wait) {
-            Ok(job) => Some(job),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return None,
-        };
-        let mut eager = Vec::new();
-        for job in first.into_iter().chain(jobs.try_iter()).take(BATCH_JOBS) {
-            if job.is_lazy() {
-                self.lazy_since.get_or_insert_with(Instant::now);
-                self.lazy.push(job);
-            } else {
-                eager.push(job);
-            }
-        }
-        let due = self.lazy_since.is_some_and(|since| since.elapsed() >= LAZY) || self.lazy.len() >= BATCH_JOBS;
-        if !eager.is_empty() || due {
-            self.lazy_since = None;
-            let mut batch = std::mem::take(&mut self.lazy);
-            batch.append(&mut eager);
-            return Some(batch);
-        }
-        Some(Vec::new())
     }
 
     fn commit(&mut self, batch: Vec<Job>) {
