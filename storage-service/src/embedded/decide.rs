@@ -280,7 +280,7 @@ impl Known<'_> {
                     length: 0,
                 })
             }
-            Err(_) => self.log.read(position, Want::All)?,
+            Err(_) => self.log.reader().read(position, Want::All)?,
         };
         // A record that cannot be read any more: whether the content is the same is forgotten.
         let Some(Found { meta, body, .. }) = found else { return Ok(Outcome::TooOld) };

@@ -4,6 +4,7 @@ use tern_proto::v1;
 
 use super::frame::{Found, Want};
 use super::lists::Seen;
+use super::log::Reader;
 use super::page::Room;
 use super::record::Fact;
 use super::{Failure, Shared};
@@ -33,8 +34,9 @@ impl Shared {
     pub(super) fn history(&self, request: &HistoryRequest, places: Vec<(u64, u64)>) -> Result<History, Failure> {
         let mut history = History::default();
         let mut room = Room::new(request.max_entries, request.max_bytes);
+        let mut reader = self.log.reader();
         for (seq, position) in places {
-            let Some(message) = self.message_at(request, seq, position)? else { break };
+            let Some(message) = self.message_at(&mut reader, request, seq, position)? else { break };
             if !room.take(&message) {
                 history.more = true;
                 break;
@@ -46,10 +48,16 @@ impl Shared {
     }
 
     /// Of a record that cannot be read any more, what is known of it. `None` where the log does not reach back to it: nor does it to what is older.
-    fn message_at(&self, request: &HistoryRequest, seq: u64, position: u64) -> Result<Option<v1::Message>, Failure> {
+    fn message_at(
+        &self,
+        reader: &mut Reader<'_>,
+        request: &HistoryRequest,
+        seq: u64,
+        position: u64,
+    ) -> Result<Option<v1::Message>, Failure> {
         let conversation = request.conversation.to_string();
         let known = v1::Message { conversation, seq, server_msg_id: position, ..v1::Message::default() };
-        let Some(Found { meta, body, .. }) = self.moved.read(&self.log, &self.index, position, Want::All)? else {
+        let Some(Found { meta, body, .. }) = self.moved.read(reader, &self.index, position, Want::All)? else {
             return Ok((position >= self.log.first()).then_some(known));
         };
         let Some(Fact::Message(message)) = meta.fact else { return Ok(Some(known)) };

@@ -1,7 +1,7 @@
 //! The index: where in the log things stand, as of the last checkpoint. It can be rebuilt from the log at any time.
 //!
 //! A redb database written in one transaction for each checkpoint: last values of users, conversations, senders
-//! and receipts, and for what grows, blocks: one row for all that one user or device gained since the checkpoint before.
+//! and receipts, and for what grows, blocks: a row holds up to [`BLOCK`] of what one user or device gained since the checkpoint before.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -22,8 +22,8 @@ use crate::Device;
 
 /// How many expired results one checkpoint forgets at most; more if it brings more, so that it never falls behind.
 const EXPIRE_STEP: usize = 20_000;
-/// Messages in one block of a conversation's history: what is read to find one.
-const HISTORY_BLOCK: usize = 1024;
+/// Entries in one block of what grows: as much is read to find one.
+const BLOCK: usize = 1024;
 
 /// Everything that changed since the last checkpoint.
 #[derive(Debug, Default)]
@@ -236,8 +236,9 @@ impl Index {
             }
             let mut timelines = transaction.open_table(TIMELINES)?;
             for (user, versions) in &changes.versions {
-                if let Some(&last) = versions.last() {
-                    timelines.insert((user.as_str(), last), pack(&VersionBlock::of(versions)).as_slice())?;
+                for block in versions.chunks(BLOCK) {
+                    timelines
+                        .insert((user.as_str(), block[block.len() - 1]), pack(&VersionBlock::of(block)).as_slice())?;
                 }
             }
             for (user, up_to) in &changes.dropped {
@@ -268,10 +269,9 @@ impl Index {
 fn write_members(transaction: &redb::WriteTransaction, changes: &Changes) -> Result<()> {
     let mut history = transaction.open_table(HISTORY)?;
     for (conversation, messages) in &changes.history {
-        for block in messages.chunks(HISTORY_BLOCK) {
-            if let Some(&(last, _)) = block.last() {
-                history.insert((conversation.as_str(), last), pack(&ResultBlock::of(block)).as_slice())?;
-            }
+        for block in messages.chunks(BLOCK) {
+            let (last, _) = block[block.len() - 1];
+            history.insert((conversation.as_str(), last), pack(&ResultBlock::of(block)).as_slice())?;
         }
     }
     let mut memberships = transaction.open_table(MEMBERSHIPS)?;
@@ -295,11 +295,14 @@ fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Res
     for (device, row) in &changes.senders {
         senders.insert((device.user.as_str(), device.id.as_str()), pack(row).as_slice())?;
     }
-    for (device, block) in &changes.results {
+    let mut brought = changes.late_results.len();
+    for (device, new) in &changes.results {
         let (user, name) = (device.user.as_str(), device.id.as_str());
-        if let Some(&(last, _)) = block.last() {
+        for block in new.chunks(BLOCK) {
+            let (last, _) = block[block.len() - 1];
             results.insert((user, name, last), pack(&ResultBlock::of(block)).as_slice())?;
             expiry.insert((changes.now_ms, user, name, last, false), ())?;
+            brought += 1;
         }
     }
     for (device, id, position) in &changes.late_results {
@@ -307,7 +310,7 @@ fn write_senders(transaction: &redb::WriteTransaction, changes: &Changes) -> Res
         late_results.insert((user, name, *id), pack(&LateRow { position: *position }).as_slice())?;
         expiry.insert((changes.now_ms, user, name, *id, true), ())?;
     }
-    let step = EXPIRE_STEP.max(2 * (changes.results.len() + changes.late_results.len()));
+    let step = EXPIRE_STEP.max(2 * brought);
     let mut expired = Vec::new();
     for row in expiry.range(..(changes.forget_before_ms, "", "", 0, false))?.take(step) {
         let (key, _) = row?;

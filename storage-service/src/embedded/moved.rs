@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::Failure;
 use super::frame::{Found, Want, record_bytes};
 use super::index::{Changes, Index};
-use super::log::Log;
+use super::log::Reader;
 use super::record::{Fact, Meta};
 use super::tables::IndexError;
 
@@ -35,12 +35,19 @@ impl Moved {
     }
 
     /// What stands at a version, wherever its record is by now; `None` if that cannot be read any more.
-    pub(super) fn read(&self, log: &Log, index: &Index, version: u64, want: Want) -> Result<Option<Found>, Failure> {
+    pub(super) fn read(
+        &self,
+        reader: &mut Reader<'_>,
+        index: &Index,
+        version: u64,
+        want: Want,
+    ) -> Result<Option<Found>, Failure> {
+        let log = reader.log;
         loop {
             let first = log.first();
             let position = if version >= first { Some(version) } else { self.position(index, version)? };
             let Some(position) = position else { return Ok(None) };
-            match log.read(position, want)? {
+            match reader.read(position, want)? {
                 Some(found) if position == version => return Ok(Some(found)),
                 Some(found) => return Ok(original(version, found)),
                 // Deleted between the two looks: it has been moved on, or was dropped.

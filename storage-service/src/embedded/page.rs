@@ -57,8 +57,9 @@ fn try_read(shared: &Shared, request: &PageRequest) -> Result<Option<Page>, Fail
             // What was dropped meanwhile is perhaps no longer in the index, and would be stepped over without a hole.
             return Ok(None);
         }
+        let mut reader = shared.log.reader();
         for version in versions {
-            let found = shared.moved.read(&shared.log, &shared.index, version, want)?;
+            let found = shared.moved.read(&mut reader, &shared.index, version, want)?;
             if found.is_none() && is_dropped(shared, &request.device.user, version)? {
                 return Ok(None);
             }

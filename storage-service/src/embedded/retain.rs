@@ -227,7 +227,8 @@ impl Pass<'_> {
     fn drop_too(&self, dropped: &mut Dropped, version: Version) -> Result<(), Failure> {
         let Shared { log, index, moved, .. } = self.shared;
         dropped.count += 1;
-        dropped.bytes += moved.read(log, index, version, Want::Meta)?.map_or(0, |found| found.length as u64);
+        dropped.bytes +=
+            moved.read(&mut log.reader(), index, version, Want::Meta)?.map_or(0, |found| found.length as u64);
         dropped.up_to = version;
         Ok(())
     }
@@ -239,7 +240,7 @@ impl Pass<'_> {
         if is_safe || self.batch.is_moving(version) {
             return Ok(());
         }
-        let Some(found) = moved.read(log, index, version, Want::All)? else { return Ok(()) };
+        let Some(found) = moved.read(&mut log.reader(), index, version, Want::All)? else { return Ok(()) };
         let Some(Fact::Message(message)) = found.meta.fact else { return Ok(()) };
         let text = found.body.and_then(|body| String::from_utf8(body).ok());
         let copy = Moved { version, time_ms: self.now_ms, message: Some(message), damaged: text.is_none() };
