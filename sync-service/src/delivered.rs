@@ -23,6 +23,9 @@ use crate::{Hints, RECEIPT_PACE, RETRY_AFTER};
 const STEP_PAGES: usize = 4;
 /// Bytes of one of them at most, beside its entries.
 const PAGE_BYTES: usize = 1024 * 1024;
+/// How many users are told of their receipts before everybody else has a turn: one who acknowledges may owe hundreds of others a receipt, and
+/// nobody waits for those as for a message.
+const HINTED_AT_ONCE: usize = 8;
 /// How many devices are recovered at a time.
 const RECOVERED_AT_ONCE: usize = 128;
 
@@ -145,7 +148,10 @@ impl Derivation {
             let Outcome::Raised(users) = outcome else {
                 return Err(NotDerived::NotStored(Some(outcome)));
             };
-            users.iter().for_each(|user| self.hints.owed(user, None));
+            for some in users.chunks(HINTED_AT_ONCE) {
+                some.iter().for_each(|user| self.hints.owed(user, None));
+                tokio::task::yield_now().await;
+            }
             wanted -= 1;
         }
         if wanted == 0 { Ok(()) } else { Err(NotDerived::NotStored(None)) }
