@@ -22,8 +22,8 @@ pub enum Scene {
 const WINDOW: Duration = Duration::from_secs(1);
 /// How long it keeps the results of messages, and so their entries as well.
 const RESULTS: Duration = Duration::from_secs(2);
-/// How many entries of a user it keeps.
-const CAP: usize = 500;
+/// How many entries of a user it keeps: the busiest user reaches it in some seconds, and the others lose theirs to the window before that.
+const CAP: usize = 800;
 
 impl Scene {
     /// What a run plays, with the share of its time that each gets.

@@ -144,6 +144,13 @@ impl GroupStory {
         }
     }
 
+    /// Marks as read and is told that the group is none of the user's.
+    pub(crate) fn read_refused(&mut self, device: usize, seq: u64) {
+        let n = self.story.ask(device, Request::Read(v1::ReadRequest { conversation: NAME.into(), seq }));
+        let code = v1::Code::NotAMember.into();
+        self.story.answer(device, n, Reply::Error(v1::Error { code, ..Default::default() }));
+    }
+
     /// Asks for a page of history and gets these messages.
     pub(crate) fn history(&mut self, device: usize, before_seq: u64, seqs: &[u64], more: bool) {
         let (request, reply) = self.page(before_seq, seqs, more);

@@ -33,6 +33,8 @@ pub(crate) struct Span {
 pub(crate) struct Group<'a> {
     /// What all truths together hold of it, by seq.
     pub(crate) log: BTreeMap<u64, Logged<'a>>,
+    /// Something may have come behind the log that retention has dropped before anybody saw it.
+    has_lost_its_end: bool,
     /// By user, in order.
     spans: BTreeMap<&'a str, Vec<Span>>,
     /// From which seq on who owns it; nobody owns one that is empty.
@@ -46,7 +48,7 @@ pub(crate) struct Group<'a> {
 impl<'a> Group<'a> {
     /// Whether nothing of the log is missing, so that what it says about members can be relied on.
     pub(crate) fn is_whole(&self) -> bool {
-        self.log.keys().copied().eq(1..=self.log.len() as u64)
+        !self.has_lost_its_end && self.log.keys().copied().eq(1..=self.log.len() as u64)
     }
 
     /// Whether a user sees a seq.
@@ -198,8 +200,30 @@ pub(super) fn groups<'a>(case: &Case<'a>) -> BTreeMap<&'a str, Group<'a>> {
             });
         }
     }
+    if case.truths.values().any(|truth| truth.floor > 0) {
+        for group in ends_lost(case, &groups) {
+            groups.entry(group).or_default().has_lost_its_end = true;
+        }
+    }
     groups.values_mut().for_each(Group::follow);
     groups
+}
+
+/// Where not everything is kept: the groups with an accepted message above their log, or with a change of which it is not known whether it happened.
+fn ends_lost<'a>(case: &Case<'a>, groups: &BTreeMap<&'a str, Group<'a>>) -> Vec<&'a str> {
+    let head = |group: &str| groups.get(group).and_then(|group| group.log.keys().next_back()).copied().unwrap_or(0);
+    let accepted = case.accepted.iter().map(|accepted| (accepted.result.conversation.as_str(), accepted.result.seq));
+    let above = accepted.filter(|(group, seq)| is_group(group) && *seq > head(group)).map(|(group, _)| group);
+    let unknown = case.tries.iter().filter_map(|(id, tries)| {
+        let first = tries.first().filter(|first| first.content.change.is_some() && is_group(&first.content.to))?;
+        let group = first.content.to.as_str();
+        let is_logged = |(device, id): (usize, u64)| {
+            let mut messages = groups.get(group).into_iter().flat_map(|group| group.log.values());
+            messages.any(|logged| logged.message.client_msg_id == id && case.sender(logged.message) == Some(device))
+        };
+        (tries.iter().all(|attempt| attempt.settled().is_none()) && !is_logged(*id)).then_some(group)
+    });
+    above.chain(unknown).collect()
 }
 
 /// When the id of a message was asked first.
@@ -232,4 +256,40 @@ fn first_seen(case: &Case) -> HashMap<u64, u64> {
         }
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::group_story::GroupStory;
+    use super::super::story::{ANN, BEN, assert_breaks, assert_holds};
+    use crate::history::{History, Keeps};
+
+    /// Ann makes a group with ben, who sees that and leaves it. Nobody sees him leave. Then he is told that he is not in it.
+    fn left(is_kept: bool) -> History {
+        let mut group = GroupStory::founded(ANN, &["ben"]);
+        let first = group.story.entries_for(BEN);
+        group.story.page(BEN, (0, 0), first, (1, 0), &[]);
+        group.change(BEN, &[], &["ben"]);
+        // What is kept begins behind it.
+        group.story.send(ANN, 9, BEN, 1);
+        group.story.store(ANN, 3, 9, BEN, 1);
+        for device in [ANN, BEN] {
+            if is_kept {
+                group.forget(device, 2);
+            } else {
+                group.story.drop_up_to(device, 2);
+            }
+        }
+        if !is_kept {
+            group.story.keeps(Keeps { window: 0, cap: 1, results: 0, until: None });
+        }
+        group.read_refused(BEN, 1);
+        group.end()
+    }
+
+    #[test]
+    fn of_a_group_whose_end_was_dropped_unseen_the_members_are_not_known() {
+        assert_breaks("0", &left(true));
+        assert_holds(&left(false));
+    }
 }
