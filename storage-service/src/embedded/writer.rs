@@ -241,6 +241,15 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Whoever waits until something is visible need not wait for ever.
+            self.shared.fail(&Failure::Stopped);
+        }
+    }
+}
+
 fn answers() -> Option<mpsc::UnboundedSender<Vec<Answer>>> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
     let (answers, mut batches) = mpsc::unbounded_channel();

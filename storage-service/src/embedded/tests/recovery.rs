@@ -130,3 +130,25 @@ async fn a_failed_store_is_closed_like_any_other() {
     assert!(!again.recovered().new_epoch);
     assert_eq!(readable(&again).await.0[0], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_writer_that_has_died() {
+    let dir = tempfile::tempdir().unwrap();
+    let dies = Arc::new(AtomicBool::new(false));
+    let now = dies.clone();
+    let sync = Arc::new(move |file: &fs::File| {
+        assert!(!now.load(Ordering::SeqCst), "the writer dies here");
+        file.sync_data()
+    });
+    let store = Embedded::open(Options { sync: Some(sync), ..options(dir.path()) }).unwrap();
+    let conversation = sent(&store, 1).await.conversation;
+    dies.store(true, Ordering::SeqCst);
+    assert_eq!(store.commit(vec![send(2)]).await, [Outcome::Unknown]);
+    assert_eq!(store.commit(vec![send(3)]).await, [Outcome::Unavailable]);
+    // The decider has taken note of the second message, which nobody will ever see.
+    assert!(store.conversation(&conversation).await.is_err());
+    assert!(store.ready().await.is_err());
+    assert_eq!(readable(&store).await.0, [1]);
+    drop(store);
+    assert_eq!(sent(&open(dir.path()), 2).await.seq, 2);
+}
