@@ -148,9 +148,11 @@ impl Derivation {
             let Outcome::Raised(users) = outcome else {
                 return Err(NotDerived::NotStored(Some(outcome)));
             };
-            for some in users.chunks(HINTED_AT_ONCE) {
-                some.iter().for_each(|user| self.hints.owed(user, None));
-                tokio::task::yield_now().await;
+            for (user, number) in users.iter().zip(1..) {
+                self.hints.owed(user, None);
+                if number % HINTED_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
             wanted -= 1;
         }

@@ -94,7 +94,9 @@ impl SyncService {
     async fn start_at_heads(&self, device: &Device, state: &DeviceState) -> Result<[Version; CLASSES], Refusal> {
         // The start counts all below as derived, so what was acknowledged before is derived first.
         if state.acked[Class::Messages as usize] > state.derived {
-            self.derivation.derive([device.clone()]).await?;
+            let (derivation, device) = (self.derivation.clone(), device.clone());
+            // A link that ends meanwhile takes no hint with it.
+            Seen::through(async move { derivation.derive([device]).await }).await?;
         }
         let op = Op::Start { device: device.clone(), start: v1::Start::Heads, time_ms: unix_millis() };
         match self.commit(op).await {

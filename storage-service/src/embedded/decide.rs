@@ -16,6 +16,7 @@ use super::conversations::Conversations;
 use super::frame::{Found, Want};
 use super::index::{Changes, Index};
 use super::log::Log;
+use super::reader::Reader;
 use super::record::{self, Fact, Message, Meta};
 use super::senders::{Senders, Used};
 use super::tables::IndexError;
@@ -280,7 +281,7 @@ impl Known<'_> {
                     length: 0,
                 })
             }
-            Err(_) => self.log.reader().read(position, Want::All)?,
+            Err(_) => Reader::new(self.log).read(position, Want::All)?,
         };
         // A record that cannot be read any more: whether the content is the same is forgotten.
         let Some(Found { meta, body, .. }) = found else { return Ok(Outcome::TooOld) };

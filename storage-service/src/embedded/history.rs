@@ -4,8 +4,8 @@ use tern_proto::v1;
 
 use super::frame::{Found, Want};
 use super::lists::Seen;
-use super::log::Reader;
 use super::page::Room;
+use super::reader::Reader;
 use super::record::Fact;
 use super::{Failure, Shared};
 use crate::{History, HistoryRequest};
@@ -34,7 +34,7 @@ impl Shared {
     pub(super) fn history(&self, request: &HistoryRequest, places: Vec<(u64, u64)>) -> Result<History, Failure> {
         let mut history = History::default();
         let mut room = Room::new(request.max_entries, request.max_bytes);
-        let mut reader = self.log.reader();
+        let mut reader = Reader::new(&self.log);
         for (seq, position) in places {
             let Some(message) = self.message_at(&mut reader, request, seq, position)? else { break };
             if !room.take(&message) {

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::counters::Meters;
-use super::frame::{self, Found, Want, read_u64};
+use super::frame::read_u64;
 
 /// Bytes of a segment's header block; the first frame follows.
 pub(super) const SEGMENT_HEADER: u64 = 4096;
@@ -28,12 +28,6 @@ pub(super) const SEAL_AT: u64 = 64;
 const OPEN_FILES: usize = 256;
 /// The newest frames that are read again are kept in memory up to this size: what was just committed is about to be read.
 const TAIL_BYTES: usize = 16 * 1024 * 1024;
-/// What is read for a record that stands alone, and for one that stands not further from the one before it than [`NEAR`].
-const SINGLE: u64 = 1024;
-const WINDOW: u64 = 64 * 1024;
-const NEAR: u64 = 4096;
-/// The longest record that is believed; a longer length is damage.
-const RECORD_BYTES: usize = 1024 * 1024;
 
 /// The readable side of the log, shared by all.
 pub(super) struct Log {
@@ -53,17 +47,6 @@ pub(super) struct Log {
 struct Tail {
     frames: VecDeque<(u64, Bytes)>,
     bytes: usize,
-}
-
-/// Reads records of the log for as long as one question takes. What it has read it keeps, so that records which stand close together cost one look at
-/// the file: only positions are asked that were visible before the first look.
-pub(super) struct Reader<'a> {
-    pub(super) log: &'a Log,
-    /// What was read last, and where it stands.
-    start: u64,
-    bytes: Bytes,
-    /// The position asked last.
-    last: Option<u64>,
 }
 
 impl Log {
@@ -105,12 +88,8 @@ impl Log {
         self.end.store(position, Ordering::Release);
     }
 
-    /// Reads records, of which some may stand close together.
-    pub(super) fn reader(&self) -> Reader<'_> {
-        Reader { log: self, start: 0, bytes: Bytes::new(), last: None }
-    }
-
-    fn tail_frame(&self, position: u64) -> Option<(u64, Bytes)> {
+    /// The frame with this position, and where it stands, if it is in memory.
+    pub(super) fn tail_frame(&self, position: u64) -> Option<(u64, Bytes)> {
         let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
         let at = tail.frames.partition_point(|(start, _)| *start <= position).checked_sub(1)?;
         let (start, frame) = tail.frames.get(at)?;
@@ -221,67 +200,6 @@ impl Log {
             offset += length;
         }
         file.sync_all()
-    }
-}
-
-impl Reader<'_> {
-    /// The record at `position`; `None` if it was cleaned, is lost, or is damaged beyond its meta.
-    ///
-    /// # Errors
-    /// The file cannot be read at all.
-    pub(super) fn read(&mut self, position: u64, want: Want) -> io::Result<Option<Found>> {
-        if position < self.log.first() {
-            return Ok(None);
-        }
-        if self.record(position).is_none() && !self.fetch(position)? {
-            return Ok(None);
-        }
-        self.last = Some(position);
-        Ok(self.record(position).and_then(|bytes| frame::read_record(bytes, position, want)))
-    }
-
-    /// The bytes at a position, if all of its record is here.
-    fn record(&self, position: u64) -> Option<&[u8]> {
-        let bytes = self.bytes.get(usize::try_from(position.checked_sub(self.start)?).ok()?..)?;
-        frame::record_length(bytes).filter(|&length| length <= bytes.len()).map(|_| bytes)
-    }
-
-    /// Gets the bytes at a position from memory or from the file; `false` if there is no such file, or not so much in it.
-    fn fetch(&mut self, position: u64) -> io::Result<bool> {
-        if let Some((start, frame)) = self.log.tail_frame(position) {
-            (self.start, self.bytes) = (start, frame);
-            return Ok(self.record(position).is_some());
-        }
-        let (segment, offset) = (position / self.log.segment_bytes, position % self.log.segment_bytes);
-        let file = match self.log.file(segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
-        };
-        let is_near = self.last.is_some_and(|last| last.abs_diff(position) <= NEAR);
-        let (from, length) = match self.last {
-            // Backwards: what comes next stands before it.
-            Some(last) if is_near && position < last => {
-                let from = (offset + SINGLE).saturating_sub(WINDOW);
-                (from, offset + SINGLE - from)
-            }
-            _ if is_near => (offset, WINDOW),
-            _ => (offset, SINGLE),
-        };
-        self.look(&file, position - offset, from, length)?;
-        let begun = self.bytes.get((offset - from) as usize..).unwrap_or_default();
-        let whole = frame::record_length(begun).unwrap_or(0);
-        if whole > begun.len() && whole <= RECORD_BYTES {
-            self.look(&file, position - offset, offset, whole as u64)?;
-        }
-        Ok(self.record(position).is_some())
-    }
-
-    fn look(&mut self, file: &File, segment_start: u64, from: u64, length: u64) -> io::Result<()> {
-        let mut bytes = vec![0; length as usize];
-        let got = read_up_to(file, &mut bytes, from)?;
-        bytes.truncate(got);
-        (self.start, self.bytes) = (segment_start + from, bytes.into());
-        Ok(())
     }
 }
 

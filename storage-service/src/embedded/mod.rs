@@ -33,6 +33,7 @@ mod open;
 mod page;
 mod pruned;
 mod queue;
+mod reader;
 mod record;
 mod recover;
 mod replay;
@@ -283,7 +284,7 @@ impl Storage for Embedded {
             return vec![Outcome::Unavailable; count];
         };
         if let Some(lead) = lead {
-            lead.call().await;
+            lead.call();
         }
         // The writer drops the answer only if it dies, and then nobody knows.
         outcome.await.unwrap_or_else(|_| vec![Outcome::Unknown; count])

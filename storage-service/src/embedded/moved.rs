@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::Failure;
 use super::frame::{Found, Want, record_bytes};
 use super::index::{Changes, Index};
-use super::log::Reader;
+use super::reader::Reader;
 use super::record::{Fact, Meta};
 use super::tables::IndexError;
 

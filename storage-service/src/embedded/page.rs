@@ -8,6 +8,7 @@ use tern_runtime::planted::{self, Fault};
 
 use super::frame::{Found, Want};
 use super::gap::Gap;
+use super::reader::Reader;
 use super::record::{Fact, Message, Meta};
 use super::rows::{ReceiptKey, ReceiptRow};
 use super::{Failure, Shared};
@@ -57,7 +58,7 @@ fn try_read(shared: &Shared, request: &PageRequest) -> Result<Option<Page>, Fail
             // What was dropped meanwhile is perhaps no longer in the index, and would be stepped over without a hole.
             return Ok(None);
         }
-        let mut reader = shared.log.reader();
+        let mut reader = Reader::new(&shared.log);
         for version in versions {
             let found = shared.moved.read(&mut reader, &shared.index, version, want)?;
             if found.is_none() && is_dropped(shared, &request.device.user, version)? {

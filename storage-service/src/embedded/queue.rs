@@ -2,7 +2,7 @@
 //!
 //! A sync costs the same for one op as for a thousand. So whoever finds nobody waiting does not wake the writer at once: it *leads*, which means
 //! that it lets all tasks run that are ready, so that their ops join its own, and then calls the writer. Where nothing else is
-//! ready that is a moment; under load it makes the batches as large as the load has them. There is no timer in it.
+//! ready that is a moment; under load it makes the batches as large as the load has them. No timer is in it: only lazy ops have one.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::{LAZY, Op, Outcome};
 
 /// Jobs that may wait; beyond them commits are refused as unavailable.
 const QUEUE: usize = 16 * 1024;
+/// Jobs of one batch, and lazy ones that are too many to wait for company. All of a batch are answered together.
+const BATCH: usize = 4096;
 /// How often the one that leads lets the others run. Once lets those run that are ready; what the network has brought meanwhile is only then
 /// looked at, and is let run by the next.
 const ROUNDS: usize = 2;
@@ -66,7 +68,7 @@ struct State {
     closed: bool,
 }
 
-/// Calls the writer when dropped, so that it is called even if the one that leads goes away.
+/// Calls the writer when dropped, whatever becomes of the one that leads.
 #[must_use]
 pub(super) struct Lead(Arc<Queue>);
 
@@ -91,8 +93,9 @@ impl Queue {
         }
         if job.is_lazy() {
             state.lazy.push(job);
-            if state.lazy_due.is_none() {
-                state.lazy_due = Some(Instant::now() + LAZY);
+            if state.lazy_due.is_none() || state.lazy.len() == BATCH {
+                let wait = if state.lazy.len() < BATCH { LAZY } else { Duration::ZERO };
+                state.lazy_due = Some(Instant::now() + wait);
                 // It sleeps without a thought of these.
                 self.changed.notify_one();
             }
@@ -120,10 +123,15 @@ impl Queue {
 }
 
 impl Lead {
-    /// Lets run what is ready, then calls the writer.
-    pub(super) async fn call(self) {
-        for _ in 0..ROUNDS {
-            tokio::task::yield_now().await;
+    /// Calls the writer after what is ready has run. In a task of its own: the one that leads may be polled at any time for other reasons, or not at all.
+    pub(super) fn call(self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for _ in 0..ROUNDS {
+                    tokio::task::yield_now().await;
+                }
+                drop(self);
+            });
         }
     }
 }
@@ -153,9 +161,10 @@ impl Jobs {
             let waited = self.0.changed.wait_timeout(state, wake - now);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        (state.called, state.lazy_due) = (false, None);
         let mut batch = std::mem::take(&mut state.lazy);
-        batch.append(&mut state.eager);
+        let eager = state.eager.len().min(BATCH);
+        batch.extend(state.eager.drain(..eager));
+        (state.called, state.lazy_due) = (!state.eager.is_empty() && state.called, None);
         (!batch.is_empty() || !state.closed).then_some(batch)
     }
 }
@@ -208,6 +217,30 @@ mod tests {
         drop(lead);
         assert_eq!(jobs.next(LONG).unwrap().len(), 2);
         assert!(submit(&queue, eager()).is_some(), "the next batch has a lead of its own");
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_travels_with_the_one_that_leads() {
+        let (queue, jobs) = Queue::new();
+        let submits = |queue: Arc<Queue>| async move { submit(&queue, eager()).map(Lead::call) };
+        let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(submits(queue.clone()))).collect();
+        let batch = tokio::task::spawn_blocking(move || jobs.next(LONG).unwrap().len());
+        assert_eq!(batch.await.unwrap(), 100);
+        drop(tasks);
+    }
+
+    #[test]
+    fn many_jobs_are_several_batches() {
+        let (queue, jobs) = Queue::new();
+        drop(submit(&queue, eager()));
+        let leads: Vec<_> = (0..2 * BATCH).filter_map(|_| submit(&queue, eager())).collect();
+        assert_eq!(leads.len(), 1);
+        drop(leads);
+        let sizes: Vec<usize> = (0..3).map(|_| jobs.next(LONG).unwrap().len()).collect();
+        assert_eq!(sizes, [BATCH, BATCH, 1]);
+        assert_eq!(jobs.next(SOON).unwrap().len(), 0);
+        (0..BATCH).for_each(|_| assert!(submit(&queue, lazy()).is_none()));
+        assert_eq!(jobs.next(Duration::ZERO).unwrap().len(), BATCH, "so many do not wait");
     }
 
     #[test]

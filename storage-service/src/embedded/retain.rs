@@ -14,6 +14,7 @@ use super::clean::{Cleaning, Survey};
 use super::frame::Want;
 use super::open::{Options, millis};
 use super::queue::Queue;
+use super::reader::Reader;
 use super::record::{Dropped, Fact, Moved};
 use super::tables::IndexError;
 use super::upkeep::{Batch, Upkeep};
@@ -228,7 +229,7 @@ impl Pass<'_> {
         let Shared { log, index, moved, .. } = self.shared;
         dropped.count += 1;
         dropped.bytes +=
-            moved.read(&mut log.reader(), index, version, Want::Meta)?.map_or(0, |found| found.length as u64);
+            moved.read(&mut Reader::new(log), index, version, Want::Meta)?.map_or(0, |found| found.length as u64);
         dropped.up_to = version;
         Ok(())
     }
@@ -240,7 +241,7 @@ impl Pass<'_> {
         if is_safe || self.batch.is_moving(version) {
             return Ok(());
         }
-        let Some(found) = moved.read(&mut log.reader(), index, version, Want::All)? else { return Ok(()) };
+        let Some(found) = moved.read(&mut Reader::new(log), index, version, Want::All)? else { return Ok(()) };
         let Some(Fact::Message(message)) = found.meta.fact else { return Ok(()) };
         let text = found.body.and_then(|body| String::from_utf8(body).ok());
         let copy = Moved { version, time_ms: self.now_ms, message: Some(message), damaged: text.is_none() };

@@ -244,6 +244,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            tracing::error!("the thread that writes has died; the store takes nothing until the server is restarted");
             // Whoever waits until something is visible need not wait for ever.
             self.shared.fail(&Failure::Stopped);
         }

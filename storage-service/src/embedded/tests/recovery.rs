@@ -144,7 +144,8 @@ async fn nobody_waits_for_a_writer_that_has_died() {
     let conversation = sent(&store, 1).await.conversation;
     dies.store(true, Ordering::SeqCst);
     assert_eq!(store.commit(vec![send(2)]).await, [Outcome::Unknown]);
-    assert_eq!(store.commit(vec![send(3)]).await, [Outcome::Unavailable]);
+    let refused = store.commit(vec![send(3)]).await;
+    assert!(matches!(refused[..], [Outcome::Unavailable | Outcome::Unknown]), "{refused:?}");
     // The decider has taken note of the second message, which nobody will ever see.
     assert!(store.conversation(&conversation).await.is_err());
     assert!(store.ready().await.is_err());
