@@ -200,30 +200,37 @@ pub(super) fn groups<'a>(case: &Case<'a>) -> BTreeMap<&'a str, Group<'a>> {
             });
         }
     }
-    if case.truths.values().any(|truth| truth.floor > 0) {
-        for group in ends_lost(case, &groups) {
-            groups.entry(group).or_default().has_lost_its_end = true;
-        }
-    }
     groups.values_mut().for_each(Group::follow);
+    for group in ends_lost(case, &groups) {
+        groups.entry(group).or_default().has_lost_its_end = true;
+    }
     groups
 }
 
-/// Where not everything is kept: the groups with an accepted message above their log, or with a change of which it is not known whether it happened.
+/// The groups of which something may have come behind the log and was dropped unseen: a message that was accepted, or one of which it was never told what
+/// became of it. Not if a member still has the last message: then nothing behind it was dropped.
 fn ends_lost<'a>(case: &Case<'a>, groups: &BTreeMap<&'a str, Group<'a>>) -> Vec<&'a str> {
+    let may_be_lost = |group: &str| {
+        let Some(group) = groups.get(group) else { return case.truths.values().any(|truth| truth.floor > 0) };
+        let last = group.log.values().next_back().map_or(0, |logged| logged.message.server_msg_id);
+        let floor = |member: &&str| case.truths.get(member).map_or(0, |truth| truth.floor);
+        // Whoever was in it last saw the message by which everybody had left.
+        let mut saw: Vec<&str> = group.members.clone();
+        saw.extend(group.log.values().next_back().map(|logged| logged.message.from.as_str()));
+        saw.iter().map(floor).all(|floor| floor >= last)
+    };
     let head = |group: &str| groups.get(group).and_then(|group| group.log.keys().next_back()).copied().unwrap_or(0);
     let accepted = case.accepted.iter().map(|accepted| (accepted.result.conversation.as_str(), accepted.result.seq));
     let above = accepted.filter(|(group, seq)| is_group(group) && *seq > head(group)).map(|(group, _)| group);
     let unknown = case.tries.iter().filter_map(|(id, tries)| {
-        let first = tries.first().filter(|first| first.content.change.is_some() && is_group(&first.content.to))?;
-        let group = first.content.to.as_str();
+        let group = tries.first().map(|first| first.content.to.as_str()).filter(|to| is_group(to))?;
         let is_logged = |(device, id): (usize, u64)| {
             let mut messages = groups.get(group).into_iter().flat_map(|group| group.log.values());
             messages.any(|logged| logged.message.client_msg_id == id && case.sender(logged.message) == Some(device))
         };
         (tries.iter().all(|attempt| attempt.settled().is_none()) && !is_logged(*id)).then_some(group)
     });
-    above.chain(unknown).collect()
+    above.chain(unknown).filter(|group| may_be_lost(group)).collect()
 }
 
 /// When the id of a message was asked first.

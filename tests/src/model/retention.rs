@@ -188,9 +188,10 @@ fn is_due(
     let last = owed.last_known(version);
     let (rule, due) = if of_cap {
         // Of the cap is a hole with anything in it that went for that. Where less is left, its end went for its age.
-        let aged = |last| owed.is_aged(case, keeps, last, by);
+        let has_reached = owed.above(0) >= least_kept(keeps);
+        let is_aged = last.is_some_and(|last| owed.is_aged(case, keeps, last, by).is_ok());
         let too_few = Err(format!("above it are {above} entries of {} that may be kept", keeps.cap));
-        ("6e", if above >= least_kept(keeps) || last.is_some_and(|last| aged(last).is_ok()) { Ok(()) } else { too_few })
+        ("6e", if above >= least_kept(keeps) || has_reached && is_aged { Ok(()) } else { too_few })
     } else if hole.reason() == HoleReason::Window {
         let Some(last) = last else { return };
         ("6d", owed.is_aged(case, keeps, last, by))
@@ -286,6 +287,9 @@ mod tests {
     fn a_hole_of_the_cap_may_go_on_with_what_is_old_and_acknowledged() {
         assert_holds(&holed(4, 4, HoleReason::Cap, 3).end());
         assert_breaks("6e", &holed(3, 4, HoleReason::Cap, 3).end());
+        let mut few = holed(4, 4, HoleReason::Cap, 3);
+        few.keeps(Keeps { window: 20, cap: 8, results: 20, until: None });
+        assert_breaks("6e", &few.end());
         let mut young = holed(4, 4, HoleReason::Cap, 3);
         young.keeps(Keeps { window: 100_000, cap: CAP, results: 20, until: None });
         assert_breaks("6e", &young.end());
