@@ -64,8 +64,8 @@ fn every_message_and_both_outcomes_are_in_the_corpus() {
     use prost::Message;
     use tern_proto::{packet, v1};
 
-    let read = |target| inputs(target).into_iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
-    let decoded: Vec<_> = read("packet").iter().map(|bytes| packet::decode(&mut bytes[..].into())).collect();
+    let inputs_of = |target| inputs(target).into_iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
+    let decoded: Vec<_> = inputs_of("packet").iter().map(|bytes| packet::decode(&mut bytes[..].into())).collect();
     assert!(
         decoded.iter().any(|seen| matches!(seen, Ok(Some(_)))) && decoded.iter().any(|seen| matches!(seen, Ok(None)))
     );
@@ -74,7 +74,7 @@ fn every_message_and_both_outcomes_are_in_the_corpus() {
             |seen: &Result<_, packet::PacketError>| seen.as_ref().is_err_and(|e| e.to_string().contains(wanted));
         assert!(decoded.iter().any(is_wanted), "no packet with: {wanted}");
     }
-    let bodies = read("bodies");
+    let bodies = inputs_of("bodies");
     let has_text = |body: &Vec<u8>| {
         v1::SendRequest::decode(&body[..]).is_ok_and(|send| send.messages.iter().any(|m| !m.text.is_empty()))
     };
@@ -82,8 +82,19 @@ fn every_message_and_both_outcomes_are_in_the_corpus() {
     assert!(
         bodies.iter().any(|body| serde_json::from_slice::<v1::SyncRequest>(body).is_ok_and(|sync| sync.key.is_some()))
     );
+    let changes = |send: v1::SendRequest| send.messages.iter().any(|message| message.change.is_some());
+    assert!(bodies.iter().any(|body| v1::SendRequest::decode(&body[..]).is_ok_and(changes)));
+    let is_hole = |entry: &v1::Entry| matches!(entry.body, Some(v1::entry::Body::Hole(_)));
+    let has_hole = |page: v1::SyncReply| page.entries.iter().any(is_hole);
+    assert!(bodies.iter().any(|body| v1::SyncReply::decode(&body[..]).is_ok_and(has_hole)));
+    let lists_group = |list: v1::ConversationsReply| list.conversations.iter().any(|listed| listed.members > 2);
+    assert!(bodies.iter().any(|body| v1::ConversationsReply::decode(&body[..]).is_ok_and(lists_group)));
+    let has_change = |page: v1::HistoryReply| page.messages.iter().any(|message| message.change.is_some());
+    assert!(bodies.iter().any(|body| v1::HistoryReply::decode(&body[..]).is_ok_and(has_change)));
+    let has_member = |about: v1::MembersReply| about.members.iter().any(|member| member.joined_seq > 0);
+    assert!(bodies.iter().any(|body| v1::MembersReply::decode(&body[..]).is_ok_and(has_member)));
     let two_keys = |body: &Vec<u8>| {
         v1::Delta::decode(&body[..]).is_ok_and(|delta| delta.before != delta.after && delta.after.is_some())
     };
-    assert!(read("sync_key").iter().filter(|body| two_keys(body)).count() > 5);
+    assert!(inputs_of("sync_key").iter().filter(|body| two_keys(body)).count() > 5);
 }

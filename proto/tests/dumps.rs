@@ -1,6 +1,8 @@
 //! The byte dumps of `docs/protocol.md` are what the codec writes, and the codec reads them back.
 //!
-//! After a change: `TERN_UPDATE=1 cargo test -p tern-proto --test dumps` writes its last section anew; read the difference.
+//! They are in the corpora of the fuzz targets as well, as packets and as bodies.
+//!
+//! After a change: `TERN_UPDATE=1 cargo test -p tern-proto --test dumps` writes its last section anew, and what the corpora lack; read the difference.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -339,5 +341,31 @@ fn the_codec_reads_the_dumps_of_the_protocol_page() {
         let packet = packet::decode(&mut wire).unwrap().expect("a whole packet");
         assert_eq!(packet, want.packet, "{}", want.title);
         assert!(wire.is_empty());
+    }
+}
+
+/// The name of a dump's file in a corpus.
+fn file_name(title: &str) -> String {
+    let words: Vec<&str> = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let mut name = words.join("-").to_ascii_lowercase();
+    name.truncate(48);
+    format!("dump-{}", name.trim_end_matches('-'))
+}
+
+#[test]
+fn the_dumps_are_in_the_corpora() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for Dump { title, packet } in dumps() {
+        let mut wire = BytesMut::new();
+        packet.encode(&mut wire);
+        let body = (!packet.body.is_empty()).then_some(("bodies", &packet.body[..]));
+        for (target, bytes) in [("packet", &wire[..])].into_iter().chain(body) {
+            let file = corpus.join(target).join(file_name(title));
+            if std::env::var_os("TERN_UPDATE").is_some() {
+                std::fs::write(&file, bytes).unwrap();
+            }
+            let kept = std::fs::read(&file).unwrap_or_default();
+            assert!(kept == bytes, "{} is stale: TERN_UPDATE=1 cargo test -p tern-proto --test dumps", file.display());
+        }
     }
 }
