@@ -267,7 +267,7 @@ impl Driver {
         if applied.unreadable > 0 || applied.missing > 0 {
             self.shared.status.send_modify(|status| {
                 status.unreadable += applied.unreadable;
-                status.missing = status.missing.saturating_add(applied.missing);
+                status.missing = status.missing.max(applied.missing);
             });
         }
         self.shared.arrived.notify_one();

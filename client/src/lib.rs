@@ -51,3 +51,5 @@ pub use queries::QueryError;
 pub use recipient::{BadRecipient, Recipient};
 pub use status::{LinkState, Status, Stop};
 pub use store::{OpenError, StoreError};
+/// What the calls of this library take and give.
+pub use tern_proto::{ConversationId, UserId, v1};

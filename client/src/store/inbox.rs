@@ -88,7 +88,8 @@ fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusql
         }
         Some(v1::entry::Body::Damaged(_)) => push(db, entry),
         Some(v1::entry::Body::Hole(hole)) => {
-            applied.missing = applied.missing.saturating_add(hole.count);
+            // It counts all that the timeline has lost, so the newest hole counts for those before it.
+            applied.missing = applied.missing.max(hole.count);
             push(db, entry)
         }
         // Processed before, or unknown.
