@@ -121,6 +121,9 @@ impl Cost {
             pushes_per_message: Some(per_message(senders.pushes + receivers.pushes)),
             fsyncs_per_message: store.map(|(before, after)| per_message(after.syncs - before.syncs)),
             log_bytes_per_message: store.map(|(before, after)| per_message(after.bytes - before.bytes)),
+            dropped_per_message: store.map(|(before, after)| per_message(after.dropped - before.dropped)),
+            moved_per_message: store.map(|(before, after)| per_message(after.moved - before.moved)),
+            segments_freed: store.map(|(before, after)| after.segments_freed - before.segments_freed),
             wire_bytes_per_message: Some(WireBytes {
                 sender_out: per_message(senders.bytes_out),
                 sender_in: per_message(senders.bytes_in),

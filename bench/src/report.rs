@@ -87,6 +87,11 @@ pub(crate) struct Cost {
     pub(crate) pushes_per_message: Option<f64>,
     pub(crate) fsyncs_per_message: Option<f64>,
     pub(crate) log_bytes_per_message: Option<f64>,
+    /// Entries that retention dropped from timelines, and those that it copied to keep them.
+    pub(crate) dropped_per_message: Option<f64>,
+    pub(crate) moved_per_message: Option<f64>,
+    /// Segments of the log that it gave back.
+    pub(crate) segments_freed: Option<u64>,
     pub(crate) wire_bytes_per_message: Option<WireBytes>,
 }
 

@@ -90,6 +90,9 @@ struct Own {
 pub(crate) struct StoreCounts {
     pub(crate) syncs: u64,
     pub(crate) bytes: u64,
+    pub(crate) dropped: u64,
+    pub(crate) moved: u64,
+    pub(crate) segments_freed: u64,
 }
 
 impl Server {
@@ -148,8 +151,16 @@ impl Server {
     pub(crate) async fn store_counts(&self) -> Result<Option<StoreCounts>> {
         let Some(metrics) = self.at.metrics else { return Ok(None) };
         let text = get(metrics, "/metrics").await?;
-        let counts = metric(&text, "tern_log_syncs_total").zip(metric(&text, "tern_log_bytes_total"));
-        Ok(counts.map(|(syncs, bytes)| StoreCounts { syncs, bytes }))
+        let counts = || {
+            Some(StoreCounts {
+                syncs: metric(&text, "tern_log_syncs_total")?,
+                bytes: metric(&text, "tern_log_bytes_total")?,
+                dropped: metric(&text, "tern_retention_dropped_total")?,
+                moved: metric(&text, "tern_retention_moved_total")?,
+                segments_freed: metric(&text, "tern_retention_segments_total")?,
+            })
+        };
+        Ok(counts())
     }
 
     /// Stops the server and starts it again on the same data; how long the start took.

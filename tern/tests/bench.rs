@@ -43,8 +43,11 @@ fn a_chat_is_measured_whole_and_nothing_is_left_behind() {
     ] {
         assert!(report[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {report}");
     }
-    for field in ["lost", "duplicated", "out_of_order"] {
+    for field in ["lost", "duplicated", "out_of_order", "segments_freed"] {
         assert_eq!(report[field], 0, "{field}: {report}");
+    }
+    for field in ["dropped_per_message", "moved_per_message"] {
+        assert_eq!(report[field], 0.0, "by default nothing goes in a second: {report}");
     }
 }
 
