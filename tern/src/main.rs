@@ -86,8 +86,8 @@ enum Command {
     Restored(restored::Args),
     /// Tries the main flows against a running server
     ///
-    /// Two new users, text both ways, a resend after a lost acknowledgement, pages and keys, refusals, receipts, on both
-    /// links. Prints each check. Ends with 0 if all of them hold, else with 1.
+    /// Two new users, text both ways, a resend after a lost acknowledgement, pages and keys, refusals, receipts, a group, on
+    /// both links. Prints each check. Ends with 0 if all of them hold, else with 1.
     #[command(after_long_help = "Example:\n  tern smoke --long-link 127.0.0.1:7180 --http 127.0.0.1:7181")]
     Smoke(smoke::Args),
     /// Runs a server and clients of its own, injects faults, and holds what the clients saw against a model

@@ -2,6 +2,7 @@
 //!
 //! It speaks the protocol itself, packet by packet, so that it sees what the client library would smooth over. Its users are new in every run.
 
+mod groups;
 mod person;
 mod report;
 
@@ -46,6 +47,7 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     receipts(&mut people, &mut report).await?;
     orders_to_replace(&mut people, &mut report).await?;
     the_link_itself(&mut people, &mut report).await?;
+    groups::run(&mut people, &mut report).await?;
     Ok(report.end())
 }
 
