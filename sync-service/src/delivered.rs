@@ -23,9 +23,9 @@ use crate::{Hints, RECEIPT_PACE, RETRY_AFTER};
 const STEP_PAGES: usize = 4;
 /// Bytes of one of them at most, beside its entries.
 const PAGE_BYTES: usize = 1024 * 1024;
-/// How many users are told of their receipts before everybody else has a turn: one who acknowledges may owe hundreds of others a receipt, and
-/// nobody waits for those as for a message.
-const HINTED_AT_ONCE: usize = 8;
+/// Conversations that one commit raises. One user who acknowledges may owe hundreds of others a receipt, and nobody waits for those as for a message: in one
+/// commit they would hold up everybody's, and then all of these users' links would want to be served at once.
+const RAISED_AT_ONCE: usize = 32;
 /// How many devices are recovered at a time.
 const RECOVERED_AT_ONCE: usize = 128;
 
@@ -126,34 +126,37 @@ impl Derivation {
 
     /// Commits the steps of one user's devices and tells whom it concerns.
     ///
-    /// Each device's op carries the positions of all: whichever is stored first raises them, once, and none is lost
-    /// where only some of the ops are stored.
+    /// The ops that say how far each device is derived come last, and each carries the positions that are left: whichever is stored first
+    /// raises them, once, and none is lost where only some of the ops are stored.
     async fn store(&self, steps: Vec<Step>) -> Result<(), NotDerived> {
         let mut highest: BTreeMap<ConversationId, u64> = BTreeMap::new();
         for (conversation, seq) in steps.iter().flat_map(|step| &step.positions) {
             let position = highest.entry(conversation.clone()).or_default();
             *position = (*position).max(*seq);
         }
-        let positions: Vec<(ConversationId, u64)> = highest.into_iter().collect();
+        let mut positions: Vec<(ConversationId, u64)> = highest.into_iter().collect();
         let time_ms = unix_millis();
-        let op = |step: Step| Op::Delivered {
-            by: step.device,
-            derived: step.derived,
-            positions: positions.clone(),
+        let op = |by: &Device, derived: Version, positions: Vec<(ConversationId, u64)>| Op::Delivered {
+            by: by.clone(),
+            derived,
+            positions,
             time_ms,
         };
-        let ops: Vec<Op> = steps.into_iter().map(op).collect();
+        while let (Some(step), true) = (steps.first(), positions.len() > RAISED_AT_ONCE) {
+            let some = positions.split_off(positions.len() - RAISED_AT_ONCE);
+            // Nothing is derived further by it, so after a crash it is done again.
+            self.raise(vec![op(&step.device, 0, some)]).await?;
+        }
+        self.raise(steps.iter().map(|step| op(&step.device, step.derived, positions.clone())).collect()).await
+    }
+
+    async fn raise(&self, ops: Vec<Op>) -> Result<(), NotDerived> {
         let mut wanted = ops.len();
         for outcome in self.storage.commit(ops).await {
             let Outcome::Raised(users) = outcome else {
                 return Err(NotDerived::NotStored(Some(outcome)));
             };
-            for (user, number) in users.iter().zip(1..) {
-                self.hints.owed(user, None);
-                if number % HINTED_AT_ONCE == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
+            users.iter().for_each(|user| self.hints.owed(user, None));
             wanted -= 1;
         }
         if wanted == 0 { Ok(()) } else { Err(NotDerived::NotStored(None)) }

@@ -128,6 +128,32 @@ async fn long_arrears_are_derived_in_bounded_steps() {
     );
 }
 
+// hot-timeline: one who acknowledges what hundreds have sent holds up nobody.
+#[tokio::test(start_paused = true)]
+async fn receipts_to_many_are_many_commits_and_none_is_lost() {
+    let stage = Stage::new();
+    let sender = |number: usize| format!("sender-{number}");
+    for number in 0..100 {
+        stage.send(&format!("{}/d1", sender(number)), 1, "bob", "hi").await;
+    }
+    stage.take_hints();
+    stage.ack("bob/d1", stage.head("bob/d1").await).await;
+    stage.storage.take_commits();
+    stage.service.quiet().await;
+    let raised = |ops: &Vec<Op>| match &ops[..] {
+        [Op::Delivered { positions, .. }] => positions.len(),
+        other => panic!("{other:?}"),
+    };
+    let sizes: Vec<usize> = stage.storage.take_commits().iter().map(raised).collect();
+    assert_eq!(sizes, [32, 32, 32, 4]);
+    assert_eq!(stage.take_hints().len(), 100);
+    for number in 0..100 {
+        assert_eq!(stage.receipts(&format!("{}/d1", sender(number))).await, [delivered("bob", 1)]);
+    }
+    let bob = stage.state("bob/d1").await;
+    assert_eq!(bob.derived, bob.acked[0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_crash_between_acknowledgement_and_receipt_loses_none() {
     let crashed = Stage::new();
