@@ -29,8 +29,8 @@ use tern_proto::{Key, UserId};
 use crate::checked::{BadChange, BadText};
 
 /// The version of the tables, kept in `user_version`.
-const FORMAT: i64 = 2;
-/// How many `server_msg_id`s are remembered, to skip entries that come again after a replaced key.
+const FORMAT: i64 = 3;
+/// How many processed messages are remembered, to skip entries that come again after a replaced key.
 pub(crate) const PROCESSED: i64 = 100_000;
 /// How many sent and refused messages are remembered for [`crate::Client::outcome`].
 pub(crate) const SETTLED: i64 = 10_000;
@@ -62,7 +62,11 @@ CREATE INDEX outbox_sending ON outbox (id) WHERE state = 0;
 CREATE INDEX outbox_failed ON outbox (id) WHERE state = 3;
 -- AUTOINCREMENT: a number is never used again, so whoever reads in order misses nothing.
 CREATE TABLE inbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry BLOB NOT NULL);
-CREATE TABLE processed (number INTEGER PRIMARY KEY AUTOINCREMENT, server_msg_id INTEGER NOT NULL UNIQUE);
+CREATE TABLE processed (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    server_msg_id INTEGER NOT NULL UNIQUE,
+    time_ms INTEGER            -- since format 3: another server may use the same ids
+);
 CREATE TABLE receipts (
     conversation TEXT, member TEXT, kind INTEGER, seq INTEGER NOT NULL,
     PRIMARY KEY (conversation, member, kind)
@@ -159,7 +163,8 @@ impl Store {
         match format {
             FORMAT => {}
             0 => make(&db, user)?,
-            1 => add_changes(&db)?,
+            1 => add_changes(&db).and_then(|()| add_times(&db))?,
+            2 => add_times(&db)?,
             format => return Err(OpenError::Format { path: path.to_owned(), format }),
         }
         let (device, owner) =
@@ -261,6 +266,14 @@ fn add_changes(db: &Connection) -> rusqlite::Result<()> {
     let tx = db.unchecked_transaction()?;
     tx.execute("ALTER TABLE outbox ADD COLUMN change BLOB", [])?;
     tx.pragma_update(None, "user_version", 2)?;
+    tx.commit()
+}
+
+/// From format 2 to 3.
+fn add_times(db: &Connection) -> rusqlite::Result<()> {
+    let tx = db.unchecked_transaction()?;
+    tx.execute("ALTER TABLE processed ADD COLUMN time_ms INTEGER", [])?;
+    tx.pragma_update(None, "user_version", FORMAT)?;
     tx.commit()
 }
 

@@ -71,7 +71,7 @@ fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusql
     let body = entry.body.as_ref().filter(|_| Class::from_number(entry.class).is_some());
     applied.unreadable += u64::from(matches!(body, None | Some(v1::entry::Body::Damaged(_))));
     match body {
-        Some(v1::entry::Body::Message(message)) if is_new(db, message.server_msg_id)? => push(db, entry),
+        Some(v1::entry::Body::Message(message)) if is_new(db, message)? => push(db, entry),
         Some(v1::entry::Body::Receipt(receipt)) if raises(db, receipt)? => {
             applied.receipts.push(receipt.clone());
             push(db, entry)
@@ -97,9 +97,12 @@ fn apply_one(db: &Connection, entry: &v1::Entry, applied: &mut Applied) -> rusql
     }
 }
 
-fn is_new(db: &Connection, server_msg_id: u64) -> rusqlite::Result<bool> {
-    let insert = "INSERT OR IGNORE INTO processed (server_msg_id) VALUES (?1)";
-    Ok(db.execute(insert, [server_msg_id as i64])? == 1)
+/// Whether it was not processed before. A server whose data was made anew uses the same ids again, so it is the same message only if its time is the same too;
+/// of those that an earlier format remembers the time is not known.
+fn is_new(db: &Connection, message: &v1::Message) -> rusqlite::Result<bool> {
+    let insert = "INSERT INTO processed (server_msg_id, time_ms) VALUES (?1, ?2)
+        ON CONFLICT (server_msg_id) DO UPDATE SET time_ms = excluded.time_ms WHERE time_ms <> excluded.time_ms";
+    Ok(db.execute(insert, params![message.server_msg_id as i64, message.time_ms])? == 1)
 }
 
 fn raises(db: &Connection, receipt: &v1::Receipt) -> rusqlite::Result<bool> {

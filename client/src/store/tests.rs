@@ -256,6 +256,23 @@ fn a_page_is_applied_once_and_handed_out_until_it_is_confirmed() {
 }
 
 #[test]
+fn a_server_that_was_made_anew_may_use_the_ids_again() {
+    let mut device = Device::new();
+    let store = device.store();
+    store.apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
+    let mut other = message(1, 500);
+    if let Some(v1::entry::Body::Message(message)) = &mut other.body {
+        message.time_ms = 1_700_000_000_000;
+    }
+    store.replace_key(&Key::oldest(8)).unwrap();
+    store.apply(std::slice::from_ref(&other), &Key::at(8, [1, 0])).unwrap();
+    assert_eq!(ids(store), [500, 500], "it is another message");
+    store.replace_key(&Key::oldest(8)).unwrap();
+    store.apply(&[other], &Key::at(8, [1, 0])).unwrap();
+    assert_eq!(ids(store), [500, 500], "and now that is known too");
+}
+
+#[test]
 fn confirming_the_last_entry_does_not_hide_the_next() {
     let mut device = Device::new();
     let store = device.store();
@@ -365,8 +382,14 @@ fn a_batch_of_changes_fits_a_packet() {
 fn a_directory_of_the_first_format_is_taken_over() {
     let mut device = Device::new();
     device.store().enqueue(&texts("bob", &["a"]), None).unwrap();
-    device.store().db.execute_batch("ALTER TABLE outbox DROP COLUMN change; PRAGMA user_version = 1").unwrap();
+    device.store().apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
+    let before =
+        "ALTER TABLE outbox DROP COLUMN change; ALTER TABLE processed DROP COLUMN time_ms; PRAGMA user_version = 1";
+    device.store().db.execute_batch(before).unwrap();
     let store = device.killed();
+    store.replace_key(&Key::oldest(8)).unwrap();
+    store.apply(&[message(1, 500), message(2, 501)], &Key::at(8, [2, 0])).unwrap();
+    assert_eq!(ids(store), [500, 501], "the first one was processed");
     store.enqueue(&[change("g/7", "", &["bob"])], None).unwrap();
     let batch = device.killed().batch().unwrap();
     assert_eq!((batch[0].text.as_str(), &batch[0].change, batch[1].client_msg_id), ("a", &None, 2));
