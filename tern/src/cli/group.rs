@@ -156,7 +156,8 @@ fn wrong(reason: String) -> BadSettings {
     BadSettings(vec![BadSetting::Value { name: "the change".into(), reason, origin: "the command line".into() }])
 }
 
-fn because(code: v1::Code) -> &'static str {
+/// A refusal, for a person.
+pub(super) fn because(code: v1::Code) -> &'static str {
     match code {
         v1::Code::NotAMember => "not your group, or there is none of this name",
         v1::Code::NotAllowed => "only the owner removes others",

@@ -114,7 +114,8 @@ impl Sending<'_> {
         }
         self.client.clear_notes().await?;
         if status.refused > 0 {
-            eprintln!("tern send: the server refused {} messages: {}", status.refused, self.refusal().await?);
+            let last = self.refusal().await?;
+            eprintln!("tern send: refused by the server: {} of the messages, the last one: {last}", status.refused);
             return Ok(ExitCode::from(EXIT_REFUSED));
         }
         Ok(ExitCode::SUCCESS)
@@ -185,11 +186,11 @@ impl Sending<'_> {
         }
     }
 
-    /// The code of the latest refusal.
+    /// Why, at the latest refusal.
     async fn refusal(&self) -> Result<&'static str> {
         let latest = self.client.outbox(WINDOW).await?;
         let code = latest.iter().rev().find_map(|message| match message.state {
-            MessageState::Refused(code) => Some(code.as_str_name()),
+            MessageState::Refused(code) => Some(super::group::because(code)),
             _ => None,
         });
         Ok(code.unwrap_or("unknown"))
