@@ -51,6 +51,11 @@ impl<'a> Group<'a> {
         !self.has_lost_its_end && self.log.keys().copied().eq(1..=self.log.len() as u64)
     }
 
+    /// The last message of its log.
+    fn last(&self) -> Option<&'a v1::Message> {
+        self.log.values().next_back().map(|logged| logged.message)
+    }
+
     /// Whether a user sees a seq.
     pub(crate) fn sees(&self, user: &str, seq: u64) -> bool {
         self.spans_of(user).any(|span| span.from <= seq && span.to.is_none_or(|to| seq <= to))
@@ -212,14 +217,13 @@ pub(super) fn groups<'a>(case: &Case<'a>) -> BTreeMap<&'a str, Group<'a>> {
 fn ends_lost<'a>(case: &Case<'a>, groups: &BTreeMap<&'a str, Group<'a>>) -> Vec<&'a str> {
     let may_be_lost = |group: &str| {
         let Some(group) = groups.get(group) else { return case.truths.values().any(|truth| truth.floor > 0) };
-        let last = group.log.values().next_back().map_or(0, |logged| logged.message.server_msg_id);
-        let floor = |member: &&str| case.truths.get(member).map_or(0, |truth| truth.floor);
+        let last = group.last();
+        let floor = |member: &str| case.truths.get(member).map_or(0, |truth| truth.floor);
         // Whoever was in it last saw the message by which everybody had left.
-        let mut saw: Vec<&str> = group.members.clone();
-        saw.extend(group.log.values().next_back().map(|logged| logged.message.from.as_str()));
-        saw.iter().map(floor).all(|floor| floor >= last)
+        let mut saw = group.members.iter().copied().chain(last.map(|last| last.from.as_str()));
+        saw.all(|member| floor(member) >= last.map_or(0, |last| last.server_msg_id))
     };
-    let head = |group: &str| groups.get(group).and_then(|group| group.log.keys().next_back()).copied().unwrap_or(0);
+    let head = |group: &str| groups.get(group).and_then(Group::last).map_or(0, |last| last.seq);
     let accepted = case.accepted.iter().map(|accepted| (accepted.result.conversation.as_str(), accepted.result.seq));
     let above = accepted.filter(|(group, seq)| is_group(group) && *seq > head(group)).map(|(group, _)| group);
     let unknown = case.tries.iter().filter_map(|(id, tries)| {
