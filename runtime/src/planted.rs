@@ -44,11 +44,13 @@ pub enum Fault {
     RetentionIgnoresDevices,
     /// A failed sync is answered as if it had succeeded.
     FailedSyncIgnored,
+    /// In a cluster: versions are taken in a transaction before the one that uses them, so that they may become visible out of order.
+    VersionsReserved,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 19] = [
+    pub const ALL: [(Fault, &'static str); 20] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -68,6 +70,7 @@ impl Fault {
         (Fault::GroupSeesBeforeJoin, "group-sees-before-join"),
         (Fault::RetentionIgnoresDevices, "retention-ignores-devices"),
         (Fault::FailedSyncIgnored, "failed-sync-ignored"),
+        (Fault::VersionsReserved, "versions-reserved"),
     ];
 
     /// The environment variable that names the fault.

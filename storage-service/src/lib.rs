@@ -4,8 +4,12 @@
 //! engine is [`embedded`], a segment log with an index. `sync-service` decides and calls; nothing else does.
 
 pub mod contract;
+mod conversation;
 pub mod embedded;
+pub mod postgres;
+
 pub mod reference;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;

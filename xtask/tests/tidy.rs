@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Lines of the longest file that is still read from top to bottom.
 const FILE_LINES: usize = 600;
 /// The crates of the workspace, by directory.
-const MEMBERS: [&str; 11] = [
+const MEMBERS: [&str; 12] = [
     "proto",
     "runtime",
     "gateway",
@@ -20,6 +20,7 @@ const MEMBERS: [&str; 11] = [
     "tests",
     "xtask",
     "bench",
+    "cluster",
 ];
 
 fn root() -> &'static Path {

@@ -9,11 +9,12 @@ use std::ops::Bound;
 use tern_proto::{ConversationId, UserId};
 use tern_runtime::planted::{self, Fault};
 
-use super::conversation::Conversation;
+use super::conversation::Kept;
 use super::decide::Noted;
 use super::index::{Changes, Index};
 use super::record::{Delivered, Message, Read};
 use super::tables::IndexError;
+use crate::conversation::Conversation;
 
 /// Members of conversations that are kept before those conversations that the index has whole are dropped. Between two checkpoints there may be
 /// more; then the next look is taken when there are twice as many.
@@ -21,7 +22,7 @@ const KEPT_MEMBERS: usize = 200_000;
 
 /// The conversations in memory.
 pub(super) struct Conversations {
-    known: HashMap<ConversationId, Conversation>,
+    known: HashMap<ConversationId, Kept>,
     /// At least as many members are in them.
     members: usize,
     /// With so many it is time to drop some.
@@ -43,7 +44,7 @@ impl Conversations {
     }
 
     /// The conversation; `None` for a group that was never made.
-    pub(super) fn get(&mut self, index: &Index, id: &ConversationId) -> Result<Option<&mut Conversation>, IndexError> {
+    pub(super) fn get(&mut self, index: &Index, id: &ConversationId) -> Result<Option<&mut Kept>, IndexError> {
         if !self.known.contains_key(id) {
             let Some(loaded) = Self::indexed(index, id)? else { return Ok(None) };
             self.insert(id.clone(), loaded);
@@ -52,21 +53,23 @@ impl Conversations {
     }
 
     /// The conversation, if it is in memory.
-    pub(super) fn peek(&self, id: &ConversationId) -> Option<&Conversation> {
+    pub(super) fn peek(&self, id: &ConversationId) -> Option<&Kept> {
         self.known.get(id)
     }
 
     /// The conversation as the index has it, which is all there is of one that is not in memory.
-    pub(super) fn indexed(index: &Index, id: &ConversationId) -> Result<Option<Conversation>, IndexError> {
-        let loaded = index.conversation(id)?.map(Conversation::from_row);
-        let Some(mut loaded) = loaded.or_else(|| id.pair().map(Conversation::of_two)) else { return Ok(None) };
+    pub(super) fn indexed(index: &Index, id: &ConversationId) -> Result<Option<Kept>, IndexError> {
+        let loaded = index.conversation(id)?.map(Kept::from_row);
+        let Some(mut loaded) = loaded.or_else(|| id.pair().map(|users| Conversation::of_two(users).into())) else {
+            return Ok(None);
+        };
         if planted::active(Fault::SequenceBackAtRestart) {
             loaded.state.seq = 0;
         }
         Ok(Some(loaded))
     }
 
-    fn insert(&mut self, id: ConversationId, conversation: Conversation) {
+    fn insert(&mut self, id: ConversationId, conversation: Kept) {
         self.members += conversation.state.members.len();
         if self.members > self.members_kept {
             self.known.retain(|_, known| known.dirty != 0);
@@ -88,7 +91,7 @@ impl Conversations {
     ) -> Result<Noted, IndexError> {
         let Some(id) = message.conversation(position) else { return Ok(Noted::default()) };
         if message.makes_group() {
-            self.insert(id.clone(), Conversation::founded_by(from.clone()));
+            self.insert(id.clone(), Conversation::founded_by(from.clone()).into());
         }
         let owed = self.note(index, &id, checkpoint, |known| known.message(from, message, position))?;
         if let Some(change) = &message.change {
@@ -134,7 +137,7 @@ impl Conversations {
         index: &Index,
         id: &ConversationId,
         checkpoint: u64,
-        note: impl FnOnce(&mut Conversation) -> R,
+        note: impl FnOnce(&mut Kept) -> R,
     ) -> Result<Option<R>, IndexError> {
         let Some(known) = self.get(index, id)? else { return Ok(None) };
         let was_silent = known.state.seq == 0;

@@ -11,7 +11,6 @@ use tern_proto::{ConversationId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
 use super::Failure;
-use super::conversation::Conversation;
 use super::conversations::Conversations;
 use super::frame::{Found, Want};
 use super::index::{Changes, Index};
@@ -21,6 +20,7 @@ use super::record::{self, Fact, Message, Meta};
 use super::senders::{Senders, Used};
 use super::tables::IndexError;
 use super::users::Users;
+use crate::conversation::Conversation;
 use crate::{Content, Device, Op, Outcome, Recipient, Sent, content_hash};
 
 /// What to do about an op.

@@ -4,10 +4,10 @@ use tern_proto::v1;
 
 use super::frame::{Found, Want};
 use super::lists::Seen;
-use super::page::Room;
 use super::reader::Reader;
 use super::record::Fact;
 use super::{Failure, Shared};
+use crate::room::Room;
 use crate::{History, HistoryRequest};
 
 impl Shared {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use tern_proto::{ConversationId, UserId};
 
-use super::conversation::Conversation;
+use super::conversation::Kept;
 use super::conversations::Conversations;
 use super::{Failure, Shared};
 use crate::Listed;
@@ -26,7 +26,7 @@ impl Shared {
 
     /// Looks at a conversation. The index is asked outside of the decider's lock, which commits wait for, and what it says is not kept: a reader goes through
     /// many that nobody writes to.
-    fn look<R>(&self, id: &ConversationId, look: impl Fn(&Conversation) -> R) -> Result<Seen<Option<R>>, Failure> {
+    fn look<R>(&self, id: &ConversationId, look: impl Fn(&Kept) -> R) -> Result<Seen<Option<R>>, Failure> {
         let in_memory = || {
             let decider = self.decider();
             (decider.conversations.peek(id).map(&look), decider.noted)

@@ -12,6 +12,7 @@ use super::reader::Reader;
 use super::record::{Fact, Message, Meta};
 use super::rows::{ReceiptKey, ReceiptRow};
 use super::{Failure, Shared};
+use crate::room::Room;
 use crate::{Device, Page, PageRequest};
 
 /// One user's state at one moment, as far as the page needs it.
@@ -204,37 +205,4 @@ fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<
 
 fn damaged(conversation: String, seq: u64) -> v1::entry::Body {
     v1::entry::Body::Damaged(v1::Damaged { conversation, seq })
-}
-
-/// What is left of a page, of entries or of history.
-pub(super) struct Room {
-    entries: usize,
-    bytes: usize,
-    empty: bool,
-}
-
-impl Room {
-    pub(super) fn new(entries: usize, bytes: usize) -> Room {
-        Room { entries, bytes, empty: true }
-    }
-
-    fn is_open(&self) -> bool {
-        self.entries > 0 || self.empty
-    }
-
-    /// Whether the entry still fits; the first always does.
-    pub(super) fn take(&mut self, entry: &impl prost::Message) -> bool {
-        let length = entry.encoded_len();
-        // As an element of a repeated field: a tag of one byte and its length.
-        let bytes = 1 + prost::length_delimiter_len(length) + length;
-        if !self.empty && (self.entries == 0 || bytes > self.bytes) {
-            // What comes after an entry that did not fit does not overtake it.
-            self.entries = 0;
-            return false;
-        }
-        self.empty = false;
-        self.entries = self.entries.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        true
-    }
 }

@@ -1,0 +1,76 @@
+//! What the database says about everything that a batch of ops touches, locked until the end of the transaction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use tern_proto::key::{CLASSES, Version};
+use tern_proto::{ConversationId, DeviceId, UserId};
+
+use crate::conversation::Conversation;
+use crate::{Device, Member, Outcome};
+
+/// What decisions are made from, and what changes with each.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Of each sender the floor.
+    pub floors: HashMap<Device, u64>,
+    /// What became of ids that were used before, or further up in the batch.
+    pub results: HashMap<Device, HashMap<u64, Remembered>>,
+    pub conversations: BTreeMap<ConversationId, Loaded>,
+    pub cursors: BTreeMap<UserId, BTreeMap<DeviceId, Cursor>>,
+    /// Before this transaction.
+    pub heads: HashMap<UserId, Heads>,
+    /// Message ids that nobody has used.
+    pub ids: Range<u64>,
+}
+
+/// The result of a send.
+#[derive(Clone)]
+pub(super) struct Remembered {
+    pub hash: u64,
+    /// As a resend gets it.
+    pub outcome: Outcome,
+}
+
+/// A conversation and what stands in the database of it.
+pub(super) struct Loaded {
+    pub conversation: Conversation,
+    /// The members as they are stored; of a conversation of two that is only written to, as they are at the least.
+    pub stored: Vec<Member>,
+    /// No message of it is stored.
+    pub is_new: bool,
+    /// Something about it is to be written.
+    pub changed: bool,
+}
+
+impl Loaded {
+    pub(super) fn new(conversation: Conversation) -> Loaded {
+        let is_new = conversation.state.seq == 0;
+        Loaded { stored: conversation.state.members.clone(), conversation, is_new, changed: false }
+    }
+}
+
+/// Where a device is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub acked: [Version; CLASSES],
+    pub derived: Version,
+    pub heard_ms: i64,
+}
+
+impl Cursor {
+    /// Never back.
+    pub(super) fn raise(&mut self, versions: [Version; CLASSES]) {
+        for (acked, version) in self.acked.iter_mut().zip(versions) {
+            *acked = version.max(*acked);
+        }
+    }
+}
+
+/// Where a user's timelines end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heads {
+    pub heads: [Version; CLASSES],
+    /// The newest message of somebody else.
+    pub foreign: Version,
+}
