@@ -1,5 +1,12 @@
 //! All processes of a Tern cluster on this machine: for a first try, for tests and for benchmarks.
+//!
+//! - [`Cluster`]: which services there are, with what ports; starts, stops, kills and stalls them
+//! - [`Postgres`]: the database under them, from the machine's packages
 
+mod cluster;
 mod postgres;
+mod service;
 
-pub use postgres::{Postgres, PostgresError, PostgresOptions};
+pub use cluster::{Cluster, ClusterError, Layout};
+pub use postgres::{Postgres, PostgresError, PostgresOptions, free_port};
+pub use service::{Kind, Service};

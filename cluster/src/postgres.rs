@@ -328,7 +328,13 @@ fn write_private(path: &Path, text: &str, owner: Option<(u32, u32)>) -> io::Resu
     }
 }
 
-/// A port that nobody listens on now.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// A port that nobody listens on now. Not one of those that the system gives to connections: it might have gone to one by the time that it is listened on.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> io::Result<u16> {
+    const TRIES: usize = 100;
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(TRIES);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.ok_or_else(|| io::Error::other("no port from 20000 to 32000 is free"))
 }

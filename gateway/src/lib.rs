@@ -34,6 +34,7 @@ mod sends;
 mod serve;
 mod session;
 mod settings;
+pub mod setup;
 mod short_link;
 mod signal;
 

@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tern_proto::{DeviceId, UserId};
+use tern_runtime::shutdown::Stop;
 use tern_sync::{Device, Hints};
 
 use crate::signal::{DISPLACED, HINT, STOP, Signal};
@@ -124,6 +126,19 @@ impl Registry {
     pub(crate) fn end_all_waits(&self) {
         self.closed.store(true, Ordering::Release);
         self.end_waits();
+    }
+
+    /// Looks again for everybody, once in each `every` and never for all at once, until the stop: where hints can be lost, this bounds how late an entry may be.
+    /// A link that has nothing to be told stays silent.
+    pub async fn look_again(self: Arc<Registry>, every: Duration, stop: Stop) {
+        for shard in self.shards.iter().cycle() {
+            tokio::select! {
+                () = stop.stopped() => return,
+                () = tokio::time::sleep(every / SHARDS as u32) => {}
+            }
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().flatten().for_each(|listener| listener.signal.set(HINT));
+        }
     }
 
     fn leave(&self, user: &UserId, kind: Kind, id: u64) {

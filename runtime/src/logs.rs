@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 pub use tracing_subscriber::EnvFilter;
 
+use crate::settings::Settings;
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -43,6 +45,12 @@ fn is_directive(text: &str) -> bool {
     let (target, level) = text.split_once('=').unwrap_or(("all", text));
     let is_target = !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
     is_target && LEVELS.iter().any(|known| level.eq_ignore_ascii_case(known))
+}
+
+/// Reads the settings of the section `log`.
+pub fn read(from: &mut Settings) -> (EnvFilter, Format) {
+    let given = from.parsed("log.level", |text| filter(text).map_err(|error| error.to_string()));
+    (given.unwrap_or_else(|| EnvFilter::new("info")), from.one_of("log.format", &Format::ALL, Format::Text))
 }
 
 /// Starts logging for the process. Only the first call counts: a test may have started it before.

@@ -102,6 +102,21 @@ impl Settings {
         })
     }
 
+    /// Anything that `parse` makes of the text, which must be given; `example` shows what such a text looks like.
+    pub fn needed<T>(
+        &mut self,
+        name: &'static str,
+        example: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let bad = self.bad.len();
+        let value = self.parsed(name, parse);
+        if value.is_none() && self.bad.len() == bad {
+            self.refuse(name, &format!("is needed, {example}"));
+        }
+        value
+    }
+
     /// Anything that `parse` makes of the text; its error says what is wrong with the value.
     pub fn parsed<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.asked.insert(name);

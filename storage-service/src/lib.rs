@@ -9,7 +9,9 @@ pub mod embedded;
 pub mod postgres;
 
 pub mod reference;
+pub mod remote;
 mod room;
+pub mod setup;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,6 +194,17 @@ pub enum Op {
         /// The server's clock, for display.
         time_ms: i64,
     },
+}
+
+impl Op {
+    /// Whether it may wait for another one to travel with.
+    pub(crate) fn is_lazy(&self) -> bool {
+        match self {
+            Op::Ack { .. } | Op::Delivered { .. } => true,
+            Op::Start { start, .. } => *start == v1::Start::Oldest,
+            Op::Send { .. } | Op::Read { .. } => false,
+        }
+    }
 }
 
 /// The longest that a lazy op waits for a commit to travel with.

@@ -15,6 +15,7 @@ mod keys;
 mod paced;
 mod page;
 mod reads;
+pub mod remote;
 mod seen;
 mod send;
 mod service;

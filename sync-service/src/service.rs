@@ -10,6 +10,7 @@ use tern_proto::v1::{Code, KeyOrder};
 use tern_proto::{UserId, v1};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::planted::{self, Fault};
+use tern_runtime::shutdown::Stop;
 use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage};
 use tokio::sync::oneshot;
 
@@ -49,6 +50,17 @@ impl SyncService {
     /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
     pub fn recover(&self) {
         self.sweep.add((), ());
+    }
+
+    /// Goes on, again and again until the stop, with receipts that are left underived: another replica may have died over them.
+    pub async fn recover_every(&self, every: Duration, stop: Stop) {
+        loop {
+            self.recover();
+            tokio::select! {
+                () = stop.stopped() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+        }
     }
 
     /// Returns once everything that requests have left to do is done: before a stop, so that acknowledgements and receipts are

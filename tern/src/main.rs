@@ -16,7 +16,7 @@ use tern_runtime::{descriptors, logs};
 use tern_storage::embedded::OpenError;
 
 use cli::ask::{conversations, history, members};
-use cli::{chat, group, restored, send, smoke, token, watch};
+use cli::{chat, cluster, group, restored, send, smoke, token, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -84,6 +84,12 @@ enum Command {
     /// client to replace its key, and versions go on far above all that the lost store used.
     #[command(after_long_help = "Example:\n  tern restored --data /var/lib/tern")]
     Restored(restored::Args),
+    /// Runs a whole cluster on this machine: gateways, sync, storage and media services, and a PostgreSQL of its own
+    ///
+    /// Needs the services' programs beside this one (cargo build --release --workspace) and PostgreSQL 15 or later from the machine's packages. Ends with 0 if
+    /// everything is as it was asked to be, else with 1.
+    #[command(after_long_help = cluster::HELP)]
+    Cluster(cluster::Args),
     /// Tries the main flows against a running server
     ///
     /// Two new users, text both ways, a resend after a lost acknowledgement, pages and keys, refusals, receipts, a group, on
@@ -170,6 +176,7 @@ fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
         Command::Members(args) => runtime.block_on(members::run(&args)),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Restored(args) => restored::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(args) => cluster::run(&args).map(code),
         Command::Smoke(args) => runtime.block_on(smoke::run(&args)).map(code),
         Command::Check(args) => runtime.block_on(tern_check::run(args)).map(|verdict| code(verdict.passed)),
         Command::Bench(args) => tern_bench::run(&args).map(code),

@@ -4,29 +4,27 @@
 //! them knows that they share a process.
 
 mod metrics;
-pub(crate) mod secret;
 mod settings;
 mod welcome;
 
-use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tern_gateway::{Gateway, KeySetRefresher, Registry, TokenVerifier, listen};
-use tern_runtime::clock::unix_millis;
+use tern_gateway::setup::{bind, warn_of_descriptors};
+use tern_gateway::{Gateway, KeySetRefresher, Registry};
+use tern_runtime::service;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
-use tern_runtime::{descriptors, logs};
+use tern_storage::Durability;
 use tern_storage::embedded::{Embedded, Options};
-use tern_storage::{Durability, Storage as _};
+use tern_storage::setup::{Keep, retain};
 use tern_sync::SyncService;
 use tokio::net::TcpListener;
 
 use metrics::Metrics;
-use settings::{Keep, Secret, Standalone, Tokens};
+use settings::Standalone;
 use welcome::Welcome;
 
 /// Where the data is, unless the operator says otherwise.
@@ -98,24 +96,11 @@ struct Server {
 
 impl Server {
     async fn build(settings: Standalone) -> Result<Server> {
-        logs::start(settings.log_filter, settings.log_format);
-        if cfg!(feature = "planted-faults") {
-            tracing::warn!("this build can break its rules on request: it is for the checker alone");
-        }
+        let (filter, format) = settings.log;
+        service::start_log(filter, format);
         warn_of_descriptors(settings.gateway.max_links);
-        let store = open(&settings.data, settings.durability, &settings.keep).await?;
-        let verifier = verifier(&settings.data, &settings.tokens)?;
-        let (verifier, mut refresher) = match settings.tokens.key_set_url {
-            Some(url) => {
-                let (verifier, refresher) = verifier.with_key_set_url(url);
-                (verifier, Some(refresher))
-            }
-            None => (verifier, None),
-        };
-        if let Some(refresher) = &mut refresher {
-            // Before anybody can connect, so that no good token is refused if the keys can be had.
-            refresher.refresh().await;
-        }
+        let store = open(&settings.data, settings.durability, &settings.keep, settings.segment_bytes).await?;
+        let (verifier, refresher) = settings.tokens.verifier(Some(&settings.data)).await?;
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
         let metrics = settings.metrics.map(|address| bind("metrics", address)).transpose()?;
@@ -174,16 +159,8 @@ impl Server {
     }
 }
 
-/// A link that finds no descriptor is not refused but left waiting.
-fn warn_of_descriptors(max_links: usize) {
-    let limit = descriptors::raise_limit();
-    if limit <= max_links as u64 {
-        tracing::info!(limit, max_links, "more links than the limit of open files (ulimit -n) will wait");
-    }
-}
-
 /// Opens the store. It takes the data directory's lock, and everything else in the directory is done under that.
-async fn open(data: &Path, durability: Durability, keep: &Keep) -> Result<Arc<Embedded>> {
+async fn open(data: &Path, durability: Durability, keep: &Keep, segment_bytes: u64) -> Result<Arc<Embedded>> {
     let options = Options {
         durability,
         history: keep.history,
@@ -191,82 +168,9 @@ async fn open(data: &Path, durability: Durability, keep: &Keep) -> Result<Arc<Em
         keep_results: keep.results,
         max_entries: keep.max_user_entries,
         max_bytes: keep.max_user_bytes,
-        segment_bytes: keep.segment_bytes,
+        segment_bytes,
         ..Options::new(data)
     };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(options)).await.context("opening the store")?;
     Ok(Arc::new(opened?))
-}
-
-/// Lets the store look again and again, until the stop, for what it need not keep any more.
-async fn retain(store: Arc<Embedded>, every: Duration, stop: Stop) {
-    loop {
-        tokio::select! {
-            () = stop.stopped() => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        // One call gives back a part; where there was one there may be another.
-        let mut more = true;
-        while more && !stop.is_stopped() {
-            more = match store.retain(unix_millis()).await {
-                Ok(retained) => retained.freed > 0,
-                Err(error) => {
-                    tracing::warn!(%error, "nothing was given back; it is tried again");
-                    false
-                }
-            };
-        }
-    }
-}
-
-/// What judges tokens, with every key of a file read once.
-fn verifier(data: &Path, tokens: &Tokens) -> Result<TokenVerifier> {
-    let secret = match &tokens.secret {
-        Secret::Given(secret) => secret.clone(),
-        Secret::File(file) => secret::read(file)?,
-        Secret::Own => secret::read_or_make(data)?,
-    };
-    let mut verifier = TokenVerifier::default().with_secret(&secret)?;
-    if let Some(file) = &tokens.eddsa_public_key_file {
-        let pem = fs::read(file).with_context(|| format!("reading the public key {}", file.display()))?;
-        verifier = verifier.with_public_key(&pem).with_context(|| format!("the public key {}", file.display()))?;
-    }
-    if let Some(file) = &tokens.key_set_file {
-        let json = fs::read_to_string(file).with_context(|| format!("reading the key set {}", file.display()))?;
-        verifier = verifier.with_key_set(&json).with_context(|| format!("the key set {}", file.display()))?;
-    }
-    Ok(match &tokens.audience {
-        Some(audience) => verifier.with_audience(audience),
-        None => verifier,
-    })
-}
-
-fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
-    listen(address).with_context(|| format!("the {name} cannot listen on {address}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_set_and_the_audience_reach_the_verifier() {
-        let data = tempfile::tempdir().unwrap();
-        let file = data.path().join("keys");
-        // The k is base64url: "first".
-        fs::write(&file, r#"{"keys":[{"kty":"oct","k":"Zmlyc3Q"}]}"#).unwrap();
-        let tokens = |key_set_file, audience| Tokens {
-            secret: Secret::Given(b"another".to_vec()),
-            eddsa_public_key_file: None,
-            key_set_file,
-            key_set_url: None,
-            audience,
-        };
-        let token = tern_gateway::mint(b"first", &tern_proto::UserId::new("alice").unwrap(), Duration::from_secs(60));
-        let taken = |tokens| verifier(data.path(), &tokens).unwrap().verify(&token).is_ok();
-        assert!(taken(tokens(Some(file.clone()), None)));
-        assert!(!taken(tokens(None, None)));
-        assert!(!taken(tokens(Some(file), Some("tern".into()))), "it is for nobody in particular");
-        assert!(verifier(data.path(), &tokens(Some(data.path().join("none")), None)).is_err());
-    }
 }

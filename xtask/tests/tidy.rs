@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 /// Lines of the longest file that is still read from top to bottom.
 const FILE_LINES: usize = 600;
 /// The crates of the workspace, by directory.
-const MEMBERS: [&str; 12] = [
+const MEMBERS: [&str; 13] = [
     "proto",
+    "proto/rpc",
     "runtime",
     "gateway",
     "sync-service",

@@ -7,7 +7,6 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tern_proto::v1;
 use tokio::sync::oneshot;
 
 use super::upkeep::Upkeep;
@@ -39,11 +38,7 @@ impl Job {
     /// Whether it may wait for another one to travel with.
     fn is_lazy(&self) -> bool {
         let Work::Ops(ops) = &self.work else { return false };
-        ops.iter().all(|op| match op {
-            Op::Ack { .. } | Op::Delivered { .. } => true,
-            Op::Start { start, .. } => *start == v1::Start::Oldest,
-            Op::Send { .. } | Op::Read { .. } => false,
-        })
+        ops.iter().all(Op::is_lazy)
     }
 }
 
@@ -179,7 +174,7 @@ impl Drop for Jobs {
 
 #[cfg(test)]
 mod tests {
-    use tern_proto::{DeviceId, UserId};
+    use tern_proto::{DeviceId, UserId, v1};
 
     use super::*;
     use crate::{Content, Device};

@@ -17,7 +17,6 @@ mod looks;
 mod numbers;
 mod options;
 mod page;
-mod queue;
 mod reader;
 mod retain;
 mod schema;
@@ -31,6 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_proto::{ConversationId, UserId};
+use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -39,13 +39,12 @@ pub use self::epoch::Lineage;
 use self::failure::Failure;
 use self::ids::Ids;
 pub use self::options::{Isolation, Options};
-use self::queue::Queue;
 use self::reader::{Look, Reader};
 use self::retain::Retention;
 use self::writer::{Job, Writer};
 use crate::{
-    Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
-    Retained, Storage, Unavailable,
+    Conversation, Device, DeviceState, Durability, History, HistoryRequest, LAZY, Listed, Op, Outcome, Page,
+    PageRequest, Retained, Storage, Unavailable,
 };
 
 /// The longest wait for a look at the database.
@@ -86,7 +85,7 @@ impl Postgres {
         // The first connection shows that it works; each lane makes its own when it first needs it.
         let first = shared.connect().await.map_err(|failure| OpenError(failure.to_string()))?;
         let durability = first.durability;
-        let (writes, reads) = (Arc::new(Queue::new(writer::BATCH)), Arc::new(Queue::new(reader::BATCH)));
+        let (writes, reads) = (Arc::new(Queue::new(writer::BATCH, LAZY)), Arc::new(Queue::new(reader::BATCH, LAZY)));
         let mut lanes = JoinSet::new();
         let mut first = Some(first);
         for _ in 0..shared.options.writers.max(1) {

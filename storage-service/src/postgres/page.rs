@@ -3,6 +3,7 @@
 use tern_proto::key::{Class, Version};
 use tern_proto::v1;
 use tern_proto::v1::entry::Body;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
@@ -41,11 +42,16 @@ pub(super) async fn rows(connection: &Connection, asked: &[(PageRequest, Answer<
     };
     let (messages, receipts) = (above(Class::Messages), above(Class::Receipts));
     let most: Vec<i64> = asked.iter().map(|(request, _)| request.max_entries.max(1) as i64 + 1).collect();
+    let devices: Vec<&str> = asked.iter().map(|(request, _)| request.device.id.as_str()).collect();
+    let bytes: Vec<i64> = asked.iter().map(|(request, _)| request.max_bytes as i64).collect();
     let texts: Vec<bool> = asked.iter().map(|(request, _)| request.texts).collect();
     let (heads, messages, receipts) = tokio::join!(
         biased;
         async { client.query(&statements.page_heads, &[&users]).await },
-        async { client.query(&statements.page_messages, &[&users, &messages, &most, &texts]).await },
+        async {
+            let asked: [&(dyn ToSql + Sync); 6] = [&users, &devices, &messages, &most, &bytes, &texts];
+            client.query(&statements.page_messages, &asked).await
+        },
         async { client.query(&statements.page_receipts, &[&users, &receipts, &most]).await },
     );
     Ok(Rows { heads: heads?, messages: messages?, receipts: receipts? })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tern_proto::{ConversationId, UserId};
+use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -11,7 +12,6 @@ use super::Shared;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::options::Isolation;
-use super::queue::Queue;
 use super::{looks, page};
 use crate::{Conversation, Device, DeviceState, History, HistoryRequest, Listed, Page, PageRequest, Unavailable};
 

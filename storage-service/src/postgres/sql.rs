@@ -134,16 +134,26 @@ statements! {
     page_heads: "
         SELECT a.i, h.class, h.head, h.gap_up_to, h.gap_count, h.gap_reason
         FROM unnest($1::text[]) WITH ORDINALITY AS a (user_id, i) JOIN heads h ON h.user_id = a.user_id";
-    /// Messages of timelines: users, above which version, at most how many, whether with texts.
+    /// Messages of timelines: users, devices, above which version, at most how many, of how many bytes of text (at least the first, and one more
+    /// than fits), whether with texts. What the device has sent itself has no text there. Texts are read only of what fits.
     page_messages: "
         SELECT a.i, e.*
-        FROM unnest($1::text[], $2::int8[], $3::int8[], $4::bool[]) WITH ORDINALITY AS a (user_id, above, most, texts, i)
+        FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::bool[]) WITH ORDINALITY
+            AS a (user_id, device_id, above, most, bytes, texts, i)
         CROSS JOIN LATERAL (
-            SELECT t.version, t.conversation, t.seq, m.server_msg_id, m.user_id, m.device_id, m.client_msg_id, m.time_ms,
-                CASE WHEN a.texts THEN m.body ELSE '' END AS body, m.change
-            FROM timeline t LEFT JOIN messages m ON m.conversation = t.conversation AND m.seq = t.seq
-            WHERE t.user_id = a.user_id AND t.version > a.above
-            ORDER BY t.version LIMIT a.most
+            SELECT w.version, w.conversation, w.seq, w.server_msg_id, w.user_id, w.device_id, w.client_msg_id, w.time_ms,
+                CASE WHEN a.texts THEN w.body ELSE '' END AS body, w.change
+            FROM (
+                SELECT t.version, t.conversation, t.seq, m.server_msg_id, m.user_id, m.device_id, m.client_msg_id, m.time_ms,
+                    m.body, m.change,
+                    sum(CASE WHEN m.user_id = a.user_id AND m.device_id = a.device_id OR NOT a.texts THEN 0
+                        ELSE octet_length(m.body) END)
+                    OVER (ORDER BY t.version ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+                FROM (
+                    SELECT version, conversation, seq FROM timeline
+                    WHERE user_id = a.user_id AND version > a.above ORDER BY version LIMIT a.most
+                ) t LEFT JOIN messages m ON m.conversation = t.conversation AND m.seq = t.seq
+            ) w WHERE w.bytes_before IS NULL OR w.bytes_before <= a.bytes
         ) e
         ORDER BY a.i, e.version";
     /// Receipts of timelines, in the same way.

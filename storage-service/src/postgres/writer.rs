@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tern_proto::v1;
+use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -12,7 +13,6 @@ use super::Shared;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::ids::Ids;
-use super::queue::Queue;
 use super::transaction::Transaction;
 use crate::{Op, Outcome};
 
@@ -35,11 +35,7 @@ pub(super) struct Job {
 impl Job {
     /// Whether it may wait for another one to travel with.
     pub(super) fn is_lazy(&self) -> bool {
-        self.ops.iter().all(|op| match op {
-            Op::Ack { .. } | Op::Delivered { .. } => true,
-            Op::Start { start, .. } => *start == v1::Start::Oldest,
-            Op::Send { .. } | Op::Read { .. } => false,
-        })
+        self.ops.iter().all(Op::is_lazy)
     }
 }
 

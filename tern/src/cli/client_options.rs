@@ -9,7 +9,7 @@ use tern_client::{ClientOptions, Link, Recipient, Stop, Token};
 use tern_proto::{UserId, v1};
 use tern_runtime::settings::{BadSetting, BadSettings};
 
-use crate::standalone::secret;
+use tern_gateway::setup::secret;
 
 /// For how long the tokens that a command makes for itself are valid; each connect takes a new one.
 const TOKEN_TTL: Duration = Duration::from_secs(3_600);

@@ -3,9 +3,11 @@
 pub(crate) mod ask;
 pub(crate) mod chat;
 pub(crate) mod client_options;
+pub(crate) mod cluster;
 mod connection;
 pub(crate) mod group;
 mod line;
+pub(crate) mod program;
 pub(crate) mod restored;
 pub(crate) mod send;
 pub(crate) mod smoke;

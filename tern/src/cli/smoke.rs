@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail};
 use tern_client::link::RequestError;
 use tern_proto::{Command, v1};
 
-use crate::standalone::secret;
 use person::{Person, Via, message, messages};
 use report::Report;
+use tern_gateway::setup::secret;
 
 /// Which server.
 #[derive(clap::Args, Debug)]

@@ -8,7 +8,7 @@ use anyhow::Result;
 use tern_proto::UserId;
 use tern_runtime::settings::parse_duration;
 
-use crate::standalone::secret;
+use tern_gateway::setup::secret;
 
 /// For whom and how long.
 #[derive(clap::Args, Debug)]

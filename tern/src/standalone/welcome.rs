@@ -5,10 +5,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, secret};
 use tern_storage::Durability;
 
-use super::settings::{HTTP_PORT, LONG_LINK_PORT, Secret, loopback};
-use super::{DEFAULT_DATA, secret};
+use super::DEFAULT_DATA;
+use super::settings::loopback;
+use crate::cli::program::{program, quoted};
 
 /// The addresses are those that were bound.
 #[derive(Debug)]
@@ -66,24 +68,6 @@ impl fmt::Display for Welcome {
     }
 }
 
-/// This program as it can be typed here.
-fn program() -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| "tern".into());
-    let here = std::env::current_dir().ok();
-    let below = here.and_then(|here| program.strip_prefix(here).ok());
-    let typed = below.unwrap_or(&program);
-    // A bare name would be looked up in PATH.
-    let is_bare = typed.components().count() == 1;
-    quoted(&if is_bare { Path::new(".").join(typed) } else { typed.to_owned() })
-}
-
-/// One word of a shell, in single quotes when it needs them.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,16 +76,6 @@ mod tests {
         let (long_link, http) = (loopback(LONG_LINK_PORT), loopback(HTTP_PORT));
         let (data, durability) = (DEFAULT_DATA.into(), Durability::Disk);
         Welcome { long_link, http, metrics: None, data, secret: Secret::Own, durability }
-    }
-
-    #[test]
-    fn a_quoted_path_is_one_word_to_a_shell() {
-        for path in ["/srv/tern-1.0/x", "/my data/x", "it's", "$HOME/*", "~", "a;b", "a=b", "\"\\\n"] {
-            let echo = format!("printf %s {}", quoted(Path::new(path)));
-            let said = std::process::Command::new("sh").args(["-c", &echo]).output().unwrap().stdout;
-            assert_eq!(String::from_utf8(said).unwrap(), path);
-        }
-        assert_eq!(quoted(Path::new("/srv/tern-1.0/x")), "/srv/tern-1.0/x");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// Its file in the data directory.
-pub(crate) const FILE: &str = "token-secret";
+pub const FILE: &str = "token-secret";
 /// A secret that is shorter can be guessed.
-pub(crate) const SECRET_BYTES: usize = 32;
+pub const SECRET_BYTES: usize = 32;
 /// Random bytes in it; it is kept as their hexadecimal digits, which are the secret.
 const RANDOM_BYTES: usize = 32;
 
@@ -19,7 +19,7 @@ const RANDOM_BYTES: usize = 32;
 ///
 /// # Errors
 /// The file cannot be read, or what is in it is shorter than [`SECRET_BYTES`].
-pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
+pub fn read(file: &Path) -> Result<Vec<u8>> {
     let secret = fs::read_to_string(file).with_context(|| format!("reading the secret {}", file.display()))?;
     let secret = secret.trim();
     ensure!(secret.len() >= SECRET_BYTES, "the secret {} is shorter than {SECRET_BYTES} bytes", file.display());
@@ -30,7 +30,7 @@ pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The file can neither be read nor written.
-pub(crate) fn read_or_make(data: &Path) -> Result<Vec<u8>> {
+pub fn read_or_make(data: &Path) -> Result<Vec<u8>> {
     let file = data.join(FILE);
     if !file.try_exists().with_context(|| format!("looking for {}", file.display()))? {
         make(data).with_context(|| format!("making the secret {}", file.display()))?;

@@ -1,14 +1,13 @@
-//! What waits for a lane. Lanes are tasks with a connection each: what arrives while they are busy is the next batch of whichever is free first.
+//! What waits for a lane. Lanes are tasks that each do one batch at a time: what arrives while they are busy is the next batch of whichever is free first.
 //!
-//! No timer is in it but that of lazy jobs, which wait up to [`LAZY`] for others to travel with.
+//! No timer is in it but that of lazy jobs, which wait a little for others to travel with.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-
-use crate::LAZY;
 
 /// Jobs that may wait; one more is refused.
 const QUEUE: usize = 16 * 1024;
@@ -16,11 +15,12 @@ const QUEUE: usize = 16 * 1024;
 const ROUNDS: usize = 2;
 
 /// Jobs for lanes.
-pub(super) struct Queue<J> {
+pub struct Queue<J> {
     state: Mutex<State<J>>,
     /// Wakes one lane, or is remembered for the next that waits.
     changed: Notify,
     batch: usize,
+    lazy: Duration,
 }
 
 struct State<J> {
@@ -33,17 +33,17 @@ struct State<J> {
 }
 
 impl<J> Queue<J> {
-    /// A queue that hands out at most so many jobs at a time.
-    pub(super) fn new(batch: usize) -> Queue<J> {
+    /// A queue that hands out at most so many jobs at a time, and keeps lazy ones waiting for so long.
+    pub fn new(batch: usize, lazy: Duration) -> Queue<J> {
         let state = State { lazy: VecDeque::new(), eager: VecDeque::new(), lazy_due: None, closed: false };
-        Queue { state: Mutex::new(state), changed: Notify::new(), batch }
+        Queue { state: Mutex::new(state), changed: Notify::new(), batch, lazy }
     }
 
     /// Puts a job into the queue.
     ///
     /// # Errors
     /// The job, if too many wait or the queue is closed.
-    pub(super) fn submit(&self, job: J, is_lazy: bool) -> Result<(), J> {
+    pub fn submit(&self, job: J, is_lazy: bool) -> Result<(), J> {
         let mut state = self.state();
         if state.closed || state.lazy.len() + state.eager.len() >= QUEUE {
             return Err(job);
@@ -54,7 +54,7 @@ impl<J> Queue<J> {
                 return Ok(());
             }
             let now = Instant::now();
-            state.lazy_due = Some(if state.lazy.len() < self.batch { now + LAZY } else { now });
+            state.lazy_due = Some(if state.lazy.len() < self.batch { now + self.lazy } else { now });
         } else {
             state.eager.push_back(job);
         }
@@ -64,7 +64,7 @@ impl<J> Queue<J> {
     }
 
     /// Waits for jobs. `None` at the end: closed, and nothing waits any more.
-    pub(super) async fn next(&self) -> Option<Vec<J>> {
+    pub async fn next(&self) -> Option<Vec<J>> {
         loop {
             let due = {
                 let state = self.state();
@@ -101,8 +101,19 @@ impl<J> Queue<J> {
     }
 
     /// Nothing more is taken; what waits is still handed out.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.state().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Nothing more is taken, and what waits is dropped.
+    pub fn close_now(&self) {
+        let dropped = {
+            let mut state = self.state();
+            state.closed = true;
+            (std::mem::take(&mut state.lazy), std::mem::take(&mut state.eager))
+        };
+        drop(dropped);
         self.changed.notify_one();
     }
 
@@ -114,9 +125,9 @@ impl<J> Queue<J> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    const LAZY: Duration = Duration::from_millis(50);
 
     fn submit(queue: &Queue<u32>, job: u32, is_lazy: bool) {
         queue.submit(job, is_lazy).unwrap();
@@ -124,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lazy_jobs_wait_for_company_but_not_for_long() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, LAZY);
         submit(&queue, 1, true);
         let began = Instant::now();
         assert_eq!(queue.next().await, Some(vec![1]));
@@ -140,7 +151,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_jobs_are_several_batches_for_several_lanes() {
-        let queue = std::sync::Arc::new(Queue::new(4));
+        let queue = std::sync::Arc::new(Queue::new(4, LAZY));
         let lane = |queue: std::sync::Arc<Queue<u32>>| async move { queue.next().await.unwrap().len() };
         let lanes = [tokio::spawn(lane(queue.clone())), tokio::spawn(lane(queue.clone()))];
         tokio::task::yield_now().await;
@@ -155,7 +166,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_at_the_close_is_handed_out_and_every_lane_ends() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, LAZY);
         (0..5).for_each(|job| submit(&queue, job, job % 2 == 0));
         queue.close();
         assert!(queue.submit(9, false).is_err());
@@ -167,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, LAZY);
         (0..QUEUE as u32).for_each(|job| submit(&queue, job, true));
         assert_eq!(queue.submit(0, false), Err(0));
     }

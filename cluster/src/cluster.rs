@@ -1,0 +1,313 @@
+//! A cluster: the services, their ports, and how each finds the others.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::free_port;
+use crate::{Kind, Postgres, PostgresError, PostgresOptions, Service};
+
+/// A start takes a second or two; the first one makes the tables.
+const START: Duration = Duration::from_secs(30);
+/// The longest wait for a service to drain.
+const STOP: Duration = Duration::from_secs(25);
+/// Of the first gateway, if they are free: the ports that clients try by themselves.
+const LONG_LINK: u16 = 7180;
+const HTTP: u16 = 7181;
+/// The file in which the cluster is written down.
+const STATE: &str = "cluster.json";
+/// The database.
+const DATABASE: &str = "tern";
+
+/// How large a cluster is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Layout {
+    /// Gateways.
+    pub gateways: usize,
+    /// Replicas of the sync service.
+    pub syncs: usize,
+    /// Replicas of the storage service.
+    pub storages: usize,
+    /// Replicas of the media service.
+    pub medias: usize,
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout { gateways: 2, syncs: 2, storages: 2, medias: 1 }
+    }
+}
+
+/// Why the cluster is not up, or not down.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The database.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// A program that is not built.
+    #[error("{} is not there: `cargo build --release --workspace` builds it", .0.display())]
+    NotBuilt(PathBuf),
+    /// A service.
+    #[error("{name} {error}")]
+    Service {
+        /// Which.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is up already.
+    #[error("a cluster is up in {}: `tern cluster down` stops it", .0.display())]
+    Up(PathBuf),
+    /// There is none.
+    #[error("no cluster was started in {}", .0.display())]
+    None(PathBuf),
+    /// The directory.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// A cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    dir: PathBuf,
+    programs: PathBuf,
+    postgres_port: u16,
+    /// In the order in which they are started.
+    pub services: Vec<Service>,
+    /// What is set for all services, as variables of the environment.
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
+    /// The same for one kind; goes before.
+    #[serde(skip)]
+    pub special: Vec<(Kind, String, String)>,
+    #[serde(skip)]
+    postgres: Option<Postgres>,
+}
+
+impl Cluster {
+    /// A new cluster in a directory, with ports, not started. The programs are looked for in `programs`.
+    ///
+    /// # Errors
+    /// [`ClusterError`] says what to do.
+    pub fn plan(dir: &Path, programs: &Path, layout: Layout) -> Result<Cluster, ClusterError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| ClusterError::Io { path, error }
+        };
+        fs::create_dir_all(dir).map_err(io(dir))?;
+        let dir = dir.canonicalize().map_err(io(dir))?;
+        let port = || free_port().map_err(io(&dir));
+        let mut services = Vec::new();
+        for kind in Kind::ALL {
+            let program = programs.join(format!("tern-{}", kind.name()));
+            if !program.exists() {
+                return Err(ClusterError::NotBuilt(program));
+            }
+            let count = match kind {
+                Kind::Storage => layout.storages,
+                Kind::Sync => layout.syncs,
+                Kind::Media => layout.medias,
+                Kind::Gateway => layout.gateways,
+            };
+            for number in 1..=count {
+                let mut service = Service::new(kind, number, port()?);
+                if kind == Kind::Gateway {
+                    let free = |wanted: u16| number == 1 && TcpListener::bind(("127.0.0.1", wanted)).is_ok();
+                    service.long_link = Some(if free(LONG_LINK) { LONG_LINK } else { port()? });
+                    service.http = Some(if free(HTTP) { HTTP } else { port()? });
+                }
+                services.push(service);
+            }
+        }
+        let postgres_port = port()?;
+        let (settings, special) = (Vec::new(), Vec::new());
+        let programs = programs.to_owned();
+        let cluster = Cluster { dir, programs, postgres_port, services, settings, special, postgres: None };
+        cluster.make_secret().map_err(io(&cluster.dir))?;
+        Ok(cluster)
+    }
+
+    /// The cluster that was started in a directory before, with the same ports.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(dir: &Path) -> Result<Cluster, ClusterError> {
+        let text = fs::read_to_string(dir.join(STATE)).map_err(|_| ClusterError::None(dir.to_owned()))?;
+        let bad = |error: serde_json::Error| ClusterError::Io { path: dir.join(STATE), error: error.into() };
+        let mut cluster: Cluster = serde_json::from_str(&text).map_err(bad)?;
+        cluster.postgres = Postgres::at(&cluster.dir.join("postgres"), cluster.postgres_port);
+        Ok(cluster)
+    }
+
+    /// Starts the database and all services, each when the one before is ready, and writes the cluster down.
+    ///
+    /// # Errors
+    /// [`ClusterError`] says what to do. What was started is stopped again.
+    pub fn up(&mut self) -> Result<(), ClusterError> {
+        let started = self.start_all();
+        if started.is_err() {
+            self.down();
+        }
+        started
+    }
+
+    fn start_all(&mut self) -> Result<(), ClusterError> {
+        self.start_postgres()?;
+        for index in 0..self.services.len() {
+            self.start(index)?;
+        }
+        self.write_down()
+    }
+
+    /// Starts the database, and makes Tern's in it if it is new.
+    ///
+    /// # Errors
+    /// [`ClusterError::Postgres`].
+    pub fn start_postgres(&mut self) -> Result<(), ClusterError> {
+        let options = PostgresOptions { port: self.postgres_port, ..PostgresOptions::new(self.dir.join("postgres")) };
+        let postgres = Postgres::start(&options)?;
+        let is_there = format!("SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'");
+        if postgres.sql("postgres", &is_there)? == "0" {
+            postgres.create_database(DATABASE)?;
+        }
+        self.postgres = Some(postgres);
+        Ok(())
+    }
+
+    /// The database, once it was started.
+    pub fn postgres(&self) -> Option<&Postgres> {
+        self.postgres.as_ref()
+    }
+
+    /// Starts one service and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`ClusterError::Service`].
+    pub fn start(&mut self, index: usize) -> Result<(), ClusterError> {
+        let settings = self.settings_of(&self.services[index]);
+        let service = &mut self.services[index];
+        let program = self.programs.join(format!("tern-{}", service.kind.name()));
+        let log = self.dir.join(format!("{}.log", service.name()));
+        let name = service.name();
+        service.start(&program, &settings, &log, START).map_err(|error| ClusterError::Service { name, error })
+    }
+
+    /// Stops everything: links first, so that what is under way is finished. Whether everything did so by itself.
+    pub fn down(&mut self) -> bool {
+        let mut clean = true;
+        for kind in Kind::ALL.into_iter().rev() {
+            let of_kind = |service: &&mut Service| service.kind == kind;
+            self.services
+                .iter()
+                .filter(|service| service.kind == kind)
+                .for_each(|service| service.signal(Signal::TERM));
+            for service in self.services.iter_mut().filter(of_kind) {
+                // One that is stopped in its tracks hears no signal.
+                service.signal(Signal::CONT);
+                if !service.wait(STOP) {
+                    service.kill();
+                    clean = false;
+                }
+            }
+        }
+        if let Some(postgres) = &self.postgres {
+            clean &= postgres.stop("fast").is_ok();
+        }
+        let _ = self.write_down();
+        clean
+    }
+
+    /// Kills everything, the database too, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.services.iter_mut().for_each(Service::kill);
+        if let Some(postgres) = &self.postgres {
+            // One that has stopped already cannot be stopped.
+            let _ = postgres.stop("immediate");
+        }
+    }
+
+    /// The file with the secret that signs tokens.
+    pub fn secret_file(&self) -> PathBuf {
+        self.dir.join("token-secret")
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The port of its database.
+    pub fn postgres_port(&self) -> u16 {
+        self.postgres_port
+    }
+
+    /// The gateways.
+    pub fn gateways(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| service.kind == Kind::Gateway)
+    }
+
+    /// What a service is told, as variables of the environment.
+    fn settings_of(&self, service: &Service) -> Vec<(String, String)> {
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let all = |kind: Kind| {
+            let of_kind = self.services.iter().filter(|service| service.kind == kind);
+            of_kind.map(|service| at(service.rpc)).collect::<Vec<_>>().join(",")
+        };
+        let mut settings = vec![("TERN_RPC__LISTEN", at(service.rpc))];
+        match service.kind {
+            Kind::Storage => {
+                let url = self.postgres.as_ref().map(|postgres| postgres.url(DATABASE)).unwrap_or_default();
+                settings.push(("TERN_POSTGRES__URL", url));
+            }
+            Kind::Sync => {
+                settings.push(("TERN_RPC__STORAGE", all(Kind::Storage)));
+                settings.push(("TERN_RPC__GATEWAYS", all(Kind::Gateway)));
+            }
+            Kind::Media => {}
+            Kind::Gateway => {
+                settings.push(("TERN_RPC__SYNC", all(Kind::Sync)));
+                settings.push(("TERN_LISTEN__LONG_LINK", at(service.long_link.unwrap_or(0))));
+                settings.push(("TERN_LISTEN__HTTP", at(service.http.unwrap_or(0))));
+                settings.push(("TERN_TOKEN__SECRET_FILE", self.secret_file().display().to_string()));
+            }
+        }
+        let mut all: Vec<(String, String)> =
+            settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        all.extend(self.settings.iter().cloned());
+        let special = self.special.iter().filter(|(kind, ..)| *kind == service.kind);
+        all.extend(special.map(|(_, name, value)| (name.clone(), value.clone())));
+        all
+    }
+
+    /// The URL of the database through another port, behind which somebody forwards to it.
+    pub fn database_through(&self, port: u16) -> Option<String> {
+        self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE))
+    }
+
+    fn make_secret(&self) -> io::Result<()> {
+        if self.secret_file().exists() {
+            return Ok(());
+        }
+        let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(48).collect();
+        let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(self.secret_file());
+        file?.write_all(secret.as_bytes())
+    }
+
+    fn write_down(&self) -> Result<(), ClusterError> {
+        let path = self.dir.join(STATE);
+        let written =
+            serde_json::to_string_pretty(self).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
+        written.map_err(|error| ClusterError::Io { path, error })
+    }
+}

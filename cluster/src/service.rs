@@ -1,0 +1,158 @@
+//! One process of a service.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::{Deserialize, Serialize};
+
+/// Which service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Timelines, over PostgreSQL.
+    Storage,
+    /// Decisions, over storage.
+    Sync,
+    /// Images and audio.
+    Media,
+    /// Links, in front of sync.
+    Gateway,
+}
+
+impl Kind {
+    /// In the order in which they are started: each finds the one it needs.
+    pub const ALL: [Kind; 4] = [Kind::Storage, Kind::Sync, Kind::Media, Kind::Gateway];
+
+    /// As in the name of its program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Storage => "storage",
+            Kind::Sync => "sync",
+            Kind::Media => "media",
+            Kind::Gateway => "gateway",
+        }
+    }
+}
+
+/// A process of a service, running or not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Which service.
+    pub kind: Kind,
+    /// The how many-th of its kind, from 1.
+    pub number: usize,
+    /// Where it is called.
+    pub rpc: u16,
+    /// Of a gateway: where long links go.
+    pub long_link: Option<u16>,
+    /// Of a gateway: where short links go.
+    pub http: Option<u16>,
+    /// If it was started.
+    pub pid: Option<u32>,
+    /// If this process has started it.
+    #[serde(skip)]
+    child: Option<Child>,
+}
+
+impl Service {
+    pub(crate) fn new(kind: Kind, number: usize, rpc: u16) -> Service {
+        Service { kind, number, rpc, long_link: None, http: None, pid: None, child: None }
+    }
+
+    /// `gateway-1`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.kind.name(), self.number)
+    }
+
+    /// Starts it and waits until it says that it is ready. Its output is appended to its log.
+    pub(crate) fn start(
+        &mut self,
+        program: &Path,
+        settings: &[(String, String)],
+        log: &Path,
+        patience: Duration,
+    ) -> io::Result<()> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let before = file.metadata()?.len() as usize;
+        let mut command = Command::new(program);
+        // A group of its own: what interrupts this program in its terminal is not meant for the cluster.
+        command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TERN_"));
+        for (name, _) in inherited {
+            command.env_remove(name);
+        }
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
+        let child = command.spawn()?;
+        (self.pid, self.child) = (Some(child.id()), Some(child));
+        let began = Instant::now();
+        let ready = format!("tern-{} ready:", self.kind.name());
+        loop {
+            let told = std::fs::read(log)?;
+            if String::from_utf8_lossy(told.get(before..).unwrap_or_default()).contains(&ready) {
+                return Ok(());
+            }
+            if let Some(status) = self.ended()? {
+                return Err(io::Error::other(format!(
+                    "ended at its start with {status}; its log is {}",
+                    log.display()
+                )));
+            }
+            if began.elapsed() > patience {
+                return Err(io::Error::other(format!("is not ready; its log is {}", log.display())));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// How it ended, if this process has started it and it did so.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.as_mut().map_or(Ok(None), Child::try_wait)
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        if matches!(self.ended(), Ok(Some(_))) {
+            return false;
+        }
+        self.process().is_some_and(|pid| test_kill_process(pid).is_ok())
+    }
+
+    /// Sends a signal; nothing if it is not there.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.process() {
+            // It may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait(Duration::from_secs(10));
+    }
+
+    /// Waits until it has ended; whether it has.
+    pub fn wait(&mut self, patience: Duration) -> bool {
+        let began = Instant::now();
+        while self.is_running() {
+            if began.elapsed() > patience {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (self.pid, self.child) = (None, None);
+        true
+    }
+
+    fn process(&self) -> Option<Pid> {
+        self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
+    }
+}

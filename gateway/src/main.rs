@@ -1,0 +1,148 @@
+//! `tern-gateway`: the links of clients, in front of the sync service.
+//!
+//! Settings → build (may fail: keys, bind) → serve (cannot fail) → drain.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, Tokens, bind, links, warn_of_descriptors};
+use tern_gateway::{Gateway, KeySetRefresher, Registry};
+use tern_rpc::{Serving, Target};
+use tern_runtime::logs;
+use tern_runtime::service::{self, About};
+use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_runtime::shutdown::{self, Stop};
+use tern_sync::remote;
+use tokio::net::TcpListener;
+
+/// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ABOUT: About = About {
+    name: "tern-gateway",
+    version: env!("CARGO_PKG_VERSION"),
+    what: "Tern's links to clients: long link and short link",
+};
+/// Where it hears hints, unless the operator says otherwise.
+const PORT: u16 = 7201;
+/// A hint may be lost on its way; so late an entry may be then.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    service::main(ABOUT, async |sources| {
+        let settings = Gate::read(sources)?;
+        let server = Server::build(settings).await?;
+        let stop = shutdown::on_signal().context("handling signals")?;
+        let places = [
+            ("long-link", server.long_link.local_addr()?),
+            ("http", server.http.local_addr()?),
+            ("rpc", server.hints.local_addr()?),
+        ];
+        service::say_ready(ABOUT, &places);
+        server.serve(stop).await;
+        Ok(())
+    })
+}
+
+/// Everything that it is told.
+struct Gate {
+    long_link: SocketAddr,
+    http: SocketAddr,
+    listen: SocketAddr,
+    serving: Serving,
+    sync: Target,
+    tokens: Tokens,
+    links: tern_gateway::Settings,
+    look_again: Duration,
+    log: (logs::EnvFilter, logs::Format),
+}
+
+impl Gate {
+    /// # Errors
+    /// Everything that is wrong, at once.
+    fn read(sources: Sources) -> Result<Gate, BadSettings> {
+        let mut from = Settings::read(sources);
+        let loopback = |port| (Ipv4Addr::LOCALHOST, port).into();
+        let sync = from.needed("rpc.sync", "as in 127.0.0.1:7202", str::parse);
+        let tokens = Tokens::read(&mut from);
+        let keys = (&tokens.eddsa_public_key_file, &tokens.key_set_file, &tokens.key_set_url);
+        if matches!((&tokens.secret, keys), (Secret::Own, (None, None, None))) {
+            from.refuse("token.secret_file", "is needed, or another key by which tokens are judged");
+        }
+        let second = Duration::from_secs(1);
+        let gate = |sync| Gate {
+            long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
+            http: from.addr("listen.http", loopback(HTTP_PORT)),
+            listen: from.addr("rpc.listen", loopback(PORT)),
+            serving: Serving { reflection: from.bool("rpc.reflection", false) },
+            sync,
+            tokens,
+            links: links(&mut from),
+            look_again: from.duration("link.look_again", LOOK_AGAIN, second..=second * 600),
+            log: logs::read(&mut from),
+        };
+        let gate = sync.map(gate);
+        from.finish()?;
+        gate.ok_or_else(|| BadSettings(Vec::new()))
+    }
+}
+
+/// Everything that serves, with the listeners bound.
+struct Server {
+    long_link: TcpListener,
+    http: TcpListener,
+    hints: TcpListener,
+    serving: Serving,
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+    look_again: Duration,
+    /// There if a key set is behind a URL.
+    refresher: Option<KeySetRefresher>,
+}
+
+impl Server {
+    async fn build(settings: Gate) -> Result<Server> {
+        service::start_log(settings.log.0, settings.log.1);
+        warn_of_descriptors(settings.links.max_links);
+        let (verifier, refresher) = settings.tokens.verifier(None).await?;
+        let registry = Registry::new();
+        let sync = Arc::new(remote::Client::new(settings.sync));
+        Ok(Server {
+            long_link: bind("long link", settings.long_link)?,
+            http: bind("short link", settings.http)?,
+            hints: service::bind("rpc", settings.listen).await?,
+            serving: settings.serving,
+            gateway: Gateway::new(sync, registry.clone(), settings.links, verifier),
+            registry,
+            look_again: settings.look_again,
+            refresher,
+        })
+    }
+
+    /// Serves until the stop, then drains: links first, which hear hints to their end.
+    async fn serve(self, stop: Stop) {
+        if let Some(refresher) = self.refresher {
+            tokio::spawn(refresher.run(stop.clone()));
+        }
+        tokio::spawn(self.registry.clone().look_again(self.look_again, stop.clone()));
+        let (deaf, deafened) = shutdown::channel();
+        let hearing =
+            tokio::spawn(tern_rpc::serve(self.hints, remote::hint_routes(self.registry), self.serving, deafened));
+        // A task of its own, so that it runs on the runtime's workers.
+        let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
+        if let Err(error) = links.await {
+            tracing::error!(%error, "serving the links broke off");
+        }
+        deaf.stop();
+        match hearing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "hearing hints broke off"),
+            Err(error) => tracing::error!(%error, "hearing hints broke off"),
+        }
+        tracing::info!("stopped");
+    }
+}

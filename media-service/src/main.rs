@@ -1,0 +1,58 @@
+//! `tern-media`: will hold images and audio. It has its place, its settings and its health, and takes nothing yet.
+//!
+//! Settings → build (may fail: bind) → serve (cannot fail) → drain.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tern_rpc::Serving;
+use tern_rpc::tonic::service::Routes;
+use tern_runtime::logs;
+use tern_runtime::service::{self, About};
+use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_runtime::shutdown;
+
+const ABOUT: About = About {
+    name: "tern-media",
+    version: env!("CARGO_PKG_VERSION"),
+    what: "Tern's images and audio; takes nothing yet",
+};
+/// Where it listens, unless the operator says otherwise.
+const PORT: u16 = 7204;
+
+fn main() -> ExitCode {
+    service::main(ABOUT, async |sources| {
+        let settings = Media::read(sources)?;
+        service::start_log(settings.log.0, settings.log.1);
+        let listener = service::bind("rpc", settings.listen).await?;
+        let stop = shutdown::on_signal().context("handling signals")?;
+        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)]);
+        if let Err(error) = tern_rpc::serve(listener, Routes::default(), settings.serving, stop).await {
+            tracing::error!(%error, "serving broke off");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Everything that it is told.
+struct Media {
+    listen: SocketAddr,
+    serving: Serving,
+    log: (logs::EnvFilter, logs::Format),
+}
+
+impl Media {
+    /// # Errors
+    /// Everything that is wrong, at once.
+    fn read(sources: Sources) -> Result<Media, BadSettings> {
+        let mut from = Settings::read(sources);
+        let media = Media {
+            listen: from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
+            serving: Serving { reflection: from.bool("rpc.reflection", false) },
+            log: logs::read(&mut from),
+        };
+        from.finish().map(|()| media)
+    }
+}

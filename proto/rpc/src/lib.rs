@@ -1,0 +1,26 @@
+//! How Tern's services call each other.
+//!
+//! - [`v1`]: the stubs of `proto/tern/rpc/v1`, generated and committed
+//! - [`Replicas`]: every replica behind a name, which of them are well, and a call that goes to one of those
+//! - [`Batcher`]: requests that come together travel together
+//! - [`serve`]: a server of these services, with health, limits and an end
+
+mod batcher;
+mod replicas;
+mod serve;
+mod target;
+
+/// The generated messages and stubs.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod v1 {
+    include!("gen/tern.rpc.v1.rs");
+}
+
+pub use batcher::Batcher;
+pub use replicas::{Failed, Replica, Replicas};
+pub use serve::{Serving, serve};
+pub use target::Target;
+pub use tonic;
+
+/// Bytes of the largest message, either way: several times what the batches are bounded to.
+pub const MESSAGE_BYTES: usize = 32 * 1024 * 1024;

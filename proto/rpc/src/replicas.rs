@@ -1,0 +1,260 @@
+//! Every replica of a service behind a name, and which of them are well.
+//!
+//! The name is resolved again and again; each address is asked for its health all the time, over the connection that carries its calls. So a replica that is dead,
+//! stopped or behind a cut link is left within 2 s, and comes back once it answers. A call goes to the less busy of two well ones at random, and
+//! if that fails to another one: every call here may be made twice.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::Target;
+
+/// Between two looks at the name: a new replica is asked for its health as soon as it is seen.
+const RESOLVE: Duration = Duration::from_secs(3);
+/// Between two questions for the health of a replica.
+const PROBE: Duration = Duration::from_millis(400);
+/// A replica that has not answered for so long is not well.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
+/// A connection over which nothing comes back is closed after twice this time, and the calls on it fail.
+const PING: Duration = Duration::from_millis(900);
+/// A connection that is not there by then is not there.
+const CONNECT: Duration = Duration::from_millis(500);
+/// How often a call is made at most.
+const ATTEMPTS: usize = 5;
+/// The longest wait between two attempts; a random part of it is taken.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// The replicas of one service.
+pub struct Replicas {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// For messages about it.
+    service: &'static str,
+    target: Target,
+    replicas: Mutex<BTreeMap<SocketAddr, Arc<Replica>>>,
+    /// Told when one becomes well.
+    well: Arc<Notify>,
+}
+
+/// One replica.
+pub struct Replica {
+    address: SocketAddr,
+    channel: Channel,
+    is_well: AtomicBool,
+    in_flight: AtomicUsize,
+    well: Arc<Notify>,
+}
+
+/// A call that has failed on every attempt.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// No replica was well, so nothing was begun.
+    #[error("no replica of the {0} service answers")]
+    Nobody(&'static str),
+    /// It may have been carried out all the same.
+    #[error("the {service} service has not answered: {status}")]
+    Unanswered {
+        /// Which.
+        service: &'static str,
+        /// What the last attempt ended with.
+        status: Box<Status>,
+    },
+}
+
+/// A call under way.
+struct Flight<'a>(&'a Replica);
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Replicas {
+    /// Begins to look for the replicas of a service. Needs a Tokio runtime. Ends when it is dropped.
+    pub fn of(service: &'static str, target: Target) -> Replicas {
+        let replicas = Mutex::default();
+        let shared = Arc::new(Shared { service, target, replicas, well: Arc::new(Notify::new()) });
+        tokio::spawn(look(Arc::downgrade(&shared)));
+        Replicas { shared }
+    }
+
+    /// All of them, well or not.
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        self.shared.replicas().values().cloned().collect()
+    }
+
+    /// Makes a call that may be made twice, on one replica after the other until one answers, for at most `patience`. Each attempt gets the time that is left,
+    /// and the server is told of it.
+    ///
+    /// # Errors
+    /// [`Failed`] says whether anything may have come of it.
+    pub async fn call<M, R>(
+        &self,
+        patience: Duration,
+        message: M,
+        call: impl AsyncFn(Channel, Request<M>) -> Result<R, Status>,
+    ) -> Result<R, Failed>
+    where
+        M: Clone,
+    {
+        let service = self.shared.service;
+        let until = Instant::now() + patience;
+        let mut tried = Vec::new();
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            let Some(replica) = self.pick(&tried, until).await else { break };
+            let left = until.saturating_duration_since(Instant::now());
+            let mut request = Request::new(message.clone());
+            request.set_timeout(left);
+            let flight = replica.fly();
+            let answer = timeout(left, call(replica.channel.clone(), request)).await;
+            drop(flight);
+            let status = match answer {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no answer in time"),
+            };
+            tracing::debug!(service, address = %replica.address, %status, "a call has failed");
+            replica.falls_ill();
+            tried.push(replica.address);
+            last = Some(status);
+            let longest = BACK_OFF.mul_f64(fastrand::f64()) * attempt as u32;
+            sleep(longest.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        Err(match last {
+            None => Failed::Nobody(service),
+            Some(status) => Failed::Unanswered { service, status: Box::new(status) },
+        })
+    }
+
+    /// The less busy of two well ones, if possible of those that were not tried yet. Waits until there is one.
+    async fn pick(&self, tried: &[SocketAddr], until: Instant) -> Option<Arc<Replica>> {
+        loop {
+            let becomes_well = self.shared.well.notified();
+            if let Some(replica) = self.shared.choose(tried).or_else(|| self.shared.choose(&[])) {
+                return Some(replica);
+            }
+            timeout_at(until, becomes_well).await.ok()?;
+        }
+    }
+}
+
+impl Shared {
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Replica>> {
+        let replicas = self.replicas();
+        let well: Vec<&Arc<Replica>> =
+            replicas.values().filter(|replica| replica.is_well() && !tried.contains(&replica.address)).collect();
+        let first = fastrand::choice(&well)?;
+        let second = fastrand::choice(&well)?;
+        Some(if second.busyness() < first.busyness() { (*second).clone() } else { (*first).clone() })
+    }
+
+    /// Every change is whole, so a panic elsewhere leaves nothing to repair.
+    fn replicas(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Replica>>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn refresh(&self) {
+        // Without an answer the old ones stay.
+        let Some(addresses) = self.target.resolve().await else { return };
+        let mut replicas = self.replicas();
+        replicas.retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            replicas.entry(address).or_insert_with(|| {
+                let replica = Arc::new(Replica::new(address, self.well.clone()));
+                tokio::spawn(probe(Arc::downgrade(&replica), self.service));
+                replica
+            });
+        }
+    }
+}
+
+impl Replica {
+    fn new(address: SocketAddr, well: Arc<Notify>) -> Replica {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap_or_else(|_| {
+            // An address always makes a URI; if not, nothing ever answers there.
+            Endpoint::from_static("http://127.0.0.1:1")
+        });
+        let channel = endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .connect_lazy();
+        Replica { address, channel, is_well: AtomicBool::new(false), in_flight: AtomicUsize::new(0), well }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The way to it.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Whether it has answered lately.
+    pub fn is_well(&self) -> bool {
+        self.is_well.load(Ordering::Relaxed)
+    }
+
+    fn busyness(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn fly(&self) -> Flight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Flight(self)
+    }
+
+    fn falls_ill(&self) {
+        self.is_well.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Looks at the name until nobody needs it.
+async fn look(shared: Weak<Shared>) {
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.refresh().await;
+        drop(shared);
+        sleep(RESOLVE).await;
+    }
+}
+
+/// Asks for the health of a replica until it is left for good.
+async fn probe(replica: Weak<Replica>, service: &'static str) {
+    loop {
+        let Some(replica) = replica.upgrade() else { return };
+        let mut health = HealthClient::new(replica.channel.clone());
+        // Of the server as a whole.
+        let asked = timeout(PROBE_WAIT, health.check(HealthCheckRequest { service: String::new() })).await;
+        let is_well = matches!(asked, Ok(Ok(reply)) if reply.get_ref().status() == ServingStatus::Serving);
+        if replica.is_well.swap(is_well, Ordering::Relaxed) != is_well {
+            tracing::info!(service, address = %replica.address, is_well, "a replica has changed");
+        }
+        if is_well {
+            replica.well.notify_waiters();
+        }
+        drop(replica);
+        sleep(PROBE).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! `tern-storage`: the durable timelines, over PostgreSQL.
+//!
+//! Settings → build (may fail: connect, bind) → serve (cannot fail) → drain.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tern_rpc::Serving;
+use tern_runtime::logs;
+use tern_runtime::service::{self, About};
+use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_runtime::shutdown::{self, Stop};
+use tern_storage::postgres::{Isolation, Options, Postgres};
+use tern_storage::setup::{Keep, durability, retain};
+use tern_storage::{Durability, remote};
+use tokio::net::TcpListener;
+
+/// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ABOUT: About = About {
+    name: "tern-storage",
+    version: env!("CARGO_PKG_VERSION"),
+    what: "Tern's durable timelines, over PostgreSQL",
+};
+/// Where it listens, unless the operator says otherwise.
+const PORT: u16 = 7203;
+const ISOLATIONS: [(&str, Isolation); 2] =
+    [("read-committed", Isolation::ReadCommitted), ("serializable", Isolation::Serializable)];
+
+fn main() -> ExitCode {
+    service::main(ABOUT, async |sources| {
+        let settings = Storage::read(sources)?;
+        let server = Server::build(settings).await?;
+        let stop = shutdown::on_signal().context("handling signals")?;
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)]);
+        server.serve(stop).await;
+        Ok(())
+    })
+}
+
+/// Everything that it is told.
+struct Storage {
+    listen: SocketAddr,
+    serving: Serving,
+    url: Url,
+    options: Options,
+    keep: Keep,
+    log: (logs::EnvFilter, logs::Format),
+}
+
+/// Where the database is.
+enum Url {
+    Given(String),
+    /// In this file, because it holds a password.
+    File(PathBuf),
+}
+
+impl Storage {
+    /// # Errors
+    /// Everything that is wrong, at once.
+    fn read(sources: Sources) -> Result<Storage, BadSettings> {
+        let mut from = Settings::read(sources);
+        let keep = Keep::read(&mut from);
+        let default = Options::new("");
+        let lanes = 1..=64;
+        let mut count =
+            |name, default: usize| usize::try_from(from.number(name, default as u64, lanes.clone())).unwrap_or(default);
+        let (writers, readers) =
+            (count("postgres.writers", default.writers), count("postgres.readers", default.readers));
+        let options = Options {
+            durability: durability(&mut from),
+            isolation: from.one_of("postgres.isolation", &ISOLATIONS, default.isolation),
+            writers,
+            readers,
+            nothing_lost: from.parsed("postgres.nothing_lost", str::parse),
+            history: keep.history,
+            device_silence: keep.device_silence,
+            keep_results: keep.results,
+            max_entries: keep.max_user_entries,
+            max_bytes: keep.max_user_bytes,
+            ..default
+        };
+        let storage = Storage {
+            listen: from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
+            serving: Serving { reflection: from.bool("rpc.reflection", false) },
+            url: url(&mut from),
+            options,
+            keep,
+            log: logs::read(&mut from),
+        };
+        from.finish().map(|()| storage)
+    }
+}
+
+fn url(from: &mut Settings) -> Url {
+    let given = from.secret("postgres.url", 1).and_then(|url| String::from_utf8(url).ok());
+    match (given, from.path("postgres.url_file")) {
+        (Some(url), None) => Url::Given(url),
+        (None, Some(file)) => Url::File(file),
+        (None, None) => {
+            from.refuse(
+                "postgres.url",
+                "is needed, or postgres.url_file: as in postgresql://user:password@host/database",
+            );
+            Url::Given(String::new())
+        }
+        (Some(_), Some(_)) => {
+            from.refuse("postgres.url", "postgres.url_file is set as well, and they exclude each other");
+            Url::Given(String::new())
+        }
+    }
+}
+
+/// Everything that serves, with the listener bound.
+struct Server {
+    listener: TcpListener,
+    serving: Serving,
+    store: Arc<Postgres>,
+    keep: Keep,
+}
+
+impl Server {
+    async fn build(settings: Storage) -> Result<Server> {
+        service::start_log(settings.log.0, settings.log.1);
+        let url = match settings.url {
+            Url::Given(url) => url,
+            Url::File(file) => {
+                let read = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+                read.trim().to_owned()
+            }
+        };
+        let store = Postgres::open(Options { url, ..settings.options }).await.context("the database")?;
+        if tern_storage::Storage::durability(&store) == Durability::Os {
+            tracing::warn!("durability os: what is acknowledged does not survive a power loss");
+        }
+        let listener = service::bind("rpc", settings.listen).await?;
+        Ok(Server { listener, serving: settings.serving, store: Arc::new(store), keep: settings.keep })
+    }
+
+    /// Serves until the stop, then drains from the outside in: calls, what waits for the database.
+    async fn serve(self, stop: Stop) {
+        tokio::spawn(retain(self.store.clone(), self.keep.retain_every, stop.clone()));
+        if let Err(error) = tern_rpc::serve(self.listener, remote::routes(self.store.clone()), self.serving, stop).await
+        {
+            tracing::error!(%error, "serving broke off");
+        }
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,110 @@
+//! `tern-sync`: decides, over the storage service, and tells the gateways.
+//!
+//! Settings → build (may fail: bind) → serve (cannot fail) → drain.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tern_rpc::{Serving, Target};
+use tern_runtime::logs;
+use tern_runtime::service::{self, About};
+use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_runtime::shutdown::{self, Stop};
+use tern_sync::{SyncService, remote};
+use tokio::net::TcpListener;
+
+/// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ABOUT: About = About {
+    name: "tern-sync",
+    version: env!("CARGO_PKG_VERSION"),
+    what: "Tern's decisions: dedup, keys, pages, receipts and hints",
+};
+/// Where it listens, unless the operator says otherwise.
+const PORT: u16 = 7202;
+/// Between two looks for receipts that a replica which died has left underived.
+const RECOVER: Duration = Duration::from_secs(10);
+/// At a stop, the longest wait for acknowledgements and receipts that follow the last requests. Another replica does the rest.
+const QUIET: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    service::main(ABOUT, async |sources| {
+        let settings = Sync::read(sources)?;
+        let server = Server::build(settings).await?;
+        let stop = shutdown::on_signal().context("handling signals")?;
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)]);
+        server.serve(stop).await;
+        Ok(())
+    })
+}
+
+/// Everything that it is told.
+struct Sync {
+    listen: SocketAddr,
+    serving: Serving,
+    storage: Target,
+    gateways: Target,
+    log: (logs::EnvFilter, logs::Format),
+}
+
+impl Sync {
+    /// # Errors
+    /// Everything that is wrong, at once.
+    fn read(sources: Sources) -> Result<Sync, BadSettings> {
+        let mut from = Settings::read(sources);
+        let sync = (
+            from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
+            Serving { reflection: from.bool("rpc.reflection", false) },
+            from.needed("rpc.storage", "as in 127.0.0.1:7203", str::parse),
+            from.needed("rpc.gateways", "as in 127.0.0.1:7201", str::parse),
+            logs::read(&mut from),
+        );
+        from.finish()?;
+        match sync {
+            (listen, serving, Some(storage), Some(gateways), log) => {
+                Ok(Sync { listen, serving, storage, gateways, log })
+            }
+            _ => Err(BadSettings(Vec::new())),
+        }
+    }
+}
+
+/// Everything that serves, with the listener bound.
+struct Server {
+    listener: TcpListener,
+    serving: Serving,
+    sync: Arc<SyncService>,
+}
+
+impl Server {
+    async fn build(settings: Sync) -> Result<Server> {
+        service::start_log(settings.log.0, settings.log.1);
+        let storage = Arc::new(tern_storage::remote::Client::new(settings.storage));
+        let hints = Arc::new(remote::Broadcast::new(settings.gateways));
+        let sync = SyncService::new(storage, hints);
+        let listener = service::bind("rpc", settings.listen).await?;
+        Ok(Server { listener, serving: settings.serving, sync })
+    }
+
+    /// Serves until the stop, then drains from the outside in: calls, what they left to do.
+    async fn serve(self, stop: Stop) {
+        let sync = self.sync.clone();
+        let stopping = stop.clone();
+        tokio::spawn(async move { sync.recover_every(RECOVER, stopping).await });
+        if let Err(error) = tern_rpc::serve(self.listener, remote::routes(self.sync.clone()), self.serving, stop).await
+        {
+            tracing::error!(%error, "serving broke off");
+        }
+        if tokio::time::timeout(QUIET, self.sync.quiet()).await.is_err() {
+            tracing::warn!(
+                "acknowledgements or receipts could not be stored in time; another replica sees to the receipts"
+            );
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,200 @@
+//! The sync service as a gateway sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tern_proto::key::Key;
+use tern_proto::v1::{self, Code};
+use tern_rpc::tonic::transport::Channel;
+use tern_rpc::v1::answer::Answer;
+use tern_rpc::v1::ask::Ask;
+use tern_rpc::v1::sync_client::SyncClient;
+use tern_rpc::v1::{self as rpc};
+use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target};
+use tern_storage::Device;
+
+use crate::send::refusal;
+use crate::{Pushed, Refusal, SyncApi, Welcome};
+
+/// The longest wait for an answer, over all attempts. What the sync service waits for itself takes a little less.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls under way with sends: few, so that they are large where there is much.
+const SENDS: usize = 4;
+/// Calls under way that are answered at once.
+const QUICK: usize = 4;
+/// Calls under way whose answer waits for company: acknowledgements in storage, and read marks at their pace.
+const ACKS: usize = 8;
+const READS: usize = 32;
+
+/// Asks the sync service.
+pub struct Client {
+    sends: Batcher<rpc::Ask, rpc::Answer>,
+    quick: Batcher<rpc::Ask, rpc::Answer>,
+    acks: Batcher<rpc::Ask, rpc::Answer>,
+    reads: Batcher<rpc::Ask, rpc::Answer>,
+    /// As the last hello was told.
+    durability: AtomicI32,
+}
+
+impl Client {
+    /// Asks the replicas at `target`. Needs a Tokio runtime.
+    pub fn new(target: Target) -> Client {
+        let replicas = Arc::new(Replicas::of("sync", target));
+        let batcher = |lanes| {
+            let replicas = replicas.clone();
+            let call = move |asks| -> BoxFuture<'static, Vec<rpc::Answer>> { Box::pin(call(replicas.clone(), asks)) };
+            Batcher::new(lanes, call)
+        };
+        let durability = AtomicI32::new(v1::Durability::Unspecified.into());
+        Client { sends: batcher(SENDS), quick: batcher(QUICK), acks: batcher(ACKS), reads: batcher(READS), durability }
+    }
+
+    async fn ask(
+        &self,
+        with: &Batcher<rpc::Ask, rpc::Answer>,
+        device: Option<&Device>,
+        ask: Ask,
+    ) -> Result<Answer, Refusal> {
+        let device = device.map(named);
+        let answer = with.ask(rpc::Ask { device, ask: Some(ask) }).await;
+        match answer.and_then(|answer| answer.answer) {
+            Some(Answer::Refusal(refusal)) => Err(Refusal {
+                code: refusal.code(),
+                retry_after: Duration::from_millis(refusal.retry_after_ms.into()),
+                message: refusal.message,
+            }),
+            Some(answer) => Ok(answer),
+            None => Err(Refusal::new(Code::Unavailable, "too many requests wait for the sync service")),
+        }
+    }
+}
+
+fn named(device: &Device) -> rpc::Device {
+    rpc::Device { user: device.user.to_string(), id: device.id.to_string() }
+}
+
+async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> {
+    let asked = async |channel: Channel, request| {
+        let client = SyncClient::new(channel);
+        client.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES).ask(request).await
+    };
+    let request = rpc::AskRequest { asks };
+    match replicas.call(PATIENCE, request.clone(), asked).await {
+        Ok(reply) => reply.into_inner().answers,
+        Err(failed) => {
+            tracing::warn!(error = %failed, asks = request.asks.len(), "not answered");
+            request.asks.iter().map(|ask| unanswered(ask, &failed)).collect()
+        }
+    }
+}
+
+/// What a client is told when nobody has answered the gateway. Of messages it is told for each, and never that one is not stored when it may be.
+fn unanswered(ask: &rpc::Ask, failed: &Failed) -> rpc::Answer {
+    let code = if matches!(failed, Failed::Nobody(_)) { Code::Unavailable } else { Code::OutcomeUnknown };
+    let answer = match &ask.ask {
+        Some(Ask::Send(send)) => {
+            let results = send.messages.iter().map(|message| refusal(message.client_msg_id, code)).collect();
+            Answer::Send(v1::SendReply { results })
+        }
+        _ => {
+            let Refusal { code, message, retry_after } = Refusal::new(code, "the sync service has not answered");
+            let retry_after_ms = retry_after.as_millis() as u32;
+            Answer::Refusal(rpc::Refusal { code: code.into(), message, retry_after_ms })
+        }
+    };
+    rpc::Answer { answer: Some(answer) }
+}
+
+fn odd() -> Refusal {
+    Refusal::new(
+        Code::Unavailable,
+        "the sync service has answered something else; are all services of the same release?",
+    )
+}
+
+/// The one kind of answer that is wanted.
+macro_rules! wanted {
+    ($answer:expr, $kind:ident) => {
+        match $answer {
+            Answer::$kind(reply) => Ok(reply),
+            _ => Err(odd()),
+        }
+    };
+}
+
+#[async_trait]
+impl SyncApi for Client {
+    async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
+        let answer = self.ask(&self.quick, Some(device), Ask::Hello(request.clone())).await?;
+        let welcome = wanted!(answer, Hello)?;
+        self.durability.store(welcome.durability, Ordering::Relaxed);
+        Ok(Welcome {
+            pending: welcome.pending,
+            highest_client_msg_id: welcome.highest_client_msg_id,
+            key_order: welcome.key_order(),
+            key: welcome.key.as_ref().map(Key::from),
+        })
+    }
+
+    async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
+        let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
+        let ask = Ask::Send(v1::SendRequest { messages });
+        match self.ask(&self.sends, Some(device), ask).await {
+            Ok(Answer::Send(reply)) if reply.results.len() == ids.len() => reply.results,
+            Ok(_) => ids.into_iter().map(|id| refusal(id, Code::OutcomeUnknown)).collect(),
+            Err(Refusal { code, .. }) => ids.into_iter().map(|id| refusal(id, code)).collect(),
+        }
+    }
+
+    async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::Sync(request)).await?, Sync)
+    }
+
+    async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::Check(request.clone())).await?, Check)
+    }
+
+    async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
+        wanted!(self.ask(&self.acks, Some(device), Ask::Ack(request)).await?, Ack)
+    }
+
+    async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
+        wanted!(self.ask(&self.reads, Some(device), Ask::Read(request)).await?, Read)
+    }
+
+    async fn conversations(
+        &self,
+        device: &Device,
+        request: v1::ConversationsRequest,
+    ) -> Result<v1::ConversationsReply, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::Conversations(request)).await?, Conversations)
+    }
+
+    async fn history(&self, device: &Device, request: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::History(request)).await?, History)
+    }
+
+    async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::Members(request)).await?, Members)
+    }
+
+    async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {
+        let pushed = wanted!(self.ask(&self.quick, Some(device), Ask::Push(above.into())).await?, Push)?;
+        Ok(match pushed.after.as_ref().map(Key::from) {
+            _ if pushed.too_much => Pushed::TooMuch,
+            Some(after) => Pushed::Delta(pushed.entries, after),
+            None => Pushed::Nothing,
+        })
+    }
+
+    async fn ready(&self) -> Result<(), Refusal> {
+        wanted!(self.ask(&self.quick, None, Ask::Ready(true)).await?, Ready).map(drop)
+    }
+
+    fn durability(&self) -> v1::Durability {
+        self.durability.load(Ordering::Relaxed).try_into().unwrap_or_default()
+    }
+}

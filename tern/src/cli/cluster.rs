@@ -1,0 +1,119 @@
+//! `tern cluster`: all services as processes of their own, with their PostgreSQL, on this machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tern_cluster::{Cluster, Kind, Layout};
+
+use super::program::{program, quoted};
+
+/// The examples of its help.
+pub(crate) const HELP: &str = "Example:
+  tern cluster up
+  tern cluster status
+  tern cluster down";
+
+/// What to do with which cluster.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    /// Its directory: data, logs, the secret that signs tokens
+    #[arg(long, global = true, value_name = "DIR", default_value = "tern-cluster")]
+    dir: PathBuf,
+}
+
+#[derive(clap::Subcommand, Clone, Copy, Debug)]
+enum Action {
+    /// Starts it: the database first, each service when the one that it needs is ready
+    Up {
+        /// Gateways
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+        gateways: u8,
+        /// Replicas of the sync service
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+        syncs: u8,
+        /// Replicas of the storage service
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+        storages: u8,
+    },
+    /// Stops it, links first; the data stays for the next start
+    Down,
+    /// Says what of it runs, and where
+    Status,
+}
+
+/// Runs the action. Whether all of it is as it should be: of a status, whether everything runs.
+///
+/// # Errors
+/// What is missing, or what has failed, and where its log is.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    match args.action {
+        Action::Up { gateways, syncs, storages } => {
+            let [gateways, syncs, storages] = [gateways, syncs, storages].map(usize::from);
+            up(&args.dir, Layout { gateways, syncs, storages, medias: 1 })
+        }
+        Action::Down => down(&args.dir),
+        Action::Status => status(&args.dir),
+    }
+}
+
+fn up(dir: &Path, layout: Layout) -> Result<bool> {
+    let known = Cluster::open(dir).ok();
+    if let Some(mut running) = known {
+        let any = running.services.iter_mut().any(|service| service.is_running());
+        ensure!(!any, "a cluster is up in {}: `tern cluster down` stops it", dir.display());
+    }
+    let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
+    let mut cluster = Cluster::plan(dir, &programs, layout)?;
+    eprintln!("starting PostgreSQL and {} services in {}", cluster.services.len(), cluster.dir().display());
+    cluster.up()?;
+    tell(&mut cluster);
+    let gateway = cluster.gateways().next().context("a gateway")?;
+    let mut options = format!(" --secret-file {}", quoted(&cluster.secret_file()));
+    let mut add = |name: &str, port: Option<u16>, default: u16| {
+        if let Some(port) = port.filter(|port| *port != default) {
+            options += &format!(" --{name} 127.0.0.1:{port}");
+        }
+    };
+    add("long-link", gateway.long_link, tern_gateway::setup::LONG_LINK_PORT);
+    add("http", gateway.http, tern_gateway::setup::HTTP_PORT);
+    let tern = program();
+    println!("Try it:");
+    println!("  {tern} smoke{options}");
+    println!("  {tern} chat --as alice --to bob{options}");
+    println!("  {tern} chat --as bob --to alice{options}");
+    println!("Stop it: {tern} cluster down --dir {}", quoted(dir));
+    Ok(true)
+}
+
+fn down(dir: &Path) -> Result<bool> {
+    let mut cluster = Cluster::open(dir)?;
+    let clean = cluster.down();
+    println!("{}", if clean { "stopped" } else { "stopped, though not everything did so by itself: see the logs" });
+    Ok(clean)
+}
+
+fn status(dir: &Path) -> Result<bool> {
+    let mut cluster = Cluster::open(dir)?;
+    Ok(tell(&mut cluster))
+}
+
+/// A line for each process; whether all of them run.
+fn tell(cluster: &mut Cluster) -> bool {
+    let pid = cluster.postgres().and_then(tern_cluster::Postgres::pid);
+    let runs = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let state = |runs: bool| if runs { "runs" } else { "does not run" };
+    println!("{:<12} {:<12} 127.0.0.1:{}", "postgres", state(runs), cluster.postgres_port());
+    let mut all = runs;
+    for service in &mut cluster.services {
+        let runs = service.is_running();
+        all &= runs;
+        let mut places = format!("rpc 127.0.0.1:{}", service.rpc);
+        if let (Kind::Gateway, Some(long_link), Some(http)) = (service.kind, service.long_link, service.http) {
+            places = format!("long-link 127.0.0.1:{long_link} http 127.0.0.1:{http} {places}");
+        }
+        println!("{:<12} {:<12} {places}", service.name(), state(runs));
+    }
+    all
+}
