@@ -71,7 +71,7 @@ pub(crate) async fn run(args: &ChatArgs, server: &mut Server, report: &mut Repor
     let mut disk = Samples::default();
     append_and_sync(server.directory(), APPENDS, &mut disk)?;
     let mut crowd = Crowd::pairs(&Hub::new(), &server.secret, args.pairs, bytes.into());
-    crowd.connect_all(server.long_link()).await?;
+    crowd.connect_all(server.long_links()).await?;
     let mut faults = Faults::default();
     if let Some(messages) = args.stored {
         eprintln!("on the empty store:");
@@ -102,7 +102,7 @@ async fn store(fill: Fill, server: &mut Server, crowd: &mut Crowd, report: &mut 
     let started_in = server.restart().await?;
     eprintln!("started on them in {started_in:?}");
     server.process.idle().await?;
-    crowd.connect_all(server.long_link()).await?;
+    crowd.connect_all(server.long_links()).await?;
     (report.stored, report.stored_pairs) = (Some(fill.messages), Some(fill.pairs));
     report.stored_per_s = Some(fill.messages as f64 / filled.took.as_secs_f64());
     report.start_s = Some(started_in.as_secs_f64());

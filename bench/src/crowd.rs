@@ -100,11 +100,11 @@ impl Crowd {
     }
 
     /// Opens the links of some lines, and waits until each has said hello and synced.
-    pub(crate) async fn connect(&mut self, to: SocketAddr, lines: &[Rc<Line>]) -> Result<()> {
+    pub(crate) async fn connect(&mut self, to: &[SocketAddr], lines: &[Rc<Line>]) -> Result<()> {
         let mut opening = Vec::with_capacity(OPENING);
-        for line in lines {
+        for (line, to) in lines.iter().zip(to.iter().cycle()) {
             self.wait_until(&mut opening, OPENING - 1).await?;
-            self.open(to, line);
+            self.open(*to, line);
             opening.push(line);
         }
         self.wait_until(&mut opening, 0).await
@@ -138,12 +138,15 @@ impl Crowd {
         }
     }
 
-    /// Opens the links of everybody.
-    pub(crate) async fn connect_all(&mut self, to: SocketAddr) -> Result<()> {
-        for lines in [self.receivers.lines.clone(), self.senders.lines.clone()] {
-            self.connect(to, &lines).await?;
-        }
-        Ok(())
+    /// Opens the links of everybody, at each of the addresses in turn.
+    pub(crate) async fn connect_all(&mut self, to: &[SocketAddr]) -> Result<()> {
+        let (receivers, senders) = (self.receivers.lines.clone(), self.senders.lines.clone());
+        self.connect(to, &receivers).await?;
+        // The two of a pair are at different gateways, if there are several.
+        let mut to = to.to_vec();
+        let gateways = to.len();
+        to.rotate_left(1 % gateways.max(1));
+        self.connect(&to, &senders).await
     }
 
     /// Closes every link.

@@ -26,7 +26,7 @@ pub(crate) struct SyncArgs {
 pub(crate) async fn run(args: &SyncArgs, server: &mut Server, report: &mut Report) -> Result<()> {
     let mut crowd = Crowd::all_to_one(&Hub::new(), &server.secret, args.senders.into(), args.bytes.into());
     let (senders, receiver) = (crowd.senders.lines.clone(), crowd.receivers.lines.clone());
-    crowd.connect(server.long_link(), &senders).await?;
+    crowd.connect(server.long_links(), &senders).await?;
     crowd.store(args.entries).await?;
     crowd.disconnect().await?;
     if server.is_own() {
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &SyncArgs, server: &mut Server, report: &mut Repor
     let resident = server.process.resident()?;
     server.process.forget_peak()?;
     let (cpu, began) = (server.process.cpu()?, Instant::now());
-    crowd.connect(server.long_link(), &receiver).await?;
+    crowd.connect(server.long_links(), &receiver).await?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = (server.process.cpu()? - cpu).as_secs_f64();
     report.rss_above_idle_bytes = Some(server.process.peak()?.saturating_sub(resident));

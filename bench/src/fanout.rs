@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &FanoutArgs, server: &Server, report: &mut Report)
     (report.bytes, report.seconds) = (Some(bytes.into()), Some(seconds.as_secs_f64()));
 
     let mut crowd = Crowd::group(&Hub::new(), &server.secret, usize::from(args.members) - 1, bytes.into());
-    crowd.connect_all(server.long_link()).await?;
+    crowd.connect_all(server.long_links()).await?;
     // Everybody has heard of the group.
     crowd.settle().await?;
     let (cost, idle) = plan.measure(server, &mut crowd).await?;

@@ -40,7 +40,7 @@ impl Fill {
         while left > 0 {
             let wave = WAVE.min(self.pairs.saturating_sub(pairs)).max(1);
             let mut others = Crowd::pairs(&crowd.hub, &server.secret, wave, self.bytes);
-            others.connect_all(server.long_link()).await?;
+            others.connect_all(server.long_links()).await?;
             others.store(self.share(wave, &mut left)).await?;
             faults += others.faults();
             others.disconnect().await?;

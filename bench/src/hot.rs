@@ -49,7 +49,7 @@ pub(crate) async fn run(args: &HotArgs, server: &Server, report: &mut Report) ->
 
     let (hub, secret) = (Hub::new(), &server.secret);
     let mut pairs = Crowd::pairs(&hub, secret, args.pairs, bytes.into());
-    pairs.connect_all(server.long_link()).await?;
+    pairs.connect_all(server.long_links()).await?;
     eprintln!("alone:");
     plan.run(server, &mut pairs).await?;
     let quiet = ack_times(&pairs);
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &HotArgs, server: &Server, report: &mut Report) ->
 
 /// Measures the pairs while others are under a load; what the others had acknowledged each second.
 async fn beside(plan: Plan, load: Load, server: &Server, pairs: &mut Crowd, others: &mut Crowd) -> Result<f64> {
-    others.connect_all(server.long_link()).await?;
+    others.connect_all(server.long_links()).await?;
     let running = others.load(load)?;
     let before = others.counts().acked;
     plan.run(server, pairs).await?;

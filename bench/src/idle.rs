@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &IdleArgs, server: &Server, report: &mut Report) -
     let mut crowd = Crowd::idle(&Hub::new(), &server.secret, connections);
     server.process.idle().await?;
     let (resident, cpu, began) = (server.process.resident()?, server.process.cpu()?, Instant::now());
-    crowd.connect_all(server.long_link()).await?;
+    crowd.connect_all(server.long_links()).await?;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("{connections} links after {seconds:.1} s");
     report.connect_s = Some(seconds);

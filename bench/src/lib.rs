@@ -32,6 +32,7 @@ mod outbox;
 mod pacer;
 mod phone;
 mod process;
+mod processes;
 mod raw;
 mod report;
 mod samples;

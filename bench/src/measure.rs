@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use crate::crowd::Crowd;
 use crate::load::Load;
 use crate::process::Process;
-use crate::report::{Cost, WireBytes};
+use crate::processes::{Part, Processes};
+use crate::report::{Cost, CpuOfParts, WireBytes};
 use crate::server::{Server, StoreCounts};
 use crate::tally::Counts;
 
@@ -27,6 +28,8 @@ pub(crate) struct Moment {
     senders: Counts,
     receivers: Counts,
     server_cpu: Duration,
+    /// By [`Part::OF_CLUSTER`].
+    cpu_of_parts: [Duration; 4],
     client_cpu: Duration,
     store: Option<StoreCounts>,
 }
@@ -69,6 +72,7 @@ impl Moment {
             senders: crowd.senders.tally().counts,
             receivers: crowd.receivers.tally().counts,
             server_cpu: server.process.cpu()?,
+            cpu_of_parts: cpu_of_parts(&server.process)?,
             client_cpu: Process::own().cpu()?,
             at: Instant::now(),
         })
@@ -100,6 +104,11 @@ impl Moment {
     }
 }
 
+fn cpu_of_parts(processes: &Processes) -> Result<[Duration; 4]> {
+    let [gateway, sync, storage, postgres] = Part::OF_CLUSTER.map(|part| processes.cpu_of(part));
+    Ok([gateway?, sync?, storage?, postgres?])
+}
+
 impl Cost {
     /// Rates and shares are those of the measurement; what a message costs is counted to the end, over all that were acknowledged
     /// from the beginning on.
@@ -109,11 +118,17 @@ impl Cost {
         let seconds = ended.seconds_since(&began);
         let cpu = settled.server_cpu_since(&began);
         let store = began.store.zip(settled.store);
+        let parts: [f64; 4] = std::array::from_fn(|part| {
+            (settled.cpu_of_parts[part] - began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
+        });
+        let [gateway, sync, storage, postgres] = parts;
+        let of_parts = CpuOfParts { gateway, sync, storage, tern: gateway + sync + storage, postgres };
         Cost {
             messages: Some(senders.acked),
             acked_per_s: Some(ended.acked_per_s_since(&began)),
             deliveries_per_s: Some((ended.receivers.delivered - began.receivers.delivered) as f64 / seconds),
             server_cpu_s_per_million: Some(cpu / senders.acked as f64 * 1e6),
+            cpu_s_per_million_of: (parts != [0.0; 4]).then_some(of_parts),
             server_cpu_s_per_million_deliveries: Some(cpu / receivers.delivered as f64 * 1e6),
             server_cpu_share: Some(ended.server_cpu_since(&began) / seconds),
             client_cpu_share: Some(ended.client_cpu_since(&began) / seconds),

@@ -4,13 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::time::{Instant, sleep};
 
-/// A process counts as idle when it takes less than 1 % of a core for so long.
-const IDLE_WINDOW: Duration = Duration::from_secs(2);
-const IDLE_SHARE: f64 = 0.01;
-/// How long is waited for that.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
+use crate::processes::Part;
 
 /// A process of this machine.
 #[derive(Clone, Copy, Debug)]
@@ -43,17 +38,40 @@ impl Process {
         self.read("status", |text| kib(text, "VmHWM:")).map(|kib| kib * 1024)
     }
 
-    /// Waits until the process is idle; `false` if it is not after 30 s.
-    pub(crate) async fn idle(self) -> Result<bool> {
-        let end = Instant::now() + IDLE_WAIT;
-        while Instant::now() < end {
-            let before = self.cpu()?;
-            sleep(IDLE_WINDOW).await;
-            if self.cpu()?.saturating_sub(before) < IDLE_WINDOW.mul_f64(IDLE_SHARE) {
-                return Ok(true);
-            }
+    /// As the part counts it.
+    pub(crate) fn cpu_as(self, part: Part) -> Result<Duration> {
+        if part == Part::Postgres { self.cpu_of_family() } else { self.cpu() }
+    }
+
+    /// As the part counts it: what is shared is counted once.
+    pub(crate) fn resident_as(self, part: Part) -> Result<u64> {
+        if part != Part::Postgres {
+            return self.resident();
         }
-        Ok(false)
+        self.children()
+            .into_iter()
+            .map(Process::proportional)
+            .sum::<Result<u64>>()
+            .map(|children| children + self.proportional().unwrap_or(0))
+    }
+
+    /// The same and that of its children, also of those that have ended.
+    fn cpu_of_family(self) -> Result<Duration> {
+        let ended = self.read("stat", family_ticks)?;
+        let ended = Duration::from_secs(ended) / u32::try_from(rustix::param::clock_ticks_per_second())?;
+        // One that ends just now is counted by its parent the next time.
+        Ok(self.children().into_iter().filter_map(|child| child.cpu().ok()).sum::<Duration>() + ended)
+    }
+
+    /// Bytes that are its own, and its part of what is shared.
+    fn proportional(self) -> Result<u64> {
+        self.read("smaps_rollup", |text| kib(text, "Pss:")).map(|kib| kib * 1024)
+    }
+
+    fn children(self) -> Vec<Process> {
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Process);
+        all.filter(|process| process.read("stat", parent).is_ok_and(|parent| parent == u64::from(self.0))).collect()
     }
 
     fn read(self, file: &str, parse: fn(&str) -> Option<u64>) -> Result<u64> {
@@ -71,6 +89,18 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(ticks()? + ticks()?)
 }
 
+/// The same and `cutime` and `cstime`.
+fn family_ticks(stat: &str) -> Option<u64> {
+    let (_, behind) = stat.rsplit_once(") ")?;
+    behind.split(' ').skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
+}
+
+/// Field 4.
+fn parent(stat: &str) -> Option<u64> {
+    let (_, behind) = stat.rsplit_once(") ")?;
+    behind.split(' ').nth(1)?.parse().ok()
+}
+
 /// The number of the line that begins with the name.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -85,6 +115,7 @@ mod tests {
     fn processor_time_is_found_behind_any_name() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 77 88 20 0 4 0 999 1 2";
         assert_eq!(cpu_ticks(stat), Some(300));
+        assert_eq!((family_ticks(stat), parent(stat)), (Some(465), Some(1)));
         assert_eq!(cpu_ticks("7 (a) S 1"), None);
         assert_eq!(cpu_ticks(""), None);
     }

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &RawArgs, server: &Server, report: &mut Report) ->
     let hub = Hub::new();
     let resident = server.process.resident()?;
     let mut idle = Crowd::probes(&hub, args.connections);
-    idle.connect_all(server.long_link()).await?;
+    idle.connect_all(server.long_links()).await?;
     server.process.idle().await?;
     report.connections = Some(args.connections);
     let grown = server.process.resident()? as f64 - resident as f64;
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &RawArgs, server: &Server, report: &mut Report) ->
     let mut echoes = Vec::new();
     for window in WINDOWS {
         let mut crowd = Crowd::probes(&hub, args.pairs);
-        crowd.connect_all(server.long_link()).await?;
+        crowd.connect_all(server.long_links()).await?;
         echoes.push(echo(window, args, server, &mut crowd).await?);
         crowd.disconnect().await?;
     }

@@ -77,6 +77,8 @@ pub(crate) struct Cost {
     pub(crate) ack_ms: Option<Spread>,
     pub(crate) delivery_ms: Option<Spread>,
     pub(crate) server_cpu_s_per_million: Option<f64>,
+    /// Of a cluster.
+    pub(crate) cpu_s_per_million_of: Option<CpuOfParts>,
     pub(crate) server_cpu_s_per_million_deliveries: Option<f64>,
     /// Of a core, while it was measured.
     pub(crate) server_cpu_share: Option<f64>,
@@ -93,6 +95,16 @@ pub(crate) struct Cost {
     /// Segments of the log that it gave back.
     pub(crate) segments_freed: Option<u64>,
     pub(crate) wire_bytes_per_message: Option<WireBytes>,
+}
+
+/// By service; `tern` is all of them but the database.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct CpuOfParts {
+    pub(crate) gateway: f64,
+    pub(crate) sync: f64,
+    pub(crate) storage: f64,
+    pub(crate) tern: f64,
+    pub(crate) postgres: f64,
 }
 
 /// By side and direction, as the clients see it.

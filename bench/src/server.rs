@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tern_cluster::{Cluster, Layout};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use crate::cores::Cores;
 use crate::http::{get, metric};
-use crate::process::Process;
+use crate::processes::{Part, Processes};
 
 /// A start reads the log behind the last checkpoint, no more; a minute means that something is wrong.
 const START: Duration = Duration::from_secs(60);
@@ -46,6 +48,12 @@ pub(crate) struct Target {
     /// Its metrics, if it serves them (listen.metrics)
     #[arg(long, global = true, value_name = "ADDR", requires = "long_link")]
     metrics: Option<SocketAddr>,
+    /// Measure a whole cluster that is started for it: its services, and its PostgreSQL from the machine's packages
+    #[arg(long, global = true, conflicts_with = "long_link")]
+    cluster: bool,
+    /// Replicas of each service of that cluster
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    replicas: u8,
     /// Where the temporary data directory is made [default: the system's directory for temporary files]
     #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -53,11 +61,13 @@ pub(crate) struct Target {
 
 /// A running server.
 pub(crate) struct Server {
-    pub(crate) process: Process,
+    pub(crate) process: Processes,
     pub(crate) secret: Vec<u8>,
     at: Addresses,
-    /// There unless the server ran already.
+    /// There unless the server ran already, or is a cluster.
     own: Option<Own>,
+    /// There if it is one.
+    cluster: Option<Cluster>,
     /// Temporary; on the disk of the data, if the server is its own.
     home: TempDir,
 }
@@ -71,9 +81,10 @@ pub(crate) enum Kind {
     Echo,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Addresses {
-    long_link: SocketAddr,
+    /// Of each gateway.
+    long_links: Vec<SocketAddr>,
     http: SocketAddr,
     metrics: Option<SocketAddr>,
 }
@@ -112,29 +123,62 @@ impl Server {
         if kind == Kind::Echo {
             return Server::start_echo(home, cores).await;
         }
+        if target.cluster {
+            return Server::start_cluster(home, cores, target.replicas.into());
+        }
         let Target { long_link: Some(long_link), http: Some(http), pid: Some(pid), .. } = *target else {
             return Server::start_own(home, cores).await;
         };
-        let at = Addresses { long_link, http, metrics: target.metrics };
+        let at = Addresses { long_links: vec![long_link], http, metrics: target.metrics };
         get(http, "/readyz").await?;
         let secret = read_secret(target.secret.as_deref().unwrap_or(Path::new("")))?;
-        Ok(Server { process: Process(pid), secret, at, own: None, home })
+        Ok(Server { process: Processes::one(pid), secret, at, own: None, cluster: None, home })
     }
 
     async fn start_own(home: TempDir, cores: Cores) -> Result<Server> {
         let (own, at) = Own::start(home.path(), Kind::Tern, cores).await?;
         let secret = read_secret(&home.path().join("data/token-secret"))?;
-        Ok(Server { process: own.process()?, secret, at, own: Some(own), home })
+        Ok(Server { process: own.process()?, secret, at, own: Some(own), cluster: None, home })
     }
 
     async fn start_echo(home: TempDir, cores: Cores) -> Result<Server> {
         let (own, at) = Own::start(home.path(), Kind::Echo, cores).await?;
-        Ok(Server { process: own.process()?, secret: Vec::new(), at, own: Some(own), home })
+        Ok(Server { process: own.process()?, secret: Vec::new(), at, own: Some(own), cluster: None, home })
     }
 
-    /// Where long links go.
-    pub(crate) fn long_link(&self) -> SocketAddr {
-        self.at.long_link
+    /// Starts everything on the server's core. Blocks until it is up.
+    fn start_cluster(home: TempDir, cores: Cores, replicas: usize) -> Result<Server> {
+        // The database has a user of its own, who has to get at its directory.
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711))?;
+        let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
+        let layout = Layout { gateways: replicas, syncs: replicas, storages: replicas, medias: 0 };
+        let mut cluster = Cluster::plan(&home.path().join("cluster"), &programs, layout)?;
+        cores.on_server_core(|| cluster.up())?;
+        let database = cluster.postgres().context("a database")?;
+        let asked = "SELECT string_agg(name || ' = ' || setting, ', ') FROM pg_settings \
+            WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes')";
+        eprintln!("bench: PostgreSQL runs with {}", database.sql("postgres", asked)?);
+        let mut parts = vec![(Part::Postgres, database.pid().context("the database's process")?)];
+        for service in &cluster.services {
+            let part = match service.kind {
+                tern_cluster::Kind::Gateway => Part::Gateway,
+                tern_cluster::Kind::Sync => Part::Sync,
+                tern_cluster::Kind::Storage => Part::Storage,
+                tern_cluster::Kind::Media => continue,
+            };
+            parts.push((part, service.pid.context("a service's process")?));
+        }
+        let at = |port: Option<u16>| port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let long_links = cluster.gateways().filter_map(|gateway| at(gateway.long_link)).collect();
+        let http = cluster.gateways().find_map(|gateway| at(gateway.http)).context("a gateway")?;
+        let secret = read_secret(&cluster.secret_file())?;
+        let at = Addresses { long_links, http, metrics: None };
+        Ok(Server { process: Processes::of(parts), secret, at, own: None, cluster: Some(cluster), home })
+    }
+
+    /// Where long links go: to each gateway in turn.
+    pub(crate) fn long_links(&self) -> &[SocketAddr] {
+        &self.at.long_links
     }
 
     /// Whether the bench started it.
@@ -190,6 +234,9 @@ impl Server {
     pub(crate) async fn stop(self) -> Result<()> {
         let stopped = match self.own {
             Some(own) => own.stop().await,
+            None if self.cluster.is_some_and(|mut cluster| !cluster.down()) => {
+                Err(anyhow!("not every service stopped by itself"))
+            }
             None => Ok(()),
         };
         self.home.close().context("removing the temporary directory")?;
@@ -221,8 +268,8 @@ impl Own {
         Ok((Own { child, kind, cores, started_in: began.elapsed() }, at))
     }
 
-    fn process(&self) -> Result<Process> {
-        Ok(Process(self.child.id().context("the server ended at once")?))
+    fn process(&self) -> Result<Processes> {
+        Ok(Processes::one(self.child.id().context("the server ended at once")?))
     }
 
     async fn stop(mut self) -> Result<()> {
@@ -252,7 +299,7 @@ impl Addresses {
     fn of(line: &str) -> Option<Addresses> {
         let words = line.split_once("ready: ")?.1;
         let after = |name: &str| words.split(' ').skip_while(|word| *word != name).nth(1)?.parse().ok();
-        Some(Addresses { long_link: after("long-link")?, http: after("http")?, metrics: after("metrics") })
+        Some(Addresses { long_links: vec![after("long-link")?], http: after("http")?, metrics: after("metrics") })
     }
 }
 
@@ -276,9 +323,12 @@ mod tests {
         let line = "tern ready: long-link 127.0.0.1:1 http [::1]:2 metrics 127.0.0.1:3 data /x http 9";
         let address = |text: &str| text.parse().unwrap();
         let (long_link, http) = (address("127.0.0.1:1"), address("[::1]:2"));
-        assert_eq!(Addresses::of(line), Some(Addresses { long_link, http, metrics: Some(address("127.0.0.1:3")) }));
+        assert_eq!(
+            Addresses::of(line),
+            Some(Addresses { long_links: vec![long_link], http, metrics: Some(address("127.0.0.1:3")) })
+        );
         let without = "tern ready: long-link 127.0.0.1:1 http [::1]:2 data /x";
-        assert_eq!(Addresses::of(without), Some(Addresses { long_link, http, metrics: None }));
+        assert_eq!(Addresses::of(without), Some(Addresses { long_links: vec![long_link], http, metrics: None }));
         assert_eq!(Addresses::of("Try it"), None);
     }
 }

@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use crate::settings::{BadSettings, EXIT_BAD_SETTINGS, Flag, Sources};
 use crate::{descriptors, logs};
 
+/// Tasks that run before the network is looked at again, unless nothing is ready: the more, the more requests travel together.
+const EVENT_INTERVAL: u32 = 256;
+
 /// Which service it is.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
@@ -63,8 +66,9 @@ fn start(run: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     descriptors::raise_limit();
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // The telemetry and the health of a process need a second one, even on one core.
-        .worker_threads(threads.max(2))
+        // As many as cores: a second one on a core only makes the two wake each other.
+        .worker_threads(threads)
+        .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build()
         .context("starting the runtime")?;

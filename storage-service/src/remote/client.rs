@@ -24,11 +24,11 @@ const COMMIT: Duration = Duration::from_secs(9);
 /// The longest wait for an answer to a look, over all attempts.
 const LOOK: Duration = Duration::from_secs(9);
 /// Commits that are under way: few, so that they are large where there is much.
-const COMMITS: usize = 4;
+const COMMITS: usize = 1;
 /// Commits of lazy ops alone. Each waits up to [`crate::LAZY`] for others to travel with, so there are more.
-const LAZY_COMMITS: usize = 8;
+const LAZY_COMMITS: usize = 2;
 /// Looks that are under way.
-const LOOKS: usize = 4;
+const LOOKS: usize = 1;
 
 /// Asks the storage service.
 pub struct Client {

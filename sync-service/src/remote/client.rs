@@ -22,12 +22,12 @@ use crate::{Pushed, Refusal, SyncApi, Welcome};
 /// The longest wait for an answer, over all attempts. What the sync service waits for itself takes a little less.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls under way with sends: few, so that they are large where there is much.
-const SENDS: usize = 4;
+const SENDS: usize = 1;
 /// Calls under way that are answered at once.
-const QUICK: usize = 4;
+const QUICK: usize = 1;
 /// Calls under way whose answer waits for company: acknowledgements in storage, and read marks at their pace.
-const ACKS: usize = 8;
-const READS: usize = 32;
+const ACKS: usize = 2;
+const READS: usize = 4;
 
 /// Asks the sync service.
 pub struct Client {
