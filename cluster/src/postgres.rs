@@ -181,7 +181,7 @@ impl Postgres {
         }
     }
 
-    /// Starts it again after a stop or a crash, and waits until it takes connections.
+    /// Starts it again after a stop or a crash, and waits until it takes connections. Does nothing if it runs.
     ///
     /// # Errors
     /// It does not come up.
@@ -191,6 +191,10 @@ impl Postgres {
         let mut start = self.program("pg_ctl");
         start.args(["start", "-w", "-t", "60", "-l"]).arg(&log).arg("-D").arg(self.data());
         while let Err(error) = run(clone(&start)) {
+            if self.sql("postgres", "SELECT 1").is_ok() {
+                // It runs already.
+                return Ok(());
+            }
             // What is left of a killed server may still be leaving.
             if began.elapsed() > READY {
                 return Err(error);

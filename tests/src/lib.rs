@@ -6,14 +6,16 @@
 //! - `stage`, `settle`, `script`: a run from its start to the quiet end
 //! - `model`: the rules, over a `history` of `event`s
 //! - `actor`, `client`, `device`: the clients; `wire`, `long_link`, `short_link`: how they speak
-//! - `scene`: how a run is set up; `proxy`, `server`, `disk`: what breaks
+//! - `scene`: how a run is set up; `proxy`, `server`, `cluster`, `inner_link`, `disk`: what breaks
 
 mod actor;
 mod client;
+mod cluster;
 mod device;
 mod disk;
 mod event;
 mod history;
+mod inner_link;
 mod long_link;
 mod model;
 mod planted;

@@ -54,6 +54,10 @@ impl Weather {
         self.calm.send_replace(true);
     }
 
+    fn choose(&self, servers: &[SocketAddr]) -> Option<SocketAddr> {
+        self.seeds.lock().unwrap_or_else(PoisonError::into_inner).choice(servers).copied()
+    }
+
     fn next_seed(&self) -> u64 {
         self.seeds.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
     }
@@ -72,7 +76,7 @@ pub(crate) enum Carries {
 pub(crate) struct Proxy {
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    upstream: watch::Sender<Option<SocketAddr>>,
+    upstream: watch::Sender<Vec<SocketAddr>>,
 }
 
 impl Proxy {
@@ -82,27 +86,22 @@ impl Proxy {
     /// There is none.
     pub(crate) async fn start(carries: Carries, weather: Arc<Weather>) -> std::io::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let (upstream, to) = watch::channel(None);
+        let (upstream, to) = watch::channel(Vec::new());
         let address = listener.local_addr()?;
         // Ends with the runtime; holds one task per connection, and connections end with their client or server.
         tokio::spawn(accept(listener, carries, weather, to));
         Ok(Proxy { address, upstream })
     }
 
-    /// Says where the server is now; `None` while it is down.
-    pub(crate) fn point_at(&self, server: Option<SocketAddr>) {
-        self.upstream.send_replace(server);
+    /// Says where the server is now, or each of its gateways, of which every connection gets one at random; nowhere while it is down.
+    pub(crate) fn point_at(&self, servers: Vec<SocketAddr>) {
+        self.upstream.send_replace(servers);
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    carries: Carries,
-    weather: Arc<Weather>,
-    to: watch::Receiver<Option<SocketAddr>>,
-) {
+async fn accept(listener: TcpListener, carries: Carries, weather: Arc<Weather>, to: watch::Receiver<Vec<SocketAddr>>) {
     while let Ok((client, _)) = listener.accept().await {
-        let Some(server) = *to.borrow() else { continue };
+        let Some(server) = weather.choose(&to.borrow()) else { continue };
         let mood = Mood::draw(carries, &weather);
         let weather = Arc::clone(&weather);
         tokio::spawn(async move {

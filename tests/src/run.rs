@@ -149,7 +149,7 @@ pub(crate) async fn one_scene(plan: &Plan) -> anyhow::Result<Verdict> {
     let temporary = tempfile::Builder::new().prefix("tern-check-").tempdir()?;
     let directory = plan.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&directory)?;
-    if directory.join("server.log").exists() {
+    if directory.join("server.log").exists() || directory.join("cluster").exists() {
         bail!("{} holds an earlier run", directory.display());
     }
     let mut stage = Stage::build(plan, &directory).await?;

@@ -16,6 +16,8 @@ pub enum Scene {
     Full,
     /// The disk fails at sync for a while; needs --disk
     Sync,
+    /// The server is a cluster, of which processes, links and the database break; needs the services' programs beside the binary, and PostgreSQL
+    Cluster,
 }
 
 /// How long the server of the scene of retention keeps an entry.
@@ -46,13 +48,14 @@ impl Scene {
             Scene::Retention => "retention",
             Scene::Full => "full",
             Scene::Sync => "sync",
+            Scene::Cluster => "cluster",
         }
     }
 
     /// How its disk refuses; `None` if it is an ordinary one.
     pub(crate) fn trouble(self) -> Option<Trouble> {
         match self {
-            Scene::Plain | Scene::Retention => None,
+            Scene::Plain | Scene::Retention | Scene::Cluster => None,
             Scene::Full => Some(Trouble::Full),
             Scene::Sync => Some(Trouble::Sync),
         }
@@ -68,7 +71,7 @@ impl Scene {
     /// The settings of the server under test, as its environment has them; `last` for the quiet end, in which nothing is dropped any more.
     pub(crate) fn settings(self, last: bool) -> Vec<(&'static str, String)> {
         match self {
-            Scene::Plain => Vec::new(),
+            Scene::Plain | Scene::Cluster => Vec::new(),
             Scene::Retention if last => Vec::new(),
             Scene::Retention => vec![
                 ("TERN_STORAGE__HISTORY", format!("{}ms", WINDOW.as_millis())),

@@ -10,6 +10,9 @@ use tern_runtime::planted::Fault;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::cluster::Cluster;
+use crate::inner_link::InnerLink;
+
 /// A start takes well under a second; more means that something is wrong.
 const START: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
@@ -29,21 +32,66 @@ pub(crate) struct Build {
     pub(crate) settings: Vec<(&'static str, String)>,
 }
 
-/// A running server.
-pub(crate) struct Server {
-    /// Where long links go.
-    pub(crate) long: SocketAddr,
-    /// Where short links go.
-    pub(crate) http: SocketAddr,
+/// A running server: one process, or a cluster.
+pub(crate) enum Server {
+    /// `tern standalone`.
+    One(One),
+    /// All services.
+    Cluster(Cluster),
+}
+
+/// A server that is one process.
+pub(crate) struct One {
+    long: SocketAddr,
+    http: SocketAddr,
     child: Child,
 }
 
 impl Server {
+    /// Where long links go, and where short ones.
+    pub(crate) fn addresses(&self) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        match self {
+            Server::One(one) => (vec![one.long], vec![one.http]),
+            Server::Cluster(cluster) => cluster.addresses(),
+        }
+    }
+
+    /// What has ended by itself, and how.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub(crate) fn ended(&mut self) -> std::io::Result<Option<String>> {
+        Ok(match self {
+            Server::One(one) => {
+                one.ended()?.map(|status| format!("the server ended by itself with {status}; see server.log"))
+            }
+            Server::Cluster(cluster) => {
+                cluster.ended()?.map(|(name, status)| format!("{name} ended by itself with {status}; see its log"))
+            }
+        })
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone; gives the links that are to be used again.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub(crate) async fn kill(self) -> anyhow::Result<Vec<InnerLink>> {
+        match self {
+            Server::One(one) => {
+                one.kill().await?;
+                Ok(Vec::new())
+            }
+            Server::Cluster(cluster) => cluster.kill().await,
+        }
+    }
+}
+
+impl One {
     /// Starts the server on a data directory and waits until it accepts. Its output is appended to `server.log` in the directory of the run.
     ///
     /// # Errors
     /// It ends, or does not accept within 20 s.
-    pub(crate) async fn start(build: &Build, directory: &Path, data: &Path) -> anyhow::Result<Server> {
+    pub(crate) async fn start(build: &Build, directory: &Path, data: &Path) -> anyhow::Result<One> {
         let path = directory.join("server.log");
         let log = std::fs::File::options().create(true).append(true).open(&path)?;
         let before = usize::try_from(log.metadata()?.len())?;
@@ -54,7 +102,7 @@ impl Server {
         command.envs(build.settings.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {}", build.binary.display()))?;
-        let mut server = Server { long: UNKNOWN, http: UNKNOWN, child };
+        let mut server = One { long: UNKNOWN, http: UNKNOWN, child };
         let deadline = Instant::now() + START;
         while server.long == UNKNOWN {
             if let Some((long, http)) = ready(std::fs::read(&path)?.get(before..).unwrap_or_default()) {
@@ -73,7 +121,7 @@ impl Server {
     ///
     /// # Errors
     /// The operating system does not tell.
-    pub(crate) fn ended(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
+    fn ended(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
         self.child.try_wait()
     }
 
@@ -81,7 +129,7 @@ impl Server {
     ///
     /// # Errors
     /// The operating system refuses.
-    pub(crate) async fn kill(mut self) -> std::io::Result<()> {
+    async fn kill(mut self) -> std::io::Result<()> {
         self.child.kill().await
     }
 }

@@ -1,5 +1,6 @@
 //! A run from its start to the quiet end: the server, the network, the clients, and what happens to them.
 
+mod deeds;
 mod outages;
 
 use std::path::{Path as FilePath, PathBuf};
@@ -14,12 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::actor::{Actor, Habit, Manner};
 use crate::client;
+use crate::cluster::Cluster;
 use crate::disk::Disk;
 use crate::history::{History, Log, Member, Role};
+use crate::inner_link::InnerLink;
 use crate::proxy::{Carries, Proxy, Weather};
 use crate::run::Plan;
 use crate::scene::Scene;
-use crate::server::{self, Build, Server};
+use crate::server::{self, Build, One, Server};
 use crate::wire::{Identity, Path, Wire};
 use crate::{script, settle};
 
@@ -49,6 +52,8 @@ pub(crate) struct Stage<'p> {
     long: Proxy,
     http: Proxy,
     server: Option<Server>,
+    /// Between the services of a cluster that is down at the moment.
+    links: Vec<InnerLink>,
     /// What the data lies on, if it is to fail. Behind the server, which is dropped first.
     disk: Option<Disk>,
     secret: Vec<u8>,
@@ -89,6 +94,7 @@ impl<'p> Stage<'p> {
             http: Proxy::start(Carries::ShortLink, Arc::clone(&weather)).await?,
             weather,
             server: None,
+            links: Vec::new(),
             secret: Vec::new(),
             cast: Vec::new(),
             client_kills: Arc::default(),
@@ -96,9 +102,16 @@ impl<'p> Stage<'p> {
             rng,
         };
         stage.start_server().await?;
-        stage.secret = server::token_secret(&stage.data())?;
+        stage.secret = stage.token_secret()?;
         stage.fill_cast();
         Ok(stage)
+    }
+
+    fn token_secret(&self) -> anyhow::Result<Vec<u8>> {
+        match &self.server {
+            Some(Server::Cluster(cluster)) => cluster.secret(),
+            _ => server::token_secret(&self.data()),
+        }
     }
 
     /// Two devices for each user, and a third for the first that joins late and starts at the heads.
@@ -126,7 +139,7 @@ impl<'p> Stage<'p> {
         let meets_holes = self.plan.scene == Scene::Retention && (user, name) == (USERS[0], "phone");
         let later_pace = if meets_holes { SLOW } else { pace };
         // Where old segments of the log are to be given back, or the disk is to fill, there have to be some bytes.
-        let one_is_long_in = if self.plan.scene == Scene::Plain { 40 } else { 2 };
+        let one_is_long_in = if matches!(self.plan.scene, Scene::Plain | Scene::Cluster) { 40 } else { 2 };
         let seed = self.rng.u64(..);
         let manner = Manner { habit, at_heads: is_late, peers, one_is_long_in, pace, later_pace, seed };
         self.cast.push(Part { user, name, device, manner, is_process, is_late });
@@ -167,7 +180,11 @@ impl<'p> Stage<'p> {
             self.spawn(&mut tasks, part, start, stopped.clone())?;
         }
         let progress = tokio::spawn(progress(self.log.clone(), self.plan.duration));
-        let broke = if self.disk.is_some() { self.break_disk(&mut tasks).await } else { self.harass(&mut tasks).await };
+        let broke = match self.plan.scene {
+            Scene::Cluster => self.do_deeds(&mut tasks).await,
+            _ if self.disk.is_some() => self.break_disk(&mut tasks).await,
+            _ => self.harass(&mut tasks).await,
+        };
         progress.abort();
         stop.send_replace(true);
         let ended = tokio::time::timeout(STOP, async {
@@ -229,10 +246,8 @@ impl<'p> Stage<'p> {
     /// Waits; a server or client that ends by itself ends the run.
     async fn watch_until(&mut self, moment: Instant, tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
         while Instant::now() < moment {
-            if let Some(server) = &mut self.server
-                && let Some(status) = server.ended()?
-            {
-                bail!("the server ended by itself with {status}; see server.log");
+            if let Some(ended) = self.server.as_mut().map(Server::ended).transpose()?.flatten() {
+                bail!("{ended}");
             }
             if let Some(task) = tasks.try_join_next() {
                 task?.context("a client")?;
@@ -245,14 +260,14 @@ impl<'p> Stage<'p> {
 
     async fn kill_server(&mut self) -> anyhow::Result<()> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
-        if let Some(status) = server.ended()? {
-            bail!("the server ended by itself with {status}; see server.log");
+        if let Some(ended) = server.ended()? {
+            bail!("{ended}");
         }
         self.log.act("the server is killed".into());
         self.server_kills += 1;
-        server.kill().await?;
-        self.long.point_at(None);
-        self.http.point_at(None);
+        self.links = server.kill().await?;
+        self.long.point_at(Vec::new());
+        self.http.point_at(Vec::new());
         Ok(())
     }
 
@@ -262,10 +277,16 @@ impl<'p> Stage<'p> {
 
     async fn start_server_with(&mut self, settings: Vec<(&'static str, String)>) -> anyhow::Result<()> {
         let build = Build { binary: self.plan.binary.clone(), planted: self.plan.planted.clone(), settings };
-        let server = Server::start(&build, &self.directory, &self.data()).await?;
+        let server = match self.plan.scene {
+            Scene::Cluster => {
+                Server::Cluster(Cluster::start(&build, &self.directory, std::mem::take(&mut self.links)).await?)
+            }
+            _ => Server::One(One::start(&build, &self.directory, &self.data()).await?),
+        };
         self.log.act("the server is up".into());
-        self.long.point_at(Some(server.long));
-        self.http.point_at(Some(server.http));
+        let (long, http) = server.addresses();
+        self.long.point_at(long);
+        self.http.point_at(http);
         self.server = Some(server);
         Ok(())
     }

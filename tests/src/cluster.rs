@@ -1,0 +1,289 @@
+//! The cluster under test: every service a process, every link between them through an [`InnerLink`].
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::Signal;
+use tern_cluster::{Kind, Layout};
+use tern_runtime::planted::Fault;
+use tokio::time::sleep;
+
+use crate::inner_link::{InnerLink, State};
+use crate::server::Build;
+
+/// What is done to a cluster. [`Cluster::suffer`] does it and makes it good again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// A process is killed and comes back a little later.
+    Kill(usize),
+    /// A process stands still for a while.
+    Stop(usize, Duration),
+    /// Every service is killed at once.
+    KillAll,
+    /// Every service stands still for a while.
+    StopAll(Duration),
+    /// The database crashes and starts again.
+    CrashDatabase,
+    /// Everything crashes, the database too.
+    CrashAll,
+    /// The way to a process is cut for a while; behind the services stands the database.
+    Cut(usize, Duration),
+    /// The way to a process is a black hole for a while.
+    Hole(usize, Duration),
+    /// Each service is asked to stop and started again, one after the other.
+    Roll,
+}
+
+/// The longest time that something stands still.
+const STILL: Duration = Duration::from_secs(10);
+
+impl Deed {
+    /// One at random, for a cluster of so many services.
+    pub(crate) fn draw(rng: &mut fastrand::Rng, services: usize) -> Deed {
+        let service = rng.usize(..services);
+        let link = rng.usize(..=services);
+        let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
+        let gone = Duration::from_millis(rng.u64(100..3_000));
+        match rng.u32(0..20) {
+            0..5 => Deed::Kill(service),
+            5..8 => Deed::Stop(service, still),
+            8 => Deed::KillAll,
+            9 => Deed::StopAll(still),
+            10..12 => Deed::CrashDatabase,
+            12 => Deed::CrashAll,
+            13..15 => Deed::Cut(link, gone),
+            15..18 => Deed::Hole(link, still),
+            _ => Deed::Roll,
+        }
+    }
+}
+
+/// A running cluster. Killed when it is dropped.
+pub(crate) struct Cluster {
+    cluster: Option<tern_cluster::Cluster>,
+    /// By service, and the database's behind them.
+    links: Vec<InnerLink>,
+}
+
+impl Cluster {
+    /// Starts it, on the data of an earlier start if there was one. The links are those of that start.
+    ///
+    /// # Errors
+    /// Something does not come up.
+    pub(crate) async fn start(build: &Build, directory: &Path, links: Vec<InnerLink>) -> anyhow::Result<Cluster> {
+        let programs = build.binary.parent().context("the binary has no directory")?.to_owned();
+        // The database has a user of its own, who has to get at its directory.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o711))?;
+        let dir = directory.join("cluster");
+        let mut cluster = match tern_cluster::Cluster::open(&dir) {
+            Ok(known) => known,
+            Err(_) => {
+                let layout = Layout { gateways: 2, syncs: 2, storages: 2, medias: 0 };
+                tern_cluster::Cluster::plan(&dir, &programs, layout)?
+            }
+        };
+        let mut all = links;
+        if all.is_empty() {
+            for service in &cluster.services {
+                all.push(InnerLink::start(service.rpc).await?);
+            }
+            all.push(InnerLink::start(cluster.postgres_port()).await?);
+        }
+        all.iter().for_each(|link| link.set(State::Open));
+        let mut started = Cluster { cluster: None, links: all };
+        cluster.settings = build.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        cluster.settings.extend(build.planted.iter().map(|name| (Fault::VARIABLE.to_owned(), name.clone())));
+        cluster.special = started.routes(&cluster);
+        let port = started.links.last().context("a link")?.port;
+        let (cluster, up) = tokio::task::spawn_blocking(move || {
+            let up = (|| {
+                cluster.start_postgres()?;
+                let url = cluster.database_through(port).unwrap_or_default();
+                cluster.special.push((Kind::Storage, "TERN_POSTGRES__URL".into(), url));
+                cluster.up()
+            })();
+            (cluster, up)
+        })
+        .await?;
+        started.cluster = Some(cluster);
+        up?;
+        Ok(started)
+    }
+
+    /// Each service calls the others through the links.
+    fn routes(&self, cluster: &tern_cluster::Cluster) -> Vec<(Kind, String, String)> {
+        let to = |kind: Kind| {
+            let of_kind = cluster.services.iter().zip(&self.links).filter(|(service, _)| service.kind == kind);
+            of_kind.map(|(_, link)| format!("127.0.0.1:{}", link.port)).collect::<Vec<_>>().join(",")
+        };
+        [
+            (Kind::Sync, "TERN_RPC__STORAGE", to(Kind::Storage)),
+            (Kind::Sync, "TERN_RPC__GATEWAYS", to(Kind::Gateway)),
+            (Kind::Gateway, "TERN_RPC__SYNC", to(Kind::Sync)),
+        ]
+        .map(|(kind, name, value)| (kind, name.to_owned(), value))
+        .into()
+    }
+
+    fn cluster(&self) -> anyhow::Result<&tern_cluster::Cluster> {
+        self.cluster.as_ref().context("the cluster is not there")
+    }
+
+    /// How many services there are.
+    pub(crate) fn services(&self) -> usize {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.services.len())
+    }
+
+    /// Where long links go, and where short ones.
+    pub(crate) fn addresses(&self) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let at = |port: Option<u16>| port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let gateways = || self.cluster.iter().flat_map(tern_cluster::Cluster::gateways);
+        (gateways().filter_map(|it| at(it.long_link)).collect(), gateways().filter_map(|it| at(it.http)).collect())
+    }
+
+    /// The secret that signs tokens.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn secret(&self) -> anyhow::Result<Vec<u8>> {
+        let secret = std::fs::read(self.cluster()?.secret_file()).context("the cluster's secret")?;
+        Ok(secret.trim_ascii().to_vec())
+    }
+
+    /// A service that has ended by itself.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub(crate) fn ended(&mut self) -> std::io::Result<Option<(String, std::process::ExitStatus)>> {
+        for service in self.cluster.iter_mut().flat_map(|cluster| &mut cluster.services) {
+            if let Some(status) = service.ended()? {
+                return Ok(Some((service.name(), status)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does it to the cluster, and makes it good again.
+    ///
+    /// # Errors
+    /// Something does not come up again.
+    pub(crate) async fn suffer(&mut self, deed: Deed, back_in: Duration) -> anyhow::Result<()> {
+        match deed {
+            Deed::Kill(index) => {
+                self.with(move |cluster| cluster.services[index].kill()).await?;
+                sleep(back_in).await;
+                self.with(move |cluster| cluster.start(index)).await??;
+            }
+            Deed::Stop(index, time) => {
+                self.with(move |cluster| cluster.services[index].signal(Signal::STOP)).await?;
+                sleep(time).await;
+                self.with(move |cluster| cluster.services[index].signal(Signal::CONT)).await?;
+            }
+            Deed::KillAll => {
+                self.with(|cluster| cluster.services.iter_mut().for_each(tern_cluster::Service::kill)).await?;
+                sleep(back_in).await;
+                self.start_services().await?;
+            }
+            Deed::StopAll(time) => {
+                self.with(|cluster| cluster.services.iter().for_each(|service| service.signal(Signal::STOP))).await?;
+                sleep(time).await;
+                self.with(|cluster| cluster.services.iter().for_each(|service| service.signal(Signal::CONT))).await?;
+            }
+            Deed::CrashDatabase => {
+                self.with(|cluster| cluster.postgres().map(|it| it.stop("immediate")).transpose().map(drop)).await??;
+                sleep(back_in).await;
+                self.with(|cluster| cluster.postgres().map(tern_cluster::Postgres::launch).transpose().map(drop))
+                    .await??;
+            }
+            Deed::CrashAll => {
+                self.with(tern_cluster::Cluster::kill).await?;
+                sleep(back_in).await;
+                self.with(|cluster| cluster.postgres().map(tern_cluster::Postgres::launch).transpose().map(drop))
+                    .await??;
+                self.start_services().await?;
+            }
+            Deed::Cut(link, time) | Deed::Hole(link, time) => {
+                let state = if matches!(deed, Deed::Cut(..)) { State::Cut } else { State::Hole };
+                self.links[link].set(state);
+                sleep(time).await;
+                self.links[link].set(State::Open);
+            }
+            Deed::Roll => {
+                for index in 0..self.services() {
+                    self.with(move |cluster| {
+                        cluster.services[index].signal(Signal::TERM);
+                        if !cluster.services[index].wait(STOPS_WITHIN) {
+                            anyhow::bail!("{} does not stop", cluster.services[index].name());
+                        }
+                        Ok(cluster.start(index)?)
+                    })
+                    .await??;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_services(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.services() {
+            self.with(move |cluster| cluster.start(index)).await??;
+        }
+        Ok(())
+    }
+
+    /// What a deed is called in the history.
+    pub(crate) fn describe(&self, deed: Deed) -> String {
+        let services = self.cluster.as_ref().map_or(&[][..], |cluster| &cluster.services);
+        let name = |index: usize| services.get(index).map_or("the database".into(), tern_cluster::Service::name);
+        match deed {
+            Deed::Kill(index) => format!("{} is killed", name(index)),
+            Deed::Stop(index, time) => format!("{} stands still for {time:.1?}", name(index)),
+            Deed::KillAll => "all services are killed".into(),
+            Deed::StopAll(time) => format!("all services stand still for {time:.1?}"),
+            Deed::CrashDatabase => "the database crashes".into(),
+            Deed::CrashAll => "everything crashes".into(),
+            Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", name(link)),
+            Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", name(link)),
+            Deed::Roll => "the services are restarted one after the other".into(),
+        }
+    }
+
+    /// Kills everything; the links stay for the next start.
+    ///
+    /// # Errors
+    /// A thread broke off.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<Vec<InnerLink>> {
+        self.with(tern_cluster::Cluster::kill).await?;
+        self.cluster = None;
+        Ok(std::mem::take(&mut self.links))
+    }
+
+    /// Does something with the cluster on a thread of its own.
+    async fn with<R: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut tern_cluster::Cluster) -> R + Send + 'static,
+    ) -> anyhow::Result<R> {
+        let mut cluster = self.cluster.take().context("the cluster is not there")?;
+        let acted = tokio::task::spawn_blocking(move || {
+            let result = act(&mut cluster);
+            (cluster, result)
+        });
+        let (cluster, result) = acted.await?;
+        self.cluster = Some(cluster);
+        Ok(result)
+    }
+}
+
+/// A service drains for some seconds at most.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            cluster.kill();
+        }
+    }
+}
