@@ -110,16 +110,16 @@ impl Cluster {
         let port = || free_port().map_err(io(&dir));
         let mut services = Vec::new();
         for kind in Kind::ALL {
-            let program = programs.join(format!("tern-{}", kind.name()));
-            if !program.exists() {
-                return Err(ClusterError::NotBuilt(program));
-            }
             let count = match kind {
                 Kind::Storage => layout.storages,
                 Kind::Sync => layout.syncs,
                 Kind::Media => layout.medias,
                 Kind::Gateway => layout.gateways,
             };
+            let program = programs.join(format!("tern-{}", kind.name()));
+            if count > 0 && !program.exists() {
+                return Err(ClusterError::NotBuilt(program));
+            }
             for number in 1..=count {
                 let mut service = Service::new(kind, number, port()?);
                 if kind == Kind::Gateway {

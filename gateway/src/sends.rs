@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use tern_proto::v1;
+use tern_runtime::planted::{self, Fault};
 
 /// Messages of one batch, unless a single request has more.
 const BATCH_MESSAGES: usize = 1_024;
@@ -48,11 +49,14 @@ impl Sends {
 
     /// The next batch, if none is in flight and something waits.
     pub(crate) fn next(&mut self) -> Option<Batch> {
-        if self.in_flight || self.waiting.is_empty() {
+        let may_overtake = planted::active(Fault::RetryAfterNewer);
+        if self.in_flight && !may_overtake || self.waiting.is_empty() {
             return None;
         }
         let mut batch = Batch { messages: Vec::new(), parts: Vec::new() };
-        while let Some(part) = self.waiting.pop_front_if(|part| batch.takes(part)) {
+        while let Some(part) =
+            self.waiting.pop_front_if(|part| batch.takes(part) && !(may_overtake && !batch.parts.is_empty()))
+        {
             self.waiting_bytes -= part.bytes;
             batch.parts.push((part.sequence, part.messages.len()));
             batch.messages.extend(part.messages);

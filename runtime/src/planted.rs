@@ -44,13 +44,19 @@ pub enum Fault {
     RetentionIgnoresDevices,
     /// A failed sync is answered as if it had succeeded.
     FailedSyncIgnored,
-    /// In a cluster: versions are taken in a transaction before the one that uses them, so that they may become visible out of order.
+    /// In a cluster: versions come from a sequence, so that they may become visible out of order.
     VersionsReserved,
+    /// In a cluster: a gateway forwards what is newer while it tries an older batch again.
+    RetryAfterNewer,
+    /// In a cluster: a gateway takes a call that has not been answered in time for one that has succeeded.
+    AckOnTimeout,
+    /// In a cluster: now and then a message is stored for its sender, and what is left to do for the others is lost.
+    FanOutLost,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 20] = [
+    pub const ALL: [(Fault, &'static str); 23] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -71,6 +77,9 @@ impl Fault {
         (Fault::RetentionIgnoresDevices, "retention-ignores-devices"),
         (Fault::FailedSyncIgnored, "failed-sync-ignored"),
         (Fault::VersionsReserved, "versions-reserved"),
+        (Fault::RetryAfterNewer, "retry-after-newer"),
+        (Fault::AckOnTimeout, "ack-on-timeout"),
+        (Fault::FanOutLost, "fan-out-lost"),
     ];
 
     /// The environment variable that names the fault.

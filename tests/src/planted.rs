@@ -17,13 +17,9 @@ fn scene(fault: Fault) -> Scene {
     match fault {
         Fault::RetentionIgnoresDevices => Scene::Retention,
         Fault::FailedSyncIgnored => Scene::Sync,
+        Fault::VersionsReserved | Fault::RetryAfterNewer | Fault::AckOnTimeout | Fault::FanOutLost => Scene::Cluster,
         _ => Scene::Plain,
     }
-}
-
-/// Whether it takes a cluster to show the fault.
-fn is_of_cluster(fault: Fault) -> bool {
-    matches!(fault, Fault::VersionsReserved)
 }
 
 /// The rules under which a fault shows.
@@ -48,6 +44,9 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::RetentionIgnoresDevices => &["4a", "4c", "6d"],
         Fault::FailedSyncIgnored => &["1a"],
         Fault::VersionsReserved => &["4a", "4c", "5b", "8a"],
+        Fault::RetryAfterNewer => &["5c", "5d"],
+        Fault::AckOnTimeout => &["1a"],
+        Fault::FanOutLost => &["1a", "1c"],
     }
 }
 
@@ -57,10 +56,10 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
 /// A run could not be carried out.
 pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
     let mut report = String::new();
-    // On a failing disk only what shows there is tried, and nothing else: all others need no root.
-    let is_tried = |scene: Scene| scene.trouble().is_some() == plan.disk.is_some();
-    let here = Fault::ALL.into_iter().filter(|(fault, _)| !is_of_cluster(*fault));
-    let tried: Vec<_> = here.filter(|(fault, _)| is_tried(scene(*fault))).collect();
+    // On a failing disk only what shows there is tried, and nothing else: all others need no root. In a cluster just so: they need no database.
+    let of = |scene: Scene| (scene.trouble().is_some(), scene == Scene::Cluster);
+    let is_tried = |scene: Scene| of(scene) == (plan.disk.is_some(), plan.scene == Scene::Cluster);
+    let tried: Vec<_> = Fault::ALL.into_iter().filter(|(fault, _)| is_tried(scene(*fault))).collect();
     let mut scenes: Vec<Scene> = Vec::new();
     for scene in tried.iter().map(|(fault, _)| scene(*fault)) {
         if scenes.contains(&scene) {
@@ -82,9 +81,13 @@ pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
         let _ = writeln!(report, "{told}");
         missed += u32::from(!caught);
     }
-    let elsewhere = |fault: Fault| !is_of_cluster(fault) && plan.disk.is_none() && !is_tried(scene(fault));
-    for (_, name) in Fault::ALL.into_iter().filter(|(fault, _)| elsewhere(*fault)) {
-        let _ = writeln!(report, "{name}: not tried; it shows on a failing disk: --disk DIR");
+    for (fault, name) in Fault::ALL.into_iter().filter(|(fault, _)| !is_tried(scene(*fault))) {
+        let needed = match scene(fault) {
+            Scene::Cluster => "it shows in a cluster: --scene cluster",
+            scene if scene.trouble().is_some() => "it shows on a failing disk: --disk DIR",
+            _ => continue,
+        };
+        let _ = writeln!(report, "{name}: not tried; {needed}");
     }
     let _ = writeln!(report, "seed {}: {} faults, {missed} not caught", plan.seed, tried.len());
     Ok(Verdict::of_several(plan.seed, missed == 0, report))

@@ -95,7 +95,7 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<Verdict> {
     let seconds = args.minutes.map(|minutes| minutes * 60).or(args.seconds).unwrap_or(if all { 6 } else { 60 });
     let plan = Plan {
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000)),
-        scene: Scene::Plain,
+        scene: args.scene.unwrap_or(Scene::Plain),
         disk: args.disk,
         duration: Duration::from_secs(seconds),
         kills: args.kills.unwrap_or(if all { 4 } else { u32::try_from(seconds / 12)?.max(1) }),

@@ -37,6 +37,7 @@ impl Scene {
     pub(crate) fn least(self) -> Duration {
         match self {
             Scene::Retention => Duration::from_secs(12),
+            Scene::Cluster => Duration::from_secs(15),
             _ => Duration::ZERO,
         }
     }

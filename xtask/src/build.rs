@@ -16,26 +16,36 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
     cargo
 }
 
-/// The release binary.
+/// What a release is: the one binary that a person runs, and the services.
+const PROGRAMS: [&str; 5] = ["tern", "tern-gateway", "tern-sync", "tern-storage", "tern-media"];
+/// Those in which a rule can be broken by name.
+const PLANTED: [&str; 4] = ["tern", "tern-gateway", "tern-sync", "tern-storage"];
+
+/// The release binary, with the services beside it.
 pub(crate) fn tern() -> Result<PathBuf> {
-    release(&[])?;
+    release(&PROGRAMS, &[])?;
     Ok(target().join("release/tern"))
 }
 
-/// The release binary in which a rule can be broken by name.
+/// The release binary in which a rule can be broken by name, with such services beside it.
 ///
-/// It is built in the same target directory, because all of the dependencies are shared, and moved away at once: what is called
-/// `tern` is never the planted one.
+/// They are built in the same target directory, because all of the dependencies are shared, and moved away at once: what is called
+/// `release/tern` is never the planted one.
 pub(crate) fn planted() -> Result<PathBuf> {
-    release(&["--features", "planted-faults"])?;
-    let (built, planted) = (target().join("release/tern"), target().join("release/tern-planted"));
-    fs::rename(&built, &planted).with_context(|| format!("moving {}", built.display()))?;
+    release(&PLANTED, &["--features", "planted-faults"])?;
+    let planted = target().join("release/planted");
+    fs::create_dir_all(&planted).with_context(|| format!("making {}", planted.display()))?;
+    for program in PLANTED {
+        let built = target().join("release").join(program);
+        fs::rename(&built, planted.join(program)).with_context(|| format!("moving {}", built.display()))?;
+    }
     tern()?;
-    Ok(planted)
+    Ok(planted.join("tern"))
 }
 
-fn release(features: &[&str]) -> Result<()> {
-    let status = cargo(["build", "--release", "--package", "tern", "--bin", "tern"]).args(features).status()?;
+fn release(programs: &[&str], features: &[&str]) -> Result<()> {
+    let packages = programs.iter().flat_map(|program| ["--package", program]);
+    let status = cargo(["build", "--release", "--bins"].into_iter().chain(packages)).args(features).status()?;
     ensure!(status.success(), "the release build failed");
     Ok(())
 }

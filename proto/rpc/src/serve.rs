@@ -1,6 +1,5 @@
 //! A server of services: health, limits, and an end within a given time whatever the peers do.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tern_runtime::shutdown::Stop;
@@ -68,10 +67,8 @@ pub async fn serve(listener: TcpListener, routes: Routes, serving: Serving, stop
 }
 
 /// Ends when a stop has taken too long.
-fn late(stop: Stop) -> impl Future<Output = ()> {
-    async move {
-        stop.stopped().await;
-        tokio::time::sleep(NOTICE + GRACE).await;
-        tracing::warn!("connections of other services were still open when the grace was over");
-    }
+async fn late(stop: Stop) {
+    stop.stopped().await;
+    tokio::time::sleep(NOTICE + GRACE).await;
+    tracing::warn!("connections of other services were still open when the grace was over");
 }

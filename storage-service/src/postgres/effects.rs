@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tern_proto::key::Class;
 use tern_proto::{ConversationId, UserId, v1};
+use tern_runtime::planted::{self, Fault};
 
 use crate::Device;
 
@@ -84,7 +85,8 @@ impl Effects {
     /// Enters a message into the timelines of all who are owed it.
     pub(super) fn message(&mut self, message: NewMessage, owed: &[UserId]) {
         let bytes = ENTRY_BYTES + message.text.len();
-        for user in owed {
+        let is_lost = planted::active(Fault::FanOutLost) && message.seq.is_multiple_of(16);
+        for user in owed.iter().filter(|user| !is_lost || **user == message.from.user) {
             let raise = self.raises.entry((user.clone(), Class::Messages)).or_default();
             raise.count += 1;
             raise.bytes += bytes as u64;

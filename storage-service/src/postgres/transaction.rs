@@ -21,6 +21,7 @@ use tokio_postgres::Row;
 
 use super::connection::Connection;
 use super::decide::{Decider, remembered};
+use super::effects::Raise;
 use super::failure::Failure;
 use super::ids::Ids;
 use super::known::{Cursor, Heads, Known, Loaded, Remembered};
@@ -281,6 +282,9 @@ impl Transaction<'_> {
         let counts: Vec<i64> = raises.values().map(|raise| raise.count.cast_signed()).collect();
         let bytes: Vec<i64> = raises.values().map(|raise| raise.bytes.cast_signed()).collect();
         let foreign: Vec<i64> = raises.values().map(|raise| raise.foreign.cast_signed()).collect();
+        if planted::active(Fault::VersionsReserved) {
+            return self.reserve_versions(raises, (&users, &classes, &counts)).await;
+        }
         let rows = client.query(&statements.raise_heads, &[&users, &classes, &counts, &bytes, &foreign]).await?;
         let mut bases = Bases::new();
         for row in rows {
@@ -288,13 +292,24 @@ impl Transaction<'_> {
             let count = raises.get(&key).map_or(0, |raise| raise.count);
             bases.insert(key, version(&row, 2).checked_sub(count).ok_or(Failure::Damaged("a head"))?);
         }
-        if planted::active(Fault::VersionsReserved) {
-            // The heads are let go before what stands below them is there.
-            client.batch_execute("COMMIT").await?;
-            tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(0..40))).await;
-            client.batch_execute("BEGIN").await?;
-        }
         Ok(bases)
+    }
+
+    /// A planted fault: versions from a sequence, so that who asks first may commit last.
+    async fn reserve_versions(
+        &self,
+        raises: &BTreeMap<(UserId, Class), Raise>,
+        (users, classes, counts): (&Vec<&str>, &Vec<i16>, &Vec<i64>),
+    ) -> Result<Bases, Failure> {
+        let client = &self.connection.client;
+        let base: i64 = client.query_one(&self.connection.statements.next_ids, &[]).await?.get(0);
+        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(0..40))).await;
+        let raise = "INSERT INTO heads AS h (user_id, class, head, entries, foreign_head)
+            SELECT user_id, class, $4 + n, n, $4 + n FROM unnest($1::text[], $2::int2[], $3::int8[]) AS a (user_id, class, n)
+            ORDER BY user_id COLLATE \"C\", class ON CONFLICT (user_id, class) DO UPDATE
+            SET head = GREATEST(h.head, excluded.head), foreign_head = GREATEST(h.foreign_head, excluded.foreign_head)";
+        client.execute(raise, &[users, classes, counts, &base]).await?;
+        Ok(raises.keys().map(|key| (key.clone(), base.cast_unsigned())).collect())
     }
 }
 

@@ -14,6 +14,7 @@ use tern_rpc::v1::ask::Ask;
 use tern_rpc::v1::sync_client::SyncClient;
 use tern_rpc::v1::{self as rpc};
 use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target};
+use tern_runtime::planted::{self, Fault};
 use tern_storage::Device;
 
 use crate::send::refusal;
@@ -82,7 +83,8 @@ async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> 
         client.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES).ask(request).await
     };
     let request = rpc::AskRequest { asks };
-    match replicas.call(PATIENCE, request.clone(), asked).await {
+    let patience = if planted::active(Fault::AckOnTimeout) { Duration::from_millis(200) } else { PATIENCE };
+    match replicas.call(patience, request.clone(), asked).await {
         Ok(reply) => reply.into_inner().answers,
         Err(failed) => {
             tracing::warn!(error = %failed, asks = request.asks.len(), "not answered");
@@ -93,7 +95,11 @@ async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> 
 
 /// What a client is told when nobody has answered the gateway. Of messages it is told for each, and never that one is not stored when it may be.
 fn unanswered(ask: &rpc::Ask, failed: &Failed) -> rpc::Answer {
-    let code = if matches!(failed, Failed::Nobody(_)) { Code::Unavailable } else { Code::OutcomeUnknown };
+    let code = match failed {
+        _ if planted::active(Fault::AckOnTimeout) && matches!(ask.ask, Some(Ask::Send(_))) => Code::Ok,
+        Failed::Nobody(_) => Code::Unavailable,
+        Failed::Unanswered { .. } => Code::OutcomeUnknown,
+    };
     let answer = match &ask.ask {
         Some(Ask::Send(send)) => {
             let results = send.messages.iter().map(|message| refusal(message.client_msg_id, code)).collect();
@@ -141,6 +147,10 @@ impl SyncApi for Client {
 
     async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
         let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
+        if planted::active(Fault::RetryAfterNewer) && fastrand::u8(0..4) == 0 {
+            // As if it had gone to a replica that does not answer.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
         let ask = Ask::Send(v1::SendRequest { messages });
         match self.ask(&self.sends, Some(device), ask).await {
             Ok(Answer::Send(reply)) if reply.results.len() == ids.len() => reply.results,
