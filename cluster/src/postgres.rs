@@ -81,6 +81,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Whether a release that is new enough is on this machine.
+    pub fn is_installed() -> bool {
+        programs().is_some()
+    }
+
     /// Makes the data directory, if it is not there, and starts the server.
     ///
     /// # Errors

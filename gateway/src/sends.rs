@@ -55,7 +55,7 @@ impl Sends {
         }
         let mut batch = Batch { messages: Vec::new(), parts: Vec::new() };
         while let Some(part) =
-            self.waiting.pop_front_if(|part| batch.takes(part) && !(may_overtake && !batch.parts.is_empty()))
+            self.waiting.pop_front_if(|part| (batch.parts.is_empty() || !may_overtake) && batch.takes(part))
         {
             self.waiting_bytes -= part.bytes;
             batch.parts.push((part.sequence, part.messages.len()));

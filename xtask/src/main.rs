@@ -1,7 +1,7 @@
 //! `cargo xtask`: the development tasks.
 //!
 //! `test` is what a change must pass; `verify` is the same idea with more faults and more time. Both are lists of steps, and each step
-//! can be run alone. They install nothing but `curl` where that is missing, and touch no server that they did not start.
+//! can be run alone. They install `curl` and PostgreSQL where those are missing, and touch no server that they did not start.
 
 mod build;
 mod process;
@@ -15,19 +15,31 @@ use std::process::ExitCode;
 use step::Step;
 
 /// What `cargo xtask test` runs: within 15 minutes after the build on two cores.
-const TEST: [Step; 7] = [
+const TEST: [Step; 9] = [
     Step { name: "tools", what: "what the tests need on this machine", run: steps::tools::run },
     Step { name: "workspace", what: "unit and integration tests of every crate", run: steps::workspace::run },
     Step { name: "smoke", what: "two users on both links of a fresh server", run: steps::smoke::run },
     Step { name: "readme", what: "the conversation by curl of README.md", run: steps::readme::run },
     Step { name: "pipe", what: "a file with odd lines through send and watch", run: steps::pipe::short },
     Step { name: "check", what: "a minute of faults, held against the model", run: steps::check::short },
+    Step { name: "cluster", what: "two users on both links of a fresh cluster", run: steps::cluster::run },
+    Step {
+        name: "check-cluster",
+        what: "a minute of faults in a cluster, held against the model",
+        run: steps::check::short_cluster,
+    },
     Step { name: "planted", what: "every planted fault is caught", run: steps::check::planted },
 ];
 
 /// What `cargo xtask verify` runs: about 25 minutes.
-const VERIFY: [Step; 5] = [
+const VERIFY: [Step; 7] = [
     Step { name: "check", what: "five minutes of faults, held against the model", run: steps::check::long },
+    Step { name: "check-cluster", what: "five minutes of faults in a cluster", run: steps::check::long_cluster },
+    Step {
+        name: "planted-cluster",
+        what: "every planted fault of a cluster is caught",
+        run: steps::check::planted_cluster,
+    },
     Step { name: "disk", what: "a disk that is full or fails at sync, as root", run: steps::disk::run },
     Step { name: "pipe", what: "100,000 lines and a server that is away for 60 s", run: steps::pipe::long },
     Step { name: "fuzz", what: "20 s of each fuzz target, from its corpus", run: steps::fuzz::run },
@@ -62,11 +74,11 @@ fn usage(unknown: &str) -> ExitCode {
 
 fn help() -> String {
     let lines =
-        |steps: &[Step]| steps.iter().map(|step| format!("\n  {:<10} {}", step.name, step.what)).collect::<String>();
+        |steps: &[Step]| steps.iter().map(|step| format!("\n  {:<15} {}", step.name, step.what)).collect::<String>();
     format!(
         "cargo xtask test [STEP]...      what a change must pass; without a step all of them:{}\n\n\
          cargo xtask verify [STEP]...    longer faults; without a step all of them:{}\n\n\
-         They install nothing but curl where that is missing, and stop every server that they start.",
+         They install curl and PostgreSQL where those are missing, and stop every server that they start.",
         lines(&TEST),
         lines(&VERIFY)
     )

@@ -1,6 +1,7 @@
 //! One module per step.
 
 pub(crate) mod check;
+pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod fuzz;
 pub(crate) mod pipe;

@@ -101,6 +101,13 @@ fn only_the_storage_service_knows_the_engine() {
 }
 
 #[test]
+fn only_the_storage_service_knows_the_database() {
+    for member in MEMBERS.iter().filter(|member| **member != "storage-service") {
+        assert!(!dependencies(member).contains(&"tokio-postgres".to_owned()), "{member} depends on tokio-postgres");
+    }
+}
+
+#[test]
 fn proto_has_no_runtime_and_no_io() {
     let allowed = ["bytes", "pbjson", "prost", "serde", "thiserror"];
     assert_eq!(dependencies("proto"), allowed);
@@ -190,9 +197,19 @@ fn links_between_pages_lead_somewhere() {
 #[test]
 fn every_setting_is_in_the_operators_page() {
     let page = read("docs/operations.md");
-    let code = read("tern/src/standalone/settings.rs");
+    let places = [
+        "tern/src/standalone/settings.rs",
+        "gateway/src/setup.rs",
+        "gateway/src/main.rs",
+        "sync-service/src/main.rs",
+        "media-service/src/main.rs",
+        "storage-service/src/setup.rs",
+        "storage-service/src/main.rs",
+        "runtime/src/logs.rs",
+    ];
+    let code: String = places.map(read).concat();
     let names: Vec<_> = code.split('"').skip(1).step_by(2).filter(|text| is_setting(text)).collect();
-    assert!(names.len() > 5, "{names:?}");
+    assert!(names.len() > 30, "{names:?}");
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/operations.md misses {name}");
     }

@@ -41,9 +41,10 @@ pub(super) async fn rows(connection: &Connection, asked: &[(PageRequest, Answer<
         asked.iter().map(|(request, _)| request.above[class as usize].map(u64::cast_signed)).collect()
     };
     let (messages, receipts) = (above(Class::Messages), above(Class::Receipts));
-    let most: Vec<i64> = asked.iter().map(|(request, _)| request.max_entries.max(1) as i64 + 1).collect();
+    let most: Vec<i64> =
+        asked.iter().map(|(request, _)| at_most(request.max_entries.max(1)).saturating_add(1)).collect();
     let devices: Vec<&str> = asked.iter().map(|(request, _)| request.device.id.as_str()).collect();
-    let bytes: Vec<i64> = asked.iter().map(|(request, _)| request.max_bytes as i64).collect();
+    let bytes: Vec<i64> = asked.iter().map(|(request, _)| at_most(request.max_bytes)).collect();
     let texts: Vec<bool> = asked.iter().map(|(request, _)| request.texts).collect();
     let (heads, messages, receipts) = tokio::join!(
         biased;
@@ -55,6 +56,10 @@ pub(super) async fn rows(connection: &Connection, asked: &[(PageRequest, Answer<
         async { client.query(&statements.page_receipts, &[&users, &receipts, &most]).await },
     );
     Ok(Rows { heads: heads?, messages: messages?, receipts: receipts? })
+}
+
+fn at_most(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 /// The pages, from rows that are sorted by page and version.

@@ -24,6 +24,23 @@ pub(crate) fn long() -> Result<Tally> {
     check(&build::tern()?, &["--minutes", "5", "--kills", "50"], LONG)
 }
 
+/// A minute in a cluster.
+pub(crate) fn short_cluster() -> Result<Tally> {
+    check(&build::tern()?, &["--scene", "cluster"], SHORT)
+}
+
+/// Five minutes in a cluster.
+pub(crate) fn long_cluster() -> Result<Tally> {
+    check(&build::tern()?, &["--scene", "cluster", "--minutes", "5"], LONG)
+}
+
+/// Every rule that can be broken on purpose in a cluster is seen to be broken there.
+pub(crate) fn planted_cluster() -> Result<Tally> {
+    let planted = build::planted()?;
+    let args = ["--scene", "cluster", "--planted", "all", "--binary", &planted.to_string_lossy()];
+    check(&build::tern()?, &args, LONG)
+}
+
 /// Every rule that can be broken on purpose is seen to be broken.
 pub(crate) fn planted() -> Result<Tally> {
     let planted = build::planted()?;

@@ -1,4 +1,4 @@
-//! The README's conversation needs curl; the rest of the tests need nothing beside Rust, and no server of somebody else.
+//! The README's conversation needs curl, and the tests of the cluster PostgreSQL, of which they start servers of their own; the rest of the tests need nothing beside Rust.
 
 use std::process::{Command, Stdio};
 
@@ -19,7 +19,16 @@ pub(crate) fn run() -> Result<Tally> {
         ensure!(works(tool), "{tool} is missing and could not be installed: install it, then try again");
         println!("{tool} is there");
     }
-    Ok(Tally::passed(TOOLS.len() as u32))
+    if !tern_cluster::Postgres::is_installed() {
+        println!("installing postgresql");
+        install("postgresql");
+    }
+    ensure!(
+        tern_cluster::Postgres::is_installed(),
+        "PostgreSQL 15 or later is missing and could not be installed: install it, then try again"
+    );
+    println!("postgresql is there");
+    Ok(Tally::passed(TOOLS.len() as u32 + 1))
 }
 
 fn works(tool: &str) -> bool {

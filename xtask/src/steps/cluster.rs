@@ -1,0 +1,58 @@
+//! `tern cluster` as a person would use it, and `tern smoke` against it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tern_cluster::Cluster;
+
+use crate::build;
+use crate::process::{Process, command};
+use crate::step::Tally;
+
+/// Far more than each takes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Up, tried at every gateway, down, and up again on the same data.
+pub(crate) fn run() -> Result<Tally> {
+    let tern = build::tern()?;
+    let home = tempfile::Builder::new().prefix("tern-test-").tempdir()?;
+    // The database has a user of its own, who has to get at its directory.
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    let dir = home.path().join("cluster");
+    let act = |action: &str| -> Result<()> {
+        Process::spawn(command(&tern).args(["cluster", action, "--dir"]).arg(&dir))?.succeed(LIMIT)
+    };
+    let _down = Down(&dir);
+    act("up")?;
+    act("status")?;
+    smoke(&tern, &dir)?;
+    act("down")?;
+    act("up")?;
+    smoke(&tern, &dir)?;
+    act("down")?;
+    Ok(Tally::passed(7))
+}
+
+fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {
+    let cluster = Cluster::open(dir)?;
+    for gateway in cluster.gateways() {
+        let at = |port: Option<u16>| port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links");
+        let mut smoke = command(tern);
+        smoke.args(["smoke", "--long-link", &at(gateway.long_link)?, "--http", &at(gateway.http)?, "--secret-file"]);
+        smoke.arg(cluster.secret_file()).stdout(Stdio::null());
+        Process::spawn(&mut smoke)?.succeed(LIMIT).with_context(|| gateway.name())?;
+    }
+    Ok(())
+}
+
+/// Stops what a failed step leaves.
+struct Down<'a>(&'a std::path::Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut cluster) = Cluster::open(self.0) {
+            cluster.kill();
+        }
+    }
+}
