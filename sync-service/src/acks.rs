@@ -1,6 +1,6 @@
 //! Acknowledgements that hello, check and sync carry: stored soon, waited for by nobody.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use tern_runtime::clock::unix_millis;
 use tern_storage::{Device, DeviceState, Op, Outcome, Storage};
 use tracing::debug;
 
-use crate::delivered::Deliver;
+use crate::delivered::{Deliver, Standing};
 use crate::paced::{Job, Paced};
 
 /// Stores what devices acknowledge, and starts the derivation of delivered receipts from it.
@@ -47,8 +47,11 @@ pub(crate) fn derive(
     state: &DeviceState,
     versions: [Option<Version>; CLASSES],
 ) {
-    if state.foreign > state.derived && versions[Class::Messages as usize] > Some(state.derived) {
-        deliver.add(device.user.clone(), BTreeSet::from([device.id.clone()]));
+    if let Some(acked) = versions[Class::Messages as usize].filter(|acked| *acked > state.derived)
+        && state.foreign > state.derived
+    {
+        let standing = Standing { acked, derived: state.derived };
+        deliver.add(device.user.clone(), BTreeMap::from([(device.id.clone(), standing)]));
     }
 }
 

@@ -4,7 +4,7 @@
 //! messages between the two and commits their positions together with the new "derived up to", so a crash loses none: what
 //! is left is found again by [`Derivation::recover`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,6 +46,13 @@ pub(crate) struct Derivation {
     pub(crate) hints: Arc<dyn Hints>,
 }
 
+/// What is known of a device without a look: at least so much is acknowledged, and at least so much derived. What is derived twice is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) acked: Version,
+    pub(crate) derived: Version,
+}
+
 /// What one look at a device's acknowledgements has found.
 struct Step {
     device: Device,
@@ -56,18 +63,21 @@ struct Step {
 }
 
 impl Derivation {
-    /// Derives all that these devices of one user have acknowledged, in steps.
-    pub(crate) async fn derive(&self, devices: impl IntoIterator<Item = Device>) -> Result<(), NotDerived> {
-        let mut devices: Vec<Device> = devices.into_iter().collect();
+    /// Derives all that these devices of one user have acknowledged, in steps; of some it is known where they stand.
+    pub(crate) async fn derive(
+        &self,
+        devices: impl IntoIterator<Item = (Device, Option<Standing>)>,
+    ) -> Result<(), NotDerived> {
+        let mut devices: Vec<(Device, Option<Standing>)> = devices.into_iter().collect();
         loop {
             let mut steps = Vec::new();
-            for device in &devices {
-                steps.extend(self.look(device).await?);
+            for (device, standing) in &devices {
+                steps.extend(self.look(device, *standing).await?);
             }
             if steps.is_empty() {
                 return Ok(());
             }
-            devices = steps.iter().filter(|step| !step.last).map(|step| step.device.clone()).collect();
+            devices = steps.iter().filter(|step| !step.last).map(|step| (step.device.clone(), None)).collect();
             self.store(steps).await?;
             if devices.is_empty() {
                 return Ok(());
@@ -89,20 +99,25 @@ impl Derivation {
             let mut users = JoinSet::new();
             for siblings in devices.chunk_by(|a, b| a.user == b.user) {
                 let (derivation, siblings) = (self.clone(), siblings.to_vec());
-                users.spawn(async move { derivation.derive(siblings).await });
+                users.spawn(async move { derivation.derive(siblings.into_iter().map(|device| (device, None))).await });
             }
             outcome = users.join_all().await.into_iter().fold(outcome, Result::and);
         }
     }
 
     /// Reads the next messages that the device has acknowledged; `None` if all are derived.
-    async fn look(&self, device: &Device) -> Result<Option<Step>, NotDerived> {
-        let state = self.storage.device(device).await?;
-        let acked = state.acked[Class::Messages as usize];
-        if state.derived >= acked {
+    async fn look(&self, device: &Device, standing: Option<Standing>) -> Result<Option<Step>, NotDerived> {
+        let Standing { acked, derived } = match standing {
+            Some(standing) => standing,
+            None => {
+                let state = self.storage.device(device).await?;
+                Standing { acked: state.acked[Class::Messages as usize], derived: state.derived }
+            }
+        };
+        if derived >= acked {
             return Ok(None);
         }
-        let mut step = Step { device: device.clone(), derived: state.derived, positions: BTreeMap::new(), last: false };
+        let mut step = Step { device: device.clone(), derived, positions: BTreeMap::new(), last: false };
         for _ in 0..STEP_PAGES {
             let request = PageRequest {
                 device: device.clone(),
@@ -191,14 +206,18 @@ pub(crate) struct Deliver {
 #[async_trait]
 impl Job for Deliver {
     type Key = UserId;
-    type Work = BTreeSet<DeviceId>;
+    type Work = BTreeMap<DeviceId, Standing>;
 
     fn merge(waiting: &mut Self::Work, more: Self::Work) {
-        waiting.extend(more);
+        for (device, standing) in more {
+            let known = waiting.entry(device).or_insert(standing);
+            known.acked = known.acked.max(standing.acked);
+            known.derived = known.derived.max(standing.derived);
+        }
     }
 
     async fn run(&self, user: &UserId, devices: Self::Work) {
-        let devices = devices.into_iter().map(|id| Device { user: user.clone(), id });
+        let devices = devices.into_iter().map(|(id, standing)| (Device { user: user.clone(), id }, Some(standing)));
         if let Err(error) = self.derivation.derive(devices).await {
             warn!(%error, %user, "delivered receipts are late");
             self.sweep.add((), ());

@@ -108,7 +108,7 @@ impl SyncService {
         if state.acked[Class::Messages as usize] > state.derived {
             let (derivation, device) = (self.derivation.clone(), device.clone());
             // A link that ends meanwhile takes no hint with it.
-            Seen::through(async move { derivation.derive([device]).await }).await?;
+            Seen::through(async move { derivation.derive([(device, None)]).await }).await?;
         }
         let op = Op::Start { device: device.clone(), start: v1::Start::Heads, time_ms: unix_millis() };
         match self.commit(op).await {

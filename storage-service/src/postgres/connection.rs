@@ -22,7 +22,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Every statement here is meant to be driven by an index, whatever the statistics of a young table say. A session whose process is stopped in the middle of a
 /// transaction holds locks that others wait for, so the server ends it soon.
 const SESSION: &str = "SET application_name = 'tern-storage';
-    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET enable_bitmapscan = off; SET enable_material = off; SET jit = off;
     SET plan_cache_mode = force_generic_plan; SET max_parallel_workers_per_gather = 0;
     SET idle_in_transaction_session_timeout = '2s'; SET lock_timeout = '4s'; SET statement_timeout = '8s'";
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use tern_proto::key::{CLASSES, Version};
+use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{ConversationId, DeviceId, UserId};
 
 use crate::conversation::Conversation;
@@ -59,6 +59,11 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
+    /// Whether receipts are to be derived from what it has acknowledged.
+    pub(super) fn is_behind(&self) -> bool {
+        self.acked[Class::Messages as usize] > self.derived
+    }
+
     /// Never back.
     pub(super) fn raise(&mut self, versions: [Version; CLASSES]) {
         for (acked, version) in self.acked.iter_mut().zip(versions) {

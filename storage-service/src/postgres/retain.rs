@@ -53,6 +53,12 @@ const RELEASE: &str = "UPDATE messages m SET refs = refs - 1
 const SETTLE: &str = "UPDATE heads SET entries = entries - $2, bytes = bytes - $3, gap_up_to = $4,
     gap_count = gap_count + $2, gap_reason = $5 WHERE user_id = $1 AND class = 1";
 const DERIVE: &str = "UPDATE cursors SET derived = $2 WHERE user_id = $1 AND derived < $2";
+const MARKED: &str = "SELECT user_id FROM underived u WHERE NOT EXISTS (
+        SELECT 1 FROM cursors c WHERE c.user_id = u.user_id AND c.acked_messages > c.derived)
+    ORDER BY user_id LIMIT $1";
+const LOCK_MARKED: &str = "SELECT 1 FROM cursors WHERE user_id = ANY($1) ORDER BY user_id, device_id FOR UPDATE";
+const UNMARK: &str = "DELETE FROM underived u WHERE u.user_id = ANY($1) AND NOT EXISTS (
+    SELECT 1 FROM cursors c WHERE c.user_id = u.user_id AND c.acked_messages > c.derived)";
 const UNREFERENCED: &str = "SELECT user_id, device_id, client_msg_id, conversation, seq, octet_length(body)::int8
     FROM messages WHERE refs = 0 AND time_ms < $1 ORDER BY time_ms LIMIT $2";
 const REFUSED: &str = "SELECT user_id, device_id, client_msg_id FROM refusals WHERE time_ms < $1
@@ -147,6 +153,7 @@ async fn pass(client: &mut Client, holder: i64, rules: &Rules) -> Result<Retaine
             break;
         }
     }
+    unmark(client).await?;
     for _ in 0..SWEEPS {
         let freed = delete_unreferenced(client, rules).await?;
         retained.freed += freed;
@@ -155,6 +162,17 @@ async fn pass(client: &mut Client, holder: i64, rules: &Rules) -> Result<Retaine
         }
     }
     Ok(retained)
+}
+
+/// Takes the marks of users away who have no device that is behind. Under the locks of their cursors, so that none is set in between.
+async fn unmark(client: &mut Client) -> Result<(), Failure> {
+    let transaction = client.transaction().await?;
+    let marked = transaction.query(MARKED, &[&USERS]).await?;
+    let users: Vec<&str> = marked.iter().map(|row| row.get(0)).collect();
+    transaction.query(LOCK_MARKED, &[&users]).await?;
+    transaction.execute(UNMARK, &[&users]).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Drops what may go of one user's messages.

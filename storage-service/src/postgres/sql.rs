@@ -123,6 +123,9 @@ statements! {
             acked_receipts = GREATEST(c.acked_receipts, excluded.acked_receipts),
             derived = GREATEST(c.derived, excluded.derived),
             heard_ms = GREATEST(c.heard_ms, excluded.heard_ms)";
+    /// Users who have a device that is behind.
+    mark_underived: "
+        INSERT INTO underived (user_id) SELECT * FROM unnest($1::text[]) ON CONFLICT (user_id) DO NOTHING";
     delete_cursors: "
         DELETE FROM cursors c USING unnest($1::text[], $2::text[]) AS a (user_id, device_id)
         WHERE c.user_id = a.user_id AND c.device_id = a.device_id";
@@ -178,9 +181,9 @@ statements! {
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (user_id, device_id, i)
         JOIN senders s ON s.user_id = a.user_id AND s.device_id = a.device_id";
     underived: "
-        SELECT user_id, device_id FROM cursors
-        WHERE acked_messages > derived AND (user_id, device_id) > ($1::text, $2::text)
-        ORDER BY user_id, device_id LIMIT $3::int8";
+        SELECT c.user_id, c.device_id FROM underived u JOIN cursors c ON c.user_id = u.user_id
+        WHERE u.user_id >= $1::text AND c.acked_messages > c.derived AND (c.user_id, c.device_id) > ($1::text, $2::text)
+        ORDER BY c.user_id, c.device_id LIMIT $3::int8";
     conversations: "
         SELECT c.id, c.title, c.seq, c.time_ms, (SELECT count(*) FROM members o WHERE o.conversation = c.id),
             m.joined, m.last_sent, m.delivered, m.read

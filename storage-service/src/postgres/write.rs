@@ -34,7 +34,12 @@ pub(super) async fn everything(
     let moved: Vec<(&Device, Cursor)> =
         effects.cursors.iter().filter_map(|device| Some((device, cursors(device)?))).collect();
 
-    let steps: [(&Statement, Columns<'_>, bool); 9] = [
+    let mut behind: Vec<&str> =
+        moved.iter().filter(|(_, cursor)| cursor.is_behind()).map(|(device, _)| device.user.as_str()).collect();
+    behind.dedup();
+    let none_is_behind = behind.is_empty();
+
+    let steps: [(&Statement, Columns<'_>, bool); 10] = [
         (&statements.insert_messages, messages(&effects.messages), effects.messages.is_empty()),
         (&statements.insert_refusals, refusals(&effects.refusals), effects.refusals.is_empty()),
         (&statements.insert_timeline, timeline(&effects.entries, bases)?, effects.entries.is_empty()),
@@ -44,6 +49,7 @@ pub(super) async fn everything(
         (&statements.insert_members, members.joined(), members.joined.is_empty()),
         (&statements.raise_members, members.raised(), members.raised.is_empty()),
         (&statements.upsert_cursors, cursor_columns(&moved), moved.is_empty()),
+        (&statements.mark_underived, vec![Box::new(behind)], none_is_behind),
     ];
     let gone = devices(effects.gone.iter());
     let go =

@@ -29,9 +29,9 @@ pub(crate) fn short_cluster() -> Result<Tally> {
     check(&build::tern()?, &["--scene", "cluster"], SHORT)
 }
 
-/// Five minutes in a cluster.
+/// Three minutes in a cluster.
 pub(crate) fn long_cluster() -> Result<Tally> {
-    check(&build::tern()?, &["--scene", "cluster", "--minutes", "5"], LONG)
+    check(&build::tern()?, &["--scene", "cluster", "--minutes", "3"], LONG)
 }
 
 /// Every rule that can be broken on purpose in a cluster is seen to be broken there.
