@@ -18,6 +18,17 @@ pub struct Batcher<Q, A> {
     queue: Arc<Queue<Waiting<Q, A>>>,
 }
 
+/// A request without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// Too many wait already: nothing was begun.
+    #[error("too many requests wait already")]
+    Full,
+    /// The call that carried it has given it no answer: what became of it is unknown.
+    #[error("a call has given no answer")]
+    Lost,
+}
+
 struct Waiting<Q, A> {
     request: Q,
     answer: oneshot::Sender<A>,
@@ -40,11 +51,14 @@ where
         Batcher { queue }
     }
 
-    /// Asks with the next call. `None` if too many requests wait already: nothing was begun.
-    pub async fn ask(&self, request: Q) -> Option<A> {
+    /// Asks with the next call.
+    ///
+    /// # Errors
+    /// [`Unanswered`] says whether anything may have come of it.
+    pub async fn ask(&self, request: Q) -> Result<A, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        self.queue.submit(Waiting { request, answer }, false).ok()?;
-        answered.await.ok()
+        self.queue.submit(Waiting { request, answer }, false).map_err(|_| Unanswered::Full)?;
+        answered.await.map_err(|_| Unanswered::Lost)
     }
 }
 
@@ -111,9 +125,9 @@ mod tests {
         let first = ask(0);
         tokio::time::sleep(Duration::from_millis(10)).await;
         let rest: Vec<_> = (1..100).map(ask).collect();
-        assert_eq!(first.await.unwrap(), Some("0".into()));
+        assert_eq!(first.await.unwrap(), Ok("0".into()));
         for (number, answer) in (1..).zip(rest) {
-            assert_eq!(answer.await.unwrap(), Some(number.to_string()), "each gets its own");
+            assert_eq!(answer.await.unwrap(), Ok(number.to_string()), "each gets its own");
         }
         assert_eq!(*sizes.lock().unwrap(), [1, 99]);
     }
@@ -127,6 +141,12 @@ mod tests {
         let asks = (0..10).map(|_| batcher.ask(vec![0; BYTES / 3]));
         let sizes = futures_util::future::join_all(asks).await;
         assert!(sizes.into_iter().all(|bytes| bytes.unwrap() <= BYTES));
-        assert_eq!(batcher.ask(vec![0; 2 * BYTES]).await, Some(2 * BYTES), "one that is too long goes alone");
+        assert_eq!(batcher.ask(vec![0; 2 * BYTES]).await, Ok(2 * BYTES), "one that is too long goes alone");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_missing_is_not_taken_for_a_refusal() {
+        let batcher: Batcher<String, String> = Batcher::new(1, |_| Box::pin(async { Vec::new() }));
+        assert_eq!(batcher.ask("a".into()).await, Err(Unanswered::Lost));
     }
 }

@@ -16,11 +16,11 @@ pub mod v1 {
     include!("gen/tern.rpc.v1.rs");
 }
 
-pub use batcher::Batcher;
+pub use batcher::{Batcher, Unanswered};
 pub use replicas::{Failed, Replica, Replicas};
 pub use serve::{Serving, serve};
 pub use target::Target;
 pub use tonic;
 
 /// Bytes of the largest message, either way: several times what the batches are bounded to.
-pub const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+pub const MESSAGE_BYTES: usize = 64 * 1024 * 1024;

@@ -109,16 +109,20 @@ impl Replicas {
         call: impl AsyncFn(Channel, Request<M>) -> Result<R, Status>,
     ) -> Result<R, Failed>
     where
-        M: Clone,
+        M: prost::Message + Default,
     {
         let service = self.shared.service;
         let until = Instant::now() + patience;
+        // Bytes for another attempt: they cost less than a copy of a message with many parts.
+        let saved = message.encode_to_vec();
+        let mut message = Some(message);
         let mut tried = Vec::new();
         let mut last = None;
         for attempt in 0..ATTEMPTS {
             let Some(replica) = self.pick(&tried, until).await else { break };
             let left = until.saturating_duration_since(Instant::now());
-            let mut request = Request::new(message.clone());
+            let message = message.take().or_else(|| M::decode(&saved[..]).ok()).unwrap_or_default();
+            let mut request = Request::new(message);
             request.set_timeout(left);
             let flight = replica.fly();
             let answer = timeout(left, call(replica.channel.clone(), request)).await;

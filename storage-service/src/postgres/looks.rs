@@ -86,7 +86,8 @@ pub(super) async fn other(connection: &Connection, look: &Look) -> Result<Other,
     match look {
         Look::Underived(after, limit, _) => {
             let after = after.as_ref().map(|device| (device.user.as_str(), device.id.as_str())).unwrap_or_default();
-            let rows = client.query(&statements.underived, &[&after.0, &after.1, &(*limit as i64)]).await?;
+            let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+            let rows = client.query(&statements.underived, &[&after.0, &after.1, &limit]).await?;
             let devices = rows.iter().map(|row| device(row.get(0), row.get(1)));
             Ok(Other::Underived(devices.collect::<Result<_, _>>()?))
         }

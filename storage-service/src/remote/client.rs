@@ -11,7 +11,7 @@ use tern_rpc::v1::look::Look;
 use tern_rpc::v1::seen::Seen;
 use tern_rpc::v1::storage_client::StorageClient;
 use tern_rpc::v1::{self as rpc};
-use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target};
+use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
 
 use super::convert;
 use crate::{
@@ -61,10 +61,11 @@ impl Client {
 
     async fn look(&self, look: Look) -> Result<Seen, Unavailable> {
         let seen = self.looks.ask(rpc::Look { look: Some(look) }).await;
-        match seen.and_then(|seen| seen.seen) {
-            Some(Seen::Unavailable(why)) => Err(Unavailable(why)),
-            Some(seen) => Ok(seen),
-            None => Err(Unavailable("too many looks wait already".into())),
+        match seen.map(|seen| seen.seen) {
+            Ok(Some(Seen::Unavailable(why))) => Err(Unavailable(why)),
+            Ok(Some(seen)) => Ok(seen),
+            Ok(None) => Err(odd()),
+            Err(unanswered) => Err(Unavailable(unanswered.to_string())),
         }
     }
 }
@@ -112,7 +113,11 @@ impl Storage for Client {
         let is_lazy = ops.iter().all(Op::is_lazy);
         let request = rpc::CommitRequest { ops: ops.into_iter().map(convert::op).collect() };
         let commits = if is_lazy { &self.lazy_commits } else { &self.commits };
-        let Some(outcomes) = commits.ask(request).await else { return vec![Outcome::Unavailable; count] };
+        let outcomes = match commits.ask(request).await {
+            Ok(outcomes) => outcomes,
+            Err(Unanswered::Full) => return vec![Outcome::Unavailable; count],
+            Err(Unanswered::Lost) => return vec![Outcome::Unknown; count],
+        };
         let mut outcomes: Vec<Outcome> = outcomes.into_iter().map(convert::to_outcome).collect();
         outcomes.resize(count, Outcome::Unknown);
         outcomes

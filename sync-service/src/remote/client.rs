@@ -13,7 +13,7 @@ use tern_rpc::v1::answer::Answer;
 use tern_rpc::v1::ask::Ask;
 use tern_rpc::v1::sync_client::SyncClient;
 use tern_rpc::v1::{self as rpc};
-use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target};
+use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
 use tern_runtime::planted::{self, Fault};
 use tern_storage::Device;
 
@@ -61,14 +61,19 @@ impl Client {
     ) -> Result<Answer, Refusal> {
         let device = device.map(named);
         let answer = with.ask(rpc::Ask { device, ask: Some(ask) }).await;
-        match answer.and_then(|answer| answer.answer) {
-            Some(Answer::Refusal(refusal)) => Err(Refusal {
+        match answer.map(|answer| answer.answer) {
+            Ok(Some(Answer::Refusal(refusal))) => Err(Refusal {
                 code: refusal.code(),
                 retry_after: Duration::from_millis(refusal.retry_after_ms.into()),
                 message: refusal.message,
             }),
-            Some(answer) => Ok(answer),
-            None => Err(Refusal::new(Code::Unavailable, "too many requests wait for the sync service")),
+            Ok(Some(answer)) => Ok(answer),
+            Err(Unanswered::Full) => {
+                Err(Refusal::new(Code::Unavailable, "too many requests wait for the sync service"))
+            }
+            Ok(None) | Err(Unanswered::Lost) => {
+                Err(Refusal::new(Code::OutcomeUnknown, "the sync service has not answered"))
+            }
         }
     }
 }
@@ -82,30 +87,48 @@ async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> 
         let client = SyncClient::new(channel);
         client.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES).ask(request).await
     };
+    let sent: Vec<Sent> = asks.iter().map(Sent::of).collect();
     let request = rpc::AskRequest { asks };
     let patience = if planted::active(Fault::AckOnTimeout) { Duration::from_millis(200) } else { PATIENCE };
-    match replicas.call(patience, request.clone(), asked).await {
+    match replicas.call(patience, request, asked).await {
         Ok(reply) => reply.into_inner().answers,
         Err(failed) => {
-            tracing::warn!(error = %failed, asks = request.asks.len(), "not answered");
-            request.asks.iter().map(|ask| unanswered(ask, &failed)).collect()
+            tracing::warn!(error = %failed, asks = sent.len(), "not answered");
+            sent.into_iter().map(|sent| unanswered(sent, &failed)).collect()
+        }
+    }
+}
+
+/// What is to be answered to an ask, whatever becomes of the call.
+enum Sent {
+    /// A result for each of these ids.
+    Messages(Vec<u64>),
+    Other,
+}
+
+impl Sent {
+    fn of(ask: &rpc::Ask) -> Sent {
+        match &ask.ask {
+            Some(Ask::Send(send)) => {
+                Sent::Messages(send.messages.iter().map(|message| message.client_msg_id).collect())
+            }
+            _ => Sent::Other,
         }
     }
 }
 
 /// What a client is told when nobody has answered the gateway. Of messages it is told for each, and never that one is not stored when it may be.
-fn unanswered(ask: &rpc::Ask, failed: &Failed) -> rpc::Answer {
+fn unanswered(sent: Sent, failed: &Failed) -> rpc::Answer {
     let code = match failed {
-        _ if planted::active(Fault::AckOnTimeout) && matches!(ask.ask, Some(Ask::Send(_))) => Code::Ok,
+        _ if planted::active(Fault::AckOnTimeout) && matches!(sent, Sent::Messages(_)) => Code::Ok,
         Failed::Nobody(_) => Code::Unavailable,
         Failed::Unanswered { .. } => Code::OutcomeUnknown,
     };
-    let answer = match &ask.ask {
-        Some(Ask::Send(send)) => {
-            let results = send.messages.iter().map(|message| refusal(message.client_msg_id, code)).collect();
-            Answer::Send(v1::SendReply { results })
+    let answer = match sent {
+        Sent::Messages(ids) => {
+            Answer::Send(v1::SendReply { results: ids.into_iter().map(|id| refusal(id, code)).collect() })
         }
-        _ => {
+        Sent::Other => {
             let Refusal { code, message, retry_after } = Refusal::new(code, "the sync service has not answered");
             let retry_after_ms = retry_after.as_millis() as u32;
             Answer::Refusal(rpc::Refusal { code: code.into(), message, retry_after_ms })
