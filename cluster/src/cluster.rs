@@ -61,9 +61,6 @@ pub enum ClusterError {
         /// Why.
         error: io::Error,
     },
-    /// It is up already.
-    #[error("a cluster is up in {}: `tern cluster down` stops it", .0.display())]
-    Up(PathBuf),
     /// There is none.
     #[error("no cluster was started in {}", .0.display())]
     None(PathBuf),
@@ -91,6 +88,9 @@ pub struct Cluster {
     /// The same for one kind; goes before.
     #[serde(skip)]
     pub special: Vec<(Kind, String, String)>,
+    /// Where the services find the database, if somebody forwards to it.
+    #[serde(skip)]
+    pub database_port: Option<u16>,
     #[serde(skip)]
     postgres: Option<Postgres>,
 }
@@ -133,7 +133,8 @@ impl Cluster {
         let postgres_port = port()?;
         let (settings, special) = (Vec::new(), Vec::new());
         let programs = programs.to_owned();
-        let cluster = Cluster { dir, programs, postgres_port, services, settings, special, postgres: None };
+        let (database_port, postgres) = (None, None);
+        let cluster = Cluster { dir, programs, postgres_port, services, settings, special, database_port, postgres };
         cluster.make_secret().map_err(io(&cluster.dir))?;
         Ok(cluster)
     }
@@ -171,10 +172,7 @@ impl Cluster {
     }
 
     /// Starts the database, and makes Tern's in it if it is new.
-    ///
-    /// # Errors
-    /// [`ClusterError::Postgres`].
-    pub fn start_postgres(&mut self) -> Result<(), ClusterError> {
+    fn start_postgres(&mut self) -> Result<(), ClusterError> {
         let options = PostgresOptions { port: self.postgres_port, ..PostgresOptions::new(self.dir.join("postgres")) };
         let postgres = Postgres::start(&options)?;
         let is_there = format!("SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'");
@@ -267,7 +265,8 @@ impl Cluster {
         let mut settings = vec![("TERN_RPC__LISTEN", at(service.rpc))];
         match service.kind {
             Kind::Storage => {
-                let url = self.postgres.as_ref().map(|postgres| postgres.url(DATABASE)).unwrap_or_default();
+                let port = self.database_port.unwrap_or(self.postgres_port);
+                let url = self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE)).unwrap_or_default();
                 settings.push(("TERN_POSTGRES__URL", url));
             }
             Kind::Sync => {
@@ -288,11 +287,6 @@ impl Cluster {
         let special = self.special.iter().filter(|(kind, ..)| *kind == service.kind);
         all.extend(special.map(|(_, name, value)| (name.clone(), value.clone())));
         all
-    }
-
-    /// The URL of the database through another port, behind which somebody forwards to it.
-    pub fn database_through(&self, port: u16) -> Option<String> {
-        self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE))
     }
 
     fn make_secret(&self) -> io::Result<()> {

@@ -193,9 +193,12 @@ impl Postgres {
     pub fn launch(&self) -> Result<(), PostgresError> {
         let log = self.dir.join("log");
         let began = Instant::now();
-        let mut start = self.program("pg_ctl");
-        start.args(["start", "-w", "-t", "60", "-l"]).arg(&log).arg("-D").arg(self.data());
-        while let Err(error) = run(clone(&start)) {
+        let start = || {
+            let mut start = self.program("pg_ctl");
+            start.args(["start", "-w", "-t", "60", "-l"]).arg(&log).arg("-D").arg(self.data());
+            run(start)
+        };
+        while let Err(error) = start() {
             if self.sql("postgres", "SELECT 1").is_ok() {
                 // It runs already.
                 return Ok(());
@@ -261,19 +264,6 @@ impl Postgres {
         }
         command
     }
-}
-
-/// A command with the same program, arguments and user.
-fn clone(command: &Command) -> Command {
-    let mut copy = Command::new(command.get_program());
-    copy.args(command.get_args());
-    if let Some(dir) = command.get_current_dir() {
-        copy.current_dir(dir);
-    }
-    if let Some((user, group)) = is_root().then(unprivileged).flatten() {
-        copy.uid(user).gid(group);
-    }
-    copy
 }
 
 fn run(mut command: Command) -> Result<Output, PostgresError> {

@@ -67,6 +67,7 @@ impl Gate {
     fn read(sources: Sources) -> Result<Gate, BadSettings> {
         let mut from = Settings::read(sources);
         let loopback = |port| (Ipv4Addr::LOCALHOST, port).into();
+        let (listen, serving) = tern_rpc::settings(&mut from, PORT);
         let sync = from.needed("rpc.sync", "as in 127.0.0.1:7202", str::parse);
         let tokens = Tokens::read(&mut from);
         let keys = (&tokens.eddsa_public_key_file, &tokens.key_set_file, &tokens.key_set_url);
@@ -77,8 +78,8 @@ impl Gate {
         let gate = |sync| Gate {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
-            listen: from.addr("rpc.listen", loopback(PORT)),
-            serving: Serving { reflection: from.bool("rpc.reflection", false) },
+            listen,
+            serving,
             sync,
             tokens,
             links: links(&mut from),

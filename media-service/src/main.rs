@@ -2,7 +2,7 @@
 //!
 //! Settings → build (may fail: bind) → serve (cannot fail) → drain.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -48,11 +48,8 @@ impl Media {
     /// Everything that is wrong, at once.
     fn read(sources: Sources) -> Result<Media, BadSettings> {
         let mut from = Settings::read(sources);
-        let media = Media {
-            listen: from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
-            serving: Serving { reflection: from.bool("rpc.reflection", false) },
-            log: logs::read(&mut from),
-        };
+        let (listen, serving) = tern_rpc::settings(&mut from, PORT);
+        let media = Media { listen, serving, log: logs::read(&mut from) };
         from.finish().map(|()| media)
     }
 }

@@ -3,7 +3,7 @@
 //! Settings → build (may fail: connect, bind) → serve (cannot fail) → drain.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -66,6 +66,7 @@ impl Storage {
     /// Everything that is wrong, at once.
     fn read(sources: Sources) -> Result<Storage, BadSettings> {
         let mut from = Settings::read(sources);
+        let (listen, serving) = tern_rpc::settings(&mut from, PORT);
         let keep = Keep::read(&mut from);
         let default = Options::new("");
         let lanes = 1..=64;
@@ -86,14 +87,7 @@ impl Storage {
             max_bytes: keep.max_user_bytes,
             ..default
         };
-        let storage = Storage {
-            listen: from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
-            serving: Serving { reflection: from.bool("rpc.reflection", false) },
-            url: url(&mut from),
-            options,
-            keep,
-            log: logs::read(&mut from),
-        };
+        let storage = Storage { listen, serving, url: url(&mut from), options, keep, log: logs::read(&mut from) };
         from.finish().map(|()| storage)
     }
 }

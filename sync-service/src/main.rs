@@ -2,7 +2,7 @@
 //!
 //! Settings → build (may fail: bind) → serve (cannot fail) → drain.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,18 +57,15 @@ impl Sync {
     /// Everything that is wrong, at once.
     fn read(sources: Sources) -> Result<Sync, BadSettings> {
         let mut from = Settings::read(sources);
-        let sync = (
-            from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, PORT).into()),
-            Serving { reflection: from.bool("rpc.reflection", false) },
+        let (listen, serving) = tern_rpc::settings(&mut from, PORT);
+        let needed = (
             from.needed("rpc.storage", "as in 127.0.0.1:7203", str::parse),
             from.needed("rpc.gateways", "as in 127.0.0.1:7201", str::parse),
-            logs::read(&mut from),
         );
+        let log = logs::read(&mut from);
         from.finish()?;
-        match sync {
-            (listen, serving, Some(storage), Some(gateways), log) => {
-                Ok(Sync { listen, serving, storage, gateways, log })
-            }
+        match needed {
+            (Some(storage), Some(gateways)) => Ok(Sync { listen, serving, storage, gateways, log }),
             _ => Err(BadSettings(Vec::new())),
         }
     }

@@ -12,7 +12,7 @@ use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tern_runtime::settings::{BadSetting, BadSettings, EXIT_BAD_SETTINGS};
-use tern_runtime::{descriptors, logs};
+use tern_runtime::{descriptors, logs, service};
 use tern_storage::embedded::OpenError;
 
 use cli::ask::{conversations, history, members};
@@ -21,10 +21,6 @@ use cli::{chat, cluster, group, restored, send, smoke, token, watch};
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Tasks that run before the network is looked at again, unless nothing is ready. The more, the more messages share a commit, and under full
-/// load each commit makes two threads take turns; at some microseconds for a task this is a few milliseconds at most.
-const EVENT_INTERVAL: u32 = 256;
 
 /// A chat back-end: every message arrives once, in order, however bad the network.
 ///
@@ -153,13 +149,7 @@ impl Cli {
 fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
     // Servers and benches have very many connections.
     descriptors::raise_limit();
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .event_interval(EVENT_INTERVAL)
-        .max_blocking_threads(8)
-        .enable_all()
-        .build()?;
+    let runtime = service::runtime().max_blocking_threads(8).build()?;
     if !matches!(command, Command::Standalone(_)) {
         start_client_log(log.as_deref(), &command)?;
     }

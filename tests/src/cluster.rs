@@ -97,14 +97,9 @@ impl Cluster {
         cluster.settings = build.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         cluster.settings.extend(build.planted.iter().map(|name| (Fault::VARIABLE.to_owned(), name.clone())));
         cluster.special = started.routes(&cluster);
-        let port = started.links.last().context("a link")?.port;
+        cluster.database_port = started.links.last().map(|link| link.port);
         let (cluster, up) = tokio::task::spawn_blocking(move || {
-            let up = (|| {
-                cluster.start_postgres()?;
-                let url = cluster.database_through(port).unwrap_or_default();
-                cluster.special.push((Kind::Storage, "TERN_POSTGRES__URL".into(), url));
-                cluster.up()
-            })();
+            let up = cluster.up();
             (cluster, up)
         })
         .await?;
@@ -195,14 +190,12 @@ impl Cluster {
             Deed::CrashDatabase => {
                 self.with(|cluster| cluster.postgres().map(|it| it.stop("immediate")).transpose().map(drop)).await??;
                 sleep(back_in).await;
-                self.with(|cluster| cluster.postgres().map(tern_cluster::Postgres::launch).transpose().map(drop))
-                    .await??;
+                self.launch_database().await?;
             }
             Deed::CrashAll => {
                 self.with(tern_cluster::Cluster::kill).await?;
                 sleep(back_in).await;
-                self.with(|cluster| cluster.postgres().map(tern_cluster::Postgres::launch).transpose().map(drop))
-                    .await??;
+                self.launch_database().await?;
                 self.start_services().await?;
             }
             Deed::Cut(link, time) | Deed::Hole(link, time) => {
@@ -225,6 +218,10 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    async fn launch_database(&mut self) -> anyhow::Result<()> {
+        Ok(self.with(|cluster| cluster.postgres().map(tern_cluster::Postgres::launch).transpose().map(drop)).await??)
     }
 
     async fn start_services(&mut self) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ pub mod v1 {
 
 pub use batcher::{Batcher, Unanswered};
 pub use replicas::{Failed, Replica, Replicas};
-pub use serve::{Serving, serve};
+pub use serve::{Serving, serve, settings};
 pub use target::Target;
 pub use tonic;
 

@@ -1,7 +1,9 @@
 //! A server of services: health, limits, and an end within a given time whatever the peers do.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use tern_runtime::settings::Settings;
 use tern_runtime::shutdown::Stop;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -29,6 +31,12 @@ const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
 pub struct Serving {
     /// Whether the services describe themselves to whoever asks.
     pub reflection: bool,
+}
+
+/// Reads the settings of the section `rpc` that every service has: where it listens, by default on this machine at `port`, and how it serves.
+pub fn settings(from: &mut Settings, port: u16) -> (SocketAddr, Serving) {
+    let listen = from.addr("rpc.listen", (Ipv4Addr::LOCALHOST, port).into());
+    (listen, Serving { reflection: from.bool("rpc.reflection", false) })
 }
 
 /// Serves until the stop: then says that it is leaving, gives callers time to notice, and ends what is under way.

@@ -6,7 +6,7 @@ use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{ConversationId, UserId, limits, v1};
 
 use super::effects::{Effects, NewMessage, NewRefusal, ReceiptKey};
-use super::known::{Cursor, Known, Loaded, Remembered};
+use super::known::{Cursor, Known, Loaded, Remembered, Used};
 use crate::conversation::Conversation;
 use crate::{Content, Device, Op, Outcome, Recipient, Sent};
 
@@ -41,11 +41,11 @@ impl Decider {
 
     fn send(&mut self, from: &Device, client_msg_id: u64, content: &Content, time_ms: i64) -> Outcome {
         let hash = content.hash();
-        if let Some(remembered) = self.known.results.get(from).and_then(|results| results.get(&client_msg_id)) {
-            return if remembered.hash == hash { remembered.outcome.clone() } else { Outcome::Conflict };
-        }
-        if client_msg_id <= self.known.floors.get(from).copied().unwrap_or(0) {
-            return Outcome::TooOld;
+        match self.known.used(from, client_msg_id) {
+            Some(Used::As(remembered)) if remembered.hash == hash => return remembered.outcome.clone(),
+            Some(Used::As(_)) => return Outcome::Conflict,
+            Some(Used::Forgotten) => return Outcome::TooOld,
+            None => {}
         }
         let outcome = match self.admit(&from.user, content) {
             Ok(admitted) => self.store(from, (client_msg_id, hash, time_ms), content, admitted),

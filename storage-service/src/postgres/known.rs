@@ -24,6 +24,25 @@ pub(super) struct Known {
     pub ids: Range<u64>,
 }
 
+/// What is known of an id that a send names.
+pub(super) enum Used<'a> {
+    /// It was used, with this result.
+    As(&'a Remembered),
+    /// It may have been: that is forgotten.
+    Forgotten,
+}
+
+impl Known {
+    /// Whether this id of a device was used; `None` if it is new.
+    pub(super) fn used(&self, from: &Device, id: u64) -> Option<Used<'_>> {
+        if let Some(remembered) = self.results.get(from).and_then(|results| results.get(&id)) {
+            return Some(Used::As(remembered));
+        }
+        let floor = self.floors.get(from).copied().unwrap_or(0);
+        (id <= floor).then_some(Used::Forgotten)
+    }
+}
+
 /// The result of a send.
 #[derive(Clone)]
 pub(super) struct Remembered {

@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::numbers::from_ordered;
 use super::reader::{Answer, Look};
-use super::transaction::{conversation_id, device, member, title, user, version};
+use super::transaction::{conversation_id, device, member, names, title, user, version};
 use crate::room::Room;
 use crate::{Conversation, Device, DeviceState, History, HistoryRequest, Listed, Member, Unavailable};
 
@@ -26,11 +26,10 @@ pub(super) async fn device_rows(
     connection: &Connection,
     asked: &[(Device, Answer<DeviceState>)],
 ) -> Result<Vec<Row>, Error> {
-    let users: Vec<&str> = asked.iter().map(|(device, _)| device.user.as_str()).collect();
-    let devices: Vec<&str> = asked.iter().map(|(device, _)| device.id.as_str()).collect();
     if asked.is_empty() {
         return Ok(Vec::new());
     }
+    let (users, devices) = names(asked.iter().map(|(device, _)| device));
     connection.client.query(&connection.statements.devices, &[&users, &devices]).await
 }
 
@@ -64,12 +63,11 @@ pub(super) fn devices(
 }
 
 pub(super) async fn highest_ids(connection: &Connection, asked: &[(Device, Answer<u64>)]) -> Result<Vec<u64>, Failure> {
-    let users: Vec<&str> = asked.iter().map(|(device, _)| device.user.as_str()).collect();
-    let devices: Vec<&str> = asked.iter().map(|(device, _)| device.id.as_str()).collect();
     let mut highest = vec![0; asked.len()];
     if asked.is_empty() {
         return Ok(highest);
     }
+    let (users, devices) = names(asked.iter().map(|(device, _)| device));
     for row in connection.client.query(&connection.statements.highest_ids, &[&users, &devices]).await? {
         *highest.get_mut(place(&row)?).ok_or(Failure::Damaged("a place"))? = from_ordered(row.get(1));
     }
@@ -125,17 +123,13 @@ pub(super) async fn other(connection: &Connection, look: &Look) -> Result<Other,
                 let of_two = id.pair().map(crate::conversation::Conversation::of_two);
                 return Ok(Other::Conversation(of_two.map(|of_two| of_two.state)));
             };
-            let mut conversation = Conversation {
+            Ok(Other::Conversation(Some(Conversation {
                 seq: version(&row, 0),
                 time_ms: row.get(1),
                 title: title(row.get(2))?,
                 owner: row.get::<_, Option<&str>>(3).map(user).transpose()?,
                 members,
-            };
-            if let (true, Some(pair)) = (conversation.members.is_empty(), id.pair()) {
-                conversation.members = pair.map(|user| Member::new(user, 1)).to_vec();
-            }
-            Ok(Other::Conversation(Some(conversation)))
+            })))
         }
         Look::History(request, _) => history(connection, request).await.map(Other::History),
         Look::Page(..) | Look::Device(..) | Look::HighestId(..) | Look::Ready(_) => Ok(Other::Ready),

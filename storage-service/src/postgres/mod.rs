@@ -36,7 +36,6 @@ use tokio::task::JoinSet;
 
 use self::connection::Connection;
 pub use self::epoch::Lineage;
-use self::failure::Failure;
 use self::ids::Ids;
 pub use self::options::{Isolation, Options};
 use self::reader::{Look, Reader};
@@ -59,17 +58,6 @@ pub struct Postgres {
     lanes: Mutex<JoinSet<()>>,
 }
 
-/// What the lanes share.
-struct Shared {
-    options: Options,
-}
-
-impl Shared {
-    async fn connect(&self) -> Result<Connection, Failure> {
-        Connection::open(&self.options).await
-    }
-}
-
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -81,21 +69,21 @@ impl Postgres {
     /// # Errors
     /// [`OpenError`] with what the database or the network says.
     pub async fn open(options: Options) -> Result<Postgres, OpenError> {
-        let shared = Arc::new(Shared { options });
+        let options = Arc::new(options);
         // The first connection shows that it works; each lane makes its own when it first needs it.
-        let first = shared.connect().await.map_err(|failure| OpenError(failure.to_string()))?;
+        let first = Connection::open(&options).await.map_err(|failure| OpenError(failure.to_string()))?;
         let durability = first.durability;
         let (writes, reads) = (Arc::new(Queue::new(writer::BATCH, LAZY)), Arc::new(Queue::new(reader::BATCH, LAZY)));
         let mut lanes = JoinSet::new();
         let mut first = Some(first);
-        for _ in 0..shared.options.writers.max(1) {
-            let (shared, queue, connection) = (shared.clone(), writes.clone(), first.take());
-            lanes.spawn(Writer { shared, queue, connection, ids: Ids::default() }.run());
+        for _ in 0..options.writers.max(1) {
+            let (options, queue, connection) = (options.clone(), writes.clone(), first.take());
+            lanes.spawn(Writer { options, queue, connection, ids: Ids::default() }.run());
         }
-        for _ in 0..shared.options.readers.max(1) {
-            lanes.spawn(Reader { shared: shared.clone(), queue: reads.clone(), connection: None }.run());
+        for _ in 0..options.readers.max(1) {
+            lanes.spawn(Reader { options: options.clone(), queue: reads.clone(), connection: None }.run());
         }
-        let retention = tokio::sync::Mutex::new(Retention::new(shared));
+        let retention = tokio::sync::Mutex::new(Retention::new(options));
         Ok(Postgres { writes, reads, retention, durability, lanes: Mutex::new(lanes) })
     }
 

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::looks::{change, place};
 use super::numbers::from_ordered;
 use super::reader::Answer;
-use super::transaction::{class, version};
+use super::transaction::{class, names, version};
 use crate::room::Room;
 use crate::{Page, PageRequest};
 
@@ -36,14 +36,13 @@ pub(super) async fn rows(connection: &Connection, asked: &[(PageRequest, Answer<
     if asked.is_empty() {
         return Ok(Rows { heads: Vec::new(), messages: Vec::new(), receipts: Vec::new() });
     }
-    let users: Vec<&str> = asked.iter().map(|(request, _)| request.device.user.as_str()).collect();
+    let (users, devices) = names(asked.iter().map(|(request, _)| &request.device));
     let above = |class: Class| -> Vec<Option<i64>> {
         asked.iter().map(|(request, _)| request.above[class as usize].map(u64::cast_signed)).collect()
     };
     let (messages, receipts) = (above(Class::Messages), above(Class::Receipts));
     let most: Vec<i64> =
         asked.iter().map(|(request, _)| at_most(request.max_entries.max(1)).saturating_add(1)).collect();
-    let devices: Vec<&str> = asked.iter().map(|(request, _)| request.device.id.as_str()).collect();
     let bytes: Vec<i64> = asked.iter().map(|(request, _)| at_most(request.max_bytes)).collect();
     let texts: Vec<bool> = asked.iter().map(|(request, _)| request.texts).collect();
     let (heads, messages, receipts) = tokio::join!(

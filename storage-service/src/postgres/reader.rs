@@ -8,10 +8,9 @@ use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
 use super::connection::Connection;
 use super::failure::Failure;
-use super::options::Isolation;
+use super::options::{Isolation, Options};
 use super::{looks, page};
 use crate::{Conversation, Device, DeviceState, History, HistoryRequest, Listed, Page, PageRequest, Unavailable};
 
@@ -48,7 +47,7 @@ pub(super) struct Looks {
 
 /// The lane.
 pub(super) struct Reader {
-    pub shared: Arc<Shared>,
+    pub options: Arc<Options>,
     pub queue: Arc<Queue<Look>>,
     pub connection: Option<Connection>,
 }
@@ -82,10 +81,10 @@ impl Reader {
 
     async fn attempt(&mut self, looks: &Looks) -> Result<Answers, Failure> {
         if self.connection.is_none() {
-            self.connection = Some(self.shared.connect().await?);
+            self.connection = Some(Connection::open(&self.options).await?);
         }
         let Some(connection) = &self.connection else { return Err(Failure::Late) };
-        let read = read(connection, self.shared.options.isolation, looks);
+        let read = read(connection, self.options.isolation, looks);
         timeout(ATTEMPT, read).await.unwrap_or(Err(Failure::Late))
     }
 }

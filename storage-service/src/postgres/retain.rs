@@ -12,7 +12,6 @@ use tern_proto::v1;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::Shared;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::options::Options;
@@ -76,7 +75,7 @@ const DELETE_REFUSALS: &str = "DELETE FROM refusals r
 
 /// Runs the passes of this replica.
 pub(super) struct Retention {
-    shared: Arc<Shared>,
+    options: Arc<Options>,
     connection: Option<Connection>,
     /// Names this replica to the others.
     holder: i64,
@@ -112,16 +111,16 @@ impl Rules {
 }
 
 impl Retention {
-    pub(super) fn new(shared: Arc<Shared>) -> Retention {
-        Retention { shared, connection: None, holder: fastrand::i64(1..) }
+    pub(super) fn new(options: Arc<Options>) -> Retention {
+        Retention { options, connection: None, holder: fastrand::i64(1..) }
     }
 
     /// One pass, or as much of it as one call does; nothing while another replica is at it.
     pub(super) async fn run(&mut self, now_ms: i64) -> Result<Retained, Failure> {
-        let rules = Rules::of(&self.shared.options, now_ms);
+        let rules = Rules::of(&self.options, now_ms);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.shared.connect().await?,
+            None => Connection::open(&self.options).await?,
         };
         let retained = pass(&mut connection.client, self.holder, &rules).await;
         if retained.as_ref().err().is_none_or(Failure::leaves_the_connection) {

@@ -42,6 +42,16 @@ pub(super) struct Transaction<'a> {
     pub committing: &'a AtomicBool,
 }
 
+/// The conversations that ops touch.
+#[derive(Default)]
+struct Touched {
+    /// Those of two, with how many new messages they get, and when the last of them was sent.
+    pairs: BTreeMap<ConversationId, (i64, i64)>,
+    groups: BTreeSet<ConversationId>,
+    /// Those whose members' positions are needed.
+    positions: BTreeSet<ConversationId>,
+}
+
 /// The base of each timeline that grew: versions count from it.
 pub(super) type Bases = HashMap<(UserId, Class), Version>;
 
@@ -85,8 +95,7 @@ impl Transaction<'_> {
             let highest = senders.entry(from).or_default();
             *highest = id.max(*highest);
         }
-        let users: Vec<&str> = senders.keys().map(|device| device.user.as_str()).collect();
-        let devices: Vec<&str> = senders.keys().map(|device| device.id.as_str()).collect();
+        let (users, devices) = names(senders.keys().copied());
         let highest: Vec<i64> = senders.values().map(|id| ordered(*id)).collect();
         let none = ordered(0);
         let moving = self.ops.iter().filter_map(|op| match op {
@@ -142,8 +151,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let Connection { client, statements, .. } = self.connection;
-        let users: Vec<&str> = seen.iter().map(|(from, _)| from.user.as_str()).collect();
-        let devices: Vec<&str> = seen.iter().map(|(from, _)| from.id.as_str()).collect();
+        let (users, devices) = names(seen.iter().map(|(from, _)| from));
         let ids: Vec<i64> = seen.iter().map(|(_, id)| ordered(*id)).collect();
         for row in client.query(&statements.results, &[&users, &devices, &ids]).await? {
             let place: i64 = row.get(0);
@@ -167,7 +175,7 @@ impl Transaction<'_> {
 
     /// Flight 3. A conversation of two gets its next positions at once: its messages cannot be refused any more.
     async fn lock_conversations(&self, known: &mut Known) -> Result<(), Failure> {
-        let (pairs, groups, positions) = self.conversations(known);
+        let Touched { pairs, groups, positions } = self.conversations(known);
         if pairs.is_empty() && groups.is_empty() {
             return Ok(());
         }
@@ -222,19 +230,14 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Which conversations the ops touch: those of two with how many new messages at what time, groups, and those whose members' positions are needed.
-    #[expect(clippy::type_complexity, reason = "three sets of one name")]
-    fn conversations(
-        &self,
-        known: &Known,
-    ) -> (BTreeMap<ConversationId, (i64, i64)>, BTreeSet<ConversationId>, BTreeSet<ConversationId>) {
-        let (mut pairs, mut groups) = (BTreeMap::<ConversationId, (i64, i64)>::new(), BTreeSet::new());
-        let mut positions = BTreeSet::new();
+    /// Which conversations the ops touch.
+    fn conversations(&self, known: &Known) -> Touched {
+        let Touched { mut pairs, mut groups, mut positions } = Touched::default();
         let mut named: HashSet<(&Device, u64)> = HashSet::new();
         for (from, id, content, time_ms) in self.sends() {
             match content {
                 Content::Text { to: Recipient::User(to), .. } => {
-                    let is_new = !known.is_used(from, id) && named.insert((from, id));
+                    let is_new = known.used(from, id).is_none() && named.insert((from, id));
                     if is_new {
                         let (count, newest) = pairs.entry(ConversationId::of_two(&from.user, to)).or_default();
                         (*count, *newest) = (*count + 1, time_ms);
@@ -268,7 +271,7 @@ impl Transaction<'_> {
             }
         }
         positions.extend(groups.iter().cloned());
-        (pairs, groups, positions)
+        Touched { pairs, groups, positions }
     }
 
     /// Flight 4.
@@ -313,14 +316,6 @@ impl Transaction<'_> {
     }
 }
 
-impl Known {
-    /// Whether a send with this id is not stored as new: it was, or what was is forgotten.
-    fn is_used(&self, from: &Device, id: u64) -> bool {
-        let remembered = || self.results.get(from).is_some_and(|results| results.contains_key(&id));
-        id <= self.floors.get(from).copied().unwrap_or(0) || remembered()
-    }
-}
-
 /// A query about some names; none if there are none.
 async fn query_for(
     client: &tokio_postgres::Client,
@@ -328,6 +323,11 @@ async fn query_for(
     names: &[&str],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     if names.is_empty() { Ok(Vec::new()) } else { client.query(statement, &[&names]).await }
+}
+
+/// Devices as two columns: users, and their own names.
+pub(super) fn names<'a>(devices: impl Iterator<Item = &'a Device>) -> (Vec<&'a str>, Vec<&'a str>) {
+    devices.map(|device| (device.user.as_str(), device.id.as_str())).unzip()
 }
 
 pub(super) fn version(row: &Row, column: usize) -> u64 {

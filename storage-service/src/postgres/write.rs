@@ -12,7 +12,7 @@ use super::effects::{Effects, NewEntry, NewMessage, NewReceipt, NewRefusal, Rece
 use super::failure::Failure;
 use super::known::{Cursor, Known, Loaded};
 use super::numbers::ordered;
-use super::transaction::Bases;
+use super::transaction::{Bases, names};
 use crate::{Device, Member};
 
 /// Columns of a statement, owned: one vector per column.
@@ -39,7 +39,8 @@ pub(super) async fn everything(
     behind.dedup();
     let none_is_behind = behind.is_empty();
 
-    let steps: [(&Statement, Columns<'_>, bool); 10] = [
+    let steps: [(&Statement, Columns<'_>, bool); 11] = [
+        (&statements.delete_cursors, devices(effects.gone.iter()), effects.gone.is_empty()),
         (&statements.insert_messages, messages(&effects.messages), effects.messages.is_empty()),
         (&statements.insert_refusals, refusals(&effects.refusals), effects.refusals.is_empty()),
         (&statements.insert_timeline, timeline(&effects.entries, bases)?, effects.entries.is_empty()),
@@ -51,14 +52,10 @@ pub(super) async fn everything(
         (&statements.upsert_cursors, cursor_columns(&moved), moved.is_empty()),
         (&statements.mark_underived, vec![Box::new(behind)], none_is_behind),
     ];
-    let gone = devices(effects.gone.iter());
-    let go =
-        async { if effects.gone.is_empty() { Ok(()) } else { run(client, &statements.delete_cursors, &gone).await } };
     let steps = steps.iter().filter(|(.., is_empty)| !is_empty);
     let steps = futures_util::future::join_all(steps.map(|(statement, columns, _)| run(client, statement, columns)));
     // Polled in this order, and so sent in it.
-    let (gone, written, committed) = tokio::join!(biased; go, steps, client.batch_execute("COMMIT"));
-    gone?;
+    let (written, committed) = tokio::join!(biased; steps, client.batch_execute("COMMIT"));
     written.into_iter().collect::<Result<(), Error>>()?;
     Ok(committed?)
 }
@@ -227,11 +224,9 @@ impl<'a> Members<'a> {
     }
 }
 
-fn devices<'a>(devices: impl Iterator<Item = &'a Device> + Clone) -> Columns<'a> {
-    vec![
-        Box::new(devices.clone().map(|device| device.user.as_str()).collect::<Vec<_>>()),
-        Box::new(devices.map(|device| device.id.as_str()).collect::<Vec<_>>()),
-    ]
+fn devices<'a>(devices: impl Iterator<Item = &'a Device>) -> Columns<'a> {
+    let (users, devices) = names(devices);
+    vec![Box::new(users), Box::new(devices)]
 }
 
 fn cursor_columns<'a>(moved: &[(&'a Device, Cursor)]) -> Columns<'a> {

@@ -9,10 +9,10 @@ use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Shared;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::ids::Ids;
+use super::options::Options;
 use super::transaction::Transaction;
 use crate::{Op, Outcome};
 
@@ -41,7 +41,7 @@ impl Job {
 
 /// The lane.
 pub(super) struct Writer {
-    pub shared: Arc<Shared>,
+    pub options: Arc<Options>,
     pub queue: Arc<Queue<Job>>,
     pub connection: Option<Connection>,
     pub ids: Ids,
@@ -122,10 +122,10 @@ impl Writer {
 
     async fn attempt(&mut self, ops: &[Op], again: bool, committing: &AtomicBool) -> Result<Vec<Outcome>, Failure> {
         if self.connection.is_none() {
-            self.connection = Some(self.shared.connect().await?);
+            self.connection = Some(Connection::open(&self.options).await?);
         }
         let Some(connection) = &self.connection else { return Err(Failure::Late) };
-        let transaction = Transaction { connection, isolation: self.shared.options.isolation, ops, again, committing };
+        let transaction = Transaction { connection, isolation: self.options.isolation, ops, again, committing };
         timeout(ATTEMPT, transaction.run(&mut self.ids)).await.unwrap_or(Err(Failure::Late))
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn to_device(device: Option<rpc::Device>) -> Understood<Device> {
     Ok(Device { user: user(&device.user)?, id })
 }
 
-fn user(name: &str) -> Understood<UserId> {
+pub(super) fn user(name: &str) -> Understood<UserId> {
     UserId::new(name).map_err(|_| NotUnderstood("a user"))
 }
 
@@ -63,11 +63,11 @@ fn names(users: &[UserId]) -> Vec<String> {
     users.iter().map(UserId::to_string).collect()
 }
 
-fn conversation(name: &str) -> Understood<ConversationId> {
+pub(super) fn conversation(name: &str) -> Understood<ConversationId> {
     ConversationId::new(name).map_err(|_| NotUnderstood("a conversation"))
 }
 
-fn size(number: u64) -> usize {
+pub(super) fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
@@ -345,16 +345,4 @@ pub(super) fn history(history: History) -> rpc::History {
 
 pub(super) fn to_history(history: rpc::History) -> History {
     History { messages: history.messages, more: history.more }
-}
-
-pub(super) fn to_name(name: &str) -> Understood<ConversationId> {
-    conversation(name)
-}
-
-pub(super) fn to_user(name: &str) -> Understood<UserId> {
-    user(name)
-}
-
-pub(super) fn to_size(number: u64) -> usize {
-    size(number)
 }

@@ -79,8 +79,8 @@ async fn answer(storage: &dyn Storage, look: rpc::Look) -> Result<Result<Seen, U
                 .map(|devices| Seen::Underived(rpc::Devices { devices: devices.iter().map(convert::device).collect() }))
         }
         Look::Conversations(look) => {
-            let after = if look.after.is_empty() { None } else { Some(convert::to_name(&look.after)?) };
-            let (user, limit) = (convert::to_user(&look.user)?, convert::to_size(look.limit));
+            let after = if look.after.is_empty() { None } else { Some(convert::conversation(&look.after)?) };
+            let (user, limit) = (convert::user(&look.user)?, convert::size(look.limit));
             let listed = storage.conversations(&user, after.as_ref(), limit).await;
             listed.map(|listed| {
                 let conversations = listed.into_iter().map(convert::listed).collect();
@@ -88,7 +88,7 @@ async fn answer(storage: &dyn Storage, look: rpc::Look) -> Result<Result<Seen, U
             })
         }
         Look::Conversation(name) => {
-            let conversation = storage.conversation(&convert::to_name(&name)?).await;
+            let conversation = storage.conversation(&convert::conversation(&name)?).await;
             conversation.map(|conversation| {
                 let conversation = conversation.map(convert::of_conversation);
                 Seen::Conversation(rpc::MaybeConversation { conversation })
