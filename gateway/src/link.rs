@@ -26,7 +26,7 @@ use crate::places::Place;
 use crate::registry::Presence;
 use crate::request::{Answer, Reply};
 use crate::session::{Call, PARTING, Session};
-use crate::signal::{DISPLACED, HINT, STOP};
+use crate::signal::{DISPLACED, HINT, NEWS, STOP};
 
 /// With more than this many bytes to write, no more requests are read.
 const OUTPUT_BYTES: usize = 1024 * 1024;
@@ -133,6 +133,9 @@ impl Link {
     fn heed(&mut self, flags: u8, now: Instant) {
         if flags & HINT != 0 {
             self.session.on_hint();
+        }
+        if flags & (NEWS | HINT) != 0 {
+            self.session.on_news(self.place.signal.entries());
         }
         if flags & STOP != 0 {
             self.go_away(Ending::Shutdown, now);

@@ -1,6 +1,6 @@
 //! Who is here: the sessions of each user, and the checks that wait for something to come.
 //!
-//! A hint sets a flag of each and wakes it, nothing more; see [`Signal`]. There is no queue that could fill up.
+//! A hint sets a flag of each and wakes it; news is handed over too, as far as there is room. See [`Signal`].
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, Hints};
+use tern_sync::{Device, Hints, News};
 
-use crate::signal::{DISPLACED, HINT, STOP, Signal};
+use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
 
 /// Locks are held for a few map operations; with this many, links on other cores rarely meet.
 const SHARDS: usize = 64;
@@ -165,6 +165,26 @@ impl Hints for Registry {
         let shard = self.shard(user);
         let Some(here) = shard.get(user) else { return };
         here.iter().filter(|listener| Some(&listener.device) != except).for_each(|listener| listener.signal.set(HINT));
+    }
+
+    fn news(&self, news: News) {
+        for placed in &news.places {
+            let shard = self.shard(&placed.user);
+            for listener in shard.get(&placed.user).into_iter().flatten() {
+                let is_own = news.by.user == placed.user && news.by.id == listener.device;
+                match listener.kind {
+                    Kind::Session => listener.signal.tell(Fresh {
+                        epoch: placed.epoch,
+                        class: news.class(),
+                        before: placed.before,
+                        entry: news.entry(placed, &listener.device),
+                        is_own,
+                    }),
+                    Kind::Waiter if is_own => {}
+                    Kind::Waiter => listener.signal.set(HINT),
+                }
+            }
+        }
     }
 }
 

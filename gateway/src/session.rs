@@ -23,6 +23,7 @@ use crate::pushes::{Pushes, Step};
 use crate::request::{Answer, Reply, Request, bad_packet, millis, put_answer, put_link_error, refusal};
 use crate::sends::{self, Batch, Sends};
 use crate::settings::Settings;
+use crate::signal::Fresh;
 
 /// Requests for a page at one time; with as many no more requests are read. It bounds what a client that does not read
 /// makes the server hold, as each reply may fill a packet.
@@ -157,6 +158,11 @@ impl Session {
         self.pushes.hint();
     }
 
+    /// Entries came with hints.
+    pub(crate) fn on_news(&mut self, fresh: Vec<Fresh>) {
+        self.pushes.news(fresh);
+    }
+
     /// What to begin next besides what packets began. Asked until there is nothing more.
     pub(crate) fn next_call(&mut self, out: &mut BytesMut) -> Option<Call> {
         if !matches!(self.phase, Phase::Open | Phase::Leaving { .. }) {
@@ -172,6 +178,10 @@ impl Session {
             Step::Push(above) => Some(Call::Push { above }),
             Step::Notify => {
                 Packet::empty(Command::Notify.number(), 0).encode(out);
+                None
+            }
+            Step::Delta(delta) => {
+                encode_message(out, Command::Delta.number(), 0, &delta);
                 None
             }
         }

@@ -1,9 +1,12 @@
-//! Wakes one task from any other, without a channel.
+//! Wakes one task from any other, without a channel, and hands it what is new.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use tern_proto::key::{Class, Version};
+use tern_proto::v1;
 
 /// Something is owed to the user.
 pub(crate) const HINT: u8 = 1;
@@ -11,12 +14,31 @@ pub(crate) const HINT: u8 = 1;
 pub(crate) const DISPLACED: u8 = 2;
 /// The server stops.
 pub(crate) const STOP: u8 = 4;
+/// Entries have come.
+pub(crate) const NEWS: u8 = 8;
+
+/// Entries that may wait to be taken. More are hinted.
+const ENTRIES: usize = 32;
 
 /// Flags that stay set until they are taken; any number of settings before that are one wake.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     flags: AtomicU8,
     waker: AtomicWaker,
+    fresh: Mutex<Vec<Fresh>>,
+}
+
+/// An entry that was just committed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fresh {
+    /// That of the user's keys.
+    pub(crate) epoch: u64,
+    pub(crate) class: Class,
+    /// Nothing lies between this version and that of the entry.
+    pub(crate) before: Version,
+    pub(crate) entry: v1::Entry,
+    /// The device caused it: it is not told by itself.
+    pub(crate) is_own: bool,
 }
 
 impl Signal {
@@ -26,6 +48,36 @@ impl Signal {
         if self.flags.fetch_or(flag, Ordering::AcqRel) & flag == 0 {
             self.waker.wake();
         }
+    }
+
+    /// Hands over an entry. An own one waits for company; if too much waits, all of it is left to a look.
+    pub(crate) fn tell(&self, fresh: Fresh) {
+        let is_own = fresh.is_own;
+        let is_full = {
+            let mut waiting = self.fresh();
+            let is_full = waiting.len() >= ENTRIES;
+            if is_full {
+                *waiting = Vec::new();
+            } else {
+                waiting.reserve_exact(1);
+                waiting.push(fresh);
+            }
+            is_full
+        };
+        // What was dropped leaves a gap, which the next entry shows.
+        if !is_own {
+            self.set(if is_full { HINT } else { NEWS });
+        }
+    }
+
+    /// The entries that have come since the last call, in the order in which they came.
+    pub(crate) fn entries(&self) -> Vec<Fresh> {
+        std::mem::take(&mut *self.fresh())
+    }
+
+    /// Every change is whole, so a panic elsewhere leaves nothing to repair.
+    fn fresh(&self) -> MutexGuard<'_, Vec<Fresh>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The flags set since the last call, which clears them. One task only; it is woken at the next flag.

@@ -52,11 +52,13 @@ pub enum Fault {
     AckOnTimeout,
     /// In a cluster: now and then a message is stored for its sender, and what is left to do for the others is lost.
     FanOutLost,
+    /// In a cluster: entries that come with a hint are told whether or not they stand right above the link's key.
+    NewsWithoutBeforeCheck,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 23] = [
+    pub const ALL: [(Fault, &'static str); 24] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -80,6 +82,7 @@ impl Fault {
         (Fault::RetryAfterNewer, "retry-after-newer"),
         (Fault::AckOnTimeout, "ack-on-timeout"),
         (Fault::FanOutLost, "fan-out-lost"),
+        (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
     ];
 
     /// The environment variable that names the fault.

@@ -48,6 +48,7 @@ macro_rules! contract_cases {
                 a_batch_keeps_its_order;
             cursors: an_unknown_device_stands_nowhere, a_start_at_heads_is_no_acknowledgement,
                 a_start_at_the_oldest_leaves_a_known_device_alone, acknowledgements_never_move_back,
+                a_key_that_does_not_stand_acknowledges_nothing,
                 a_device_moves_alone, sending_acknowledges_nothing, the_underived_are_listed_in_order,
                 the_longest_silent_device_yields;
             receipts: a_read_reaches_reader_and_author, a_read_of_own_messages_reaches_the_reader_only,

@@ -160,11 +160,13 @@ pub enum Op {
         /// The server's clock; the longest silent device yields when a user has too many.
         time_ms: i64,
     },
-    /// Raises the device's acknowledged position, per class, never back; and how far it is derived with it, where nothing of others lies between the two. The caller has checked it against the heads. Lazy: written with the next commit, or alone
-    /// at most [`LAZY`] later. Answered by [`Outcome::Done`].
+    /// Raises the device's acknowledged position, per class, never back; and how far it is derived with it, where nothing of others lies between the two. Versions of
+    /// another epoch, or ahead of the head, raise nothing. Lazy: written with the next commit, or alone at most [`LAZY`] later. Answered by [`Outcome::Acked`].
     Ack {
         /// The device.
         device: Device,
+        /// The store's epoch that the versions are of.
+        epoch: u64,
         /// Per class; `None` leaves the class alone.
         versions: [Option<Version>; CLASSES],
         /// The server's clock: when the device was last heard.
@@ -225,8 +227,10 @@ pub enum Outcome {
     Started([Version; CLASSES]),
     /// Done.
     Done,
-    /// The users whose timelines have a new entry.
-    Raised(Vec<UserId>),
+    /// Where the device stands after an acknowledgement, whether or not that has raised anything. What else is committed at the same time may not be in it.
+    Acked(DeviceState),
+    /// Whose timelines have a new entry, each of them once.
+    Raised(Vec<Told>),
     /// The user is not in the conversation.
     NotAMember,
     /// The conversation has not come so far.
@@ -250,12 +254,40 @@ pub struct Sent {
     pub time_ms: i64,
     /// Whose timelines have it as a new entry, the sender's among them; empty if it was stored before.
     pub owed: Arc<[UserId]>,
+    /// Where it stands in each of them, in their order; empty if the engine does not tell.
+    pub places: Vec<Place>,
 }
 
 impl Sent {
     /// The result as a resend gets it: nobody is owed anything by that.
     pub fn repeated(self) -> Sent {
-        Sent { owed: Arc::default(), ..self }
+        Sent { owed: Arc::default(), places: Vec::new(), ..self }
+    }
+}
+
+/// Where an entry stands in a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The store's epoch.
+    pub epoch: u64,
+    /// Nothing lies between this version and that of the entry, and nothing ever will.
+    pub before: Version,
+    /// That of the entry.
+    pub version: Version,
+}
+
+/// Somebody whose timeline has a new receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whose timeline.
+    pub user: UserId,
+    /// The receipt and where it stands; `None` if the engine does not tell, or if there is more than one.
+    pub receipt: Option<(v1::Receipt, Place)>,
+}
+
+impl From<UserId> for Told {
+    fn from(user: UserId) -> Told {
+        Told { user, receipt: None }
     }
 }
 
@@ -276,6 +308,13 @@ pub struct DeviceState {
     pub foreign: Version,
     /// When it last acknowledged or started, by the server's clock then; 0 if it is not remembered.
     pub heard_ms: i64,
+}
+
+impl DeviceState {
+    /// Whether versions of this epoch of the store are positions in the user's timelines.
+    pub(crate) fn takes(&self, epoch: u64, versions: [Option<Version>; CLASSES]) -> bool {
+        epoch == self.epoch && versions.into_iter().zip(self.heads).all(|(version, head)| version <= Some(head))
+    }
 }
 
 /// What to read.

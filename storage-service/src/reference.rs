@@ -44,6 +44,11 @@ impl Reference {
         self
     }
 
+    /// The store's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.state().epoch
+    }
+
     /// No op leaves the state half done, so what a panicking test thread left behind is still good.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -23,36 +23,35 @@ pub(crate) struct Acks {
 /// How often it is stored that a device was heard, though nothing rises: when a user has too many, the longest silent yields.
 const HEARD_EVERY_MS: i64 = 3_600_000;
 
-/// Stores what a device in this state acknowledges; [`Outcome::Done`] if it is stored now or was before.
+/// Stores what a device acknowledges, if it is of this epoch of the store and not ahead. Delivered receipts are derived from it soon.
 pub(crate) async fn store(
     storage: &dyn Storage,
-    device: &Device,
-    state: &DeviceState,
-    versions: [Option<Version>; CLASSES],
-) -> Outcome {
-    let rises = |(version, acked): (Option<Version>, Version)| version.is_some_and(|version| version > acked);
-    let time_ms = unix_millis();
-    let heard_lately = state.heard_ms.saturating_add(HEARD_EVERY_MS) > time_ms;
-    if state.known && heard_lately && !versions.into_iter().zip(state.acked).any(rises) {
-        return Outcome::Done;
-    }
-    let op = Op::Ack { device: device.clone(), versions, time_ms };
-    storage.commit(vec![op]).await.pop().unwrap_or(Outcome::Unknown)
-}
-
-/// Derives delivered receipts, soon, if a device in this state acknowledges more than they are derived from.
-pub(crate) fn derive(
     deliver: &Arc<Paced<Deliver>>,
     device: &Device,
-    state: &DeviceState,
+    epoch: u64,
     versions: [Option<Version>; CLASSES],
-) {
-    if let Some(acked) = versions[Class::Messages as usize].filter(|acked| *acked > state.derived)
-        && state.foreign > state.derived
-    {
-        let standing = Standing { acked, derived: state.derived };
-        deliver.add(device.user.clone(), BTreeMap::from([(device.id.clone(), standing)]));
+) -> Outcome {
+    let op = Op::Ack { device: device.clone(), epoch, versions, time_ms: unix_millis() };
+    let outcome = storage.commit(vec![op]).await.pop().unwrap_or(Outcome::Unknown);
+    if let Outcome::Acked(state) = &outcome {
+        derive(deliver, device, state);
     }
+    outcome
+}
+
+/// Derives delivered receipts, soon, if a device in this state has acknowledged more than they are derived from.
+fn derive(deliver: &Arc<Paced<Deliver>>, device: &Device, state: &DeviceState) {
+    let (acked, derived) = (state.acked[Class::Messages as usize], state.derived);
+    if acked > derived && state.foreign > derived {
+        deliver.add(device.user.clone(), BTreeMap::from([(device.id.clone(), Standing { acked, derived })]));
+    }
+}
+
+/// Whether what a device in this state acknowledges is worth storing.
+fn is_news(state: &DeviceState, versions: [Option<Version>; CLASSES]) -> bool {
+    let rises = versions.into_iter().zip(state.acked).any(|(version, acked)| version > Some(acked));
+    let heard_lately = state.heard_ms.saturating_add(HEARD_EVERY_MS) > unix_millis();
+    rises || !state.known || !heard_lately
 }
 
 #[async_trait]
@@ -71,9 +70,12 @@ impl Job for Acks {
             Ok(state) => state,
             Err(error) => return debug!(%error, ?device, "an acknowledgement was not stored"),
         };
-        match store(&*self.storage, device, &state, versions).await {
-            Outcome::Done => derive(&self.deliver, device, &state, versions),
-            outcome => debug!(?outcome, ?device, "an acknowledgement was not stored"),
+        if !is_news(&state, versions) {
+            return derive(&self.deliver, device, &state);
+        }
+        let outcome = store(&*self.storage, &self.deliver, device, state.epoch, versions).await;
+        if !matches!(outcome, Outcome::Acked(_)) {
+            debug!(?outcome, ?device, "an acknowledgement was not stored");
         }
     }
 }

@@ -7,7 +7,7 @@ use tern_proto::key::Key;
 use tern_proto::{UserId, v1};
 use tern_storage::{Device, Unavailable};
 
-use crate::RETRY_AFTER;
+use crate::{News, RETRY_AFTER};
 
 /// A request that failed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,4 +138,11 @@ pub trait SyncApi: Send + Sync + 'static {
 pub trait Hints: Send + Sync + 'static {
     /// Something new is committed in a timeline of `user`; `except` is the device that caused it and needs no hint.
     fn owed(&self, user: &UserId, except: Option<&Device>);
+
+    /// The same for everybody in whose timeline it stands, with what it is, for who can use that. In the order of versions as far as possible.
+    fn news(&self, news: News) {
+        for placed in &news.places {
+            self.owed(&placed.user, Some(&news.by).filter(|by| by.user == placed.user));
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::paced::{Job, Paced};
-use crate::{Hints, RECEIPT_PACE, RETRY_AFTER};
+use crate::{Hints, RECEIPT_PACE, RETRY_AFTER, news};
 
 /// Pages that a step reads at most: it bounds what a crash between two steps repeats.
 const STEP_PAGES: usize = 4;
@@ -160,18 +160,20 @@ impl Derivation {
         while let (Some(step), true) = (steps.first(), positions.len() > RAISED_AT_ONCE) {
             let some = positions.split_off(positions.len() - RAISED_AT_ONCE);
             // Nothing is derived further by it, so after a crash it is done again.
-            self.raise(vec![op(&step.device, 0, some)]).await?;
+            self.raise(&step.device, vec![op(&step.device, 0, some)]).await?;
         }
-        self.raise(steps.iter().map(|step| op(&step.device, step.derived, positions.clone())).collect()).await
+        let Some(first) = steps.first() else { return Ok(()) };
+        let ops = steps.iter().map(|step| op(&step.device, step.derived, positions.clone())).collect();
+        self.raise(&first.device, ops).await
     }
 
-    async fn raise(&self, ops: Vec<Op>) -> Result<(), NotDerived> {
+    async fn raise(&self, by: &Device, ops: Vec<Op>) -> Result<(), NotDerived> {
         let mut wanted = ops.len();
         for outcome in self.storage.commit(ops).await {
-            let Outcome::Raised(users) = outcome else {
+            let Outcome::Raised(told) = outcome else {
                 return Err(NotDerived::NotStored(Some(outcome)));
             };
-            users.iter().for_each(|user| self.hints.owed(user, None));
+            news::of_receipts(&*self.hints, by, &told);
             wanted -= 1;
         }
         if wanted == 0 { Ok(()) } else { Err(NotDerived::NotStored(None)) }

@@ -2,7 +2,7 @@
 //!
 //! [`SyncApi`] is the seam to the gateway; [`Hints`] the one back to it; [`SyncService`] what stands between them.
 //!
-//! A message flows through `send` into storage, and then hints go out. A key is judged by `keys` and answered by a `page`.
+//! A message flows through `send` into storage, and then hints go out, with the message itself as `news` where it is short. A key is judged by `keys` and answered by a `page`.
 //! `conversations` tells a user of its own.
 //! What follows a request but need not delay it is a job of its own: `acks` stores the acknowledgements that requests carry,
 //! `delivered` derives receipts from them, and `reads` brings read marks together. `paced` runs all three.
@@ -12,6 +12,7 @@ mod api;
 mod conversations;
 mod delivered;
 mod keys;
+mod news;
 mod paced;
 mod page;
 mod reads;
@@ -23,6 +24,7 @@ mod service;
 use std::time::Duration;
 
 pub use api::{Hints, Pushed, Refusal, SyncApi, Welcome};
+pub use news::{News, Placed};
 pub use service::SyncService;
 pub use tern_storage::Device;
 

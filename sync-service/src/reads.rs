@@ -9,8 +9,8 @@ use tern_runtime::clock::unix_millis;
 use tern_storage::{Device, Op, Outcome, Storage};
 use tokio::sync::oneshot;
 
-use crate::Hints;
 use crate::paced::Job;
+use crate::{Hints, news};
 
 /// One request to mark as read.
 pub(crate) struct ReadMark {
@@ -24,15 +24,6 @@ pub(crate) struct ReadMark {
 pub(crate) struct Reads {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) hints: Arc<dyn Hints>,
-}
-
-impl Reads {
-    /// Everybody whose timeline has the receipt, but not the device that caused it.
-    fn hint(&self, by: &Device, raised: &[UserId]) {
-        for user in raised {
-            self.hints.owed(user, Some(by).filter(|by| by.user == *user));
-        }
-    }
 }
 
 #[async_trait]
@@ -57,8 +48,8 @@ impl Job for Reads {
         };
         let outcomes = self.storage.commit(marks.iter().map(op).collect()).await;
         for (mark, outcome) in marks.into_iter().zip(outcomes) {
-            if let Outcome::Raised(users) = &outcome {
-                self.hint(&mark.by, users);
+            if let Outcome::Raised(told) = &outcome {
+                news::of_receipts(&*self.hints, &mark.by, told);
             }
             // A caller that has gone away needs no answer.
             let _ = mark.outcome.send(outcome);

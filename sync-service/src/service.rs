@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::acks::{self, Acks};
 use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
 use crate::keys::{Judgement, is_behind, judge, user_epoch};
+use crate::news::{News, Short};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
 use crate::seen::Seen;
@@ -31,6 +33,8 @@ pub struct SyncService {
     deliver: Arc<Paced<Deliver>>,
     acks: Arc<Paced<Acks>>,
     reads: Arc<Paced<Reads>>,
+    /// That of the store when it was last seen; 0 before. What rests on it is checked by storage.
+    epoch: AtomicU64,
 }
 
 impl SyncService {
@@ -44,7 +48,8 @@ impl SyncService {
         // Storage has a pace of its own for them.
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
-        Arc::new(SyncService { storage, hints, derivation, sweep, deliver, acks, reads })
+        let epoch = AtomicU64::new(0);
+        Arc::new(SyncService { storage, hints, derivation, sweep, deliver, acks, reads, epoch })
     }
 
     /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
@@ -204,23 +209,26 @@ impl SyncApi for SyncService {
         let Some(key) = request.key.as_ref().map(Key::from) else {
             return Err(Refusal::new(Code::BadBody, "an ack carries a key"));
         };
-        let state = self.storage.device(device).await?;
-        if let Judgement::Replace(order) = judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
-            let key = Some((&acknowledged(device, &state)).into());
-            return Ok(v1::AckReply { key_order: order.into(), key });
+        let mut epoch = self.epoch.load(Ordering::Relaxed);
+        if user_epoch(epoch, &device.user) != key.epoch {
+            // A key that does not stand, or the epoch is another than this replica knows.
+            let state = self.storage.device(device).await?;
+            epoch = state.epoch;
+            self.epoch.store(epoch, Ordering::Relaxed);
+            if let Judgement::Replace(order) = judge(&key, user_epoch(epoch, &device.user), state.heads) {
+                return Ok(replaced(device, &state, order));
+            }
         }
         // A client that acknowledges and closes the link takes the receipts with it as little as the acknowledgement.
-        let (storage, deliver, device) = (self.storage.clone(), self.deliver.clone(), device.clone());
-        let stored = Seen::through(async move {
-            let outcome = acks::store(&*storage, &device, &state, key.versions).await;
-            if outcome == Outcome::Done {
-                acks::derive(&deliver, &device, &state, key.versions);
-            }
-            outcome
-        });
-        match stored.await {
-            Outcome::Done => Ok(v1::AckReply::default()),
-            outcome => Err(not_stored(&outcome)),
+        let (storage, deliver, of) = (self.storage.clone(), self.deliver.clone(), device.clone());
+        let stored = Seen::through(async move { acks::store(&*storage, &deliver, &of, epoch, key.versions).await });
+        let state = match stored.await {
+            Outcome::Acked(state) => state,
+            outcome => return Err(not_stored(&outcome)),
+        };
+        match judge(&key, user_epoch(state.epoch, &device.user), state.heads) {
+            Judgement::Stands => Ok(v1::AckReply::default()),
+            Judgement::Replace(order) => Ok(replaced(device, &state, order)),
         }
     }
 
@@ -280,11 +288,14 @@ async fn store(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, by: Device, ops
     if ops.is_empty() {
         return Vec::new();
     }
+    let shorts: Vec<Option<Short>> = ops.iter().map(Short::of).collect();
     let outcomes = storage.commit(ops).await;
     let mut owed: BTreeSet<&UserId> = BTreeSet::new();
-    for outcome in &outcomes {
-        if let Outcome::Sent(sent) = outcome {
-            owed.extend(&*sent.owed);
+    for (outcome, short) in outcomes.iter().zip(shorts) {
+        let Outcome::Sent(sent) = outcome else { continue };
+        match short.and_then(|short| News::of_message(&by, sent, short)) {
+            Some(news) => hints.news(news),
+            None => owed.extend(&*sent.owed),
         }
     }
     owed.into_iter().for_each(|user| hints.owed(user, Some(&by).filter(|by| by.user == *user)));
@@ -298,6 +309,11 @@ fn acknowledges(peek: bool) -> bool {
 /// What the device has acknowledged, as a key; before everything if it is unknown.
 fn acknowledged(device: &Device, state: &DeviceState) -> Key {
     Key::at(user_epoch(state.epoch, &device.user), state.acked)
+}
+
+/// The answer to an ack of a key that does not stand.
+fn replaced(device: &Device, state: &DeviceState, order: KeyOrder) -> v1::AckReply {
+    v1::AckReply { key_order: order.into(), key: Some((&acknowledged(device, state)).into()) }
 }
 
 /// `stands` is the key that the client goes on with.

@@ -17,7 +17,11 @@ fn scene(fault: Fault) -> Scene {
     match fault {
         Fault::RetentionIgnoresDevices => Scene::Retention,
         Fault::FailedSyncIgnored => Scene::Sync,
-        Fault::VersionsReserved | Fault::RetryAfterNewer | Fault::AckOnTimeout | Fault::FanOutLost => Scene::Cluster,
+        Fault::VersionsReserved
+        | Fault::RetryAfterNewer
+        | Fault::AckOnTimeout
+        | Fault::FanOutLost
+        | Fault::NewsWithoutBeforeCheck => Scene::Cluster,
         _ => Scene::Plain,
     }
 }
@@ -47,6 +51,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::RetryAfterNewer => &["5c", "5d"],
         Fault::AckOnTimeout => &["1a"],
         Fault::FanOutLost => &["1a", "1c"],
+        Fault::NewsWithoutBeforeCheck => &["4a"],
     }
 }
 

@@ -45,7 +45,7 @@ impl Author {
             }
             53..70 => {
                 let versions = Class::ALL.map(|class| self.version(twins, &device.user, class));
-                Op::Ack { device, versions, time_ms }
+                Op::Ack { device, epoch: twins.reference.epoch(), versions, time_ms }
             }
             70..88 => {
                 let conversation = self.conversation(twins);

@@ -7,7 +7,7 @@ use super::Place;
 use super::history::{
     NOW, ack, at, commit, delivered, device, highest, raised, read, sent, start, state, text, versions,
 };
-use crate::{Outcome, Storage};
+use crate::{Op, Outcome, Storage};
 
 /// Three messages from alice to bob; their versions in bob's timeline.
 async fn three_messages(store: &dyn Storage) -> [u64; 3] {
@@ -68,10 +68,33 @@ pub async fn acknowledgements_never_move_back(place: &dyn Place) {
         ([None, None], [third, receipt]),
     ];
     for (versions, want) in steps {
-        assert_eq!(commit(&*store, ack("bob/d1", versions)).await, Outcome::Done);
+        let outcome = commit(&*store, ack("bob/d1", versions)).await;
         let state = state(&*store, "bob/d1").await;
         assert_eq!((state.known, state.acked), (true, want));
+        assert_eq!(outcome, Outcome::Acked(state));
     }
+}
+
+/// What is no position in the user's timelines acknowledges nothing, and the device is not remembered by it.
+pub async fn a_key_that_does_not_stand_acknowledges_nothing(place: &dyn Place) {
+    let store = place.open().await;
+    let [first, _, third] = three_messages(&*store).await;
+    let before = state(&*store, "bob/d1").await;
+    let of_epoch = |of, versions| match ack("bob/d1", versions) {
+        Op::Ack { device, versions, time_ms, .. } => Op::Ack { device, epoch: of, versions, time_ms },
+        other => other,
+    };
+    for op in [
+        of_epoch(!before.epoch, [Some(first), None]),
+        of_epoch(before.epoch, [Some(third + 1), None]),
+        of_epoch(before.epoch, [Some(first), Some(1)]),
+    ] {
+        assert_eq!(commit(&*store, op).await, Outcome::Acked(before.clone()));
+        assert_eq!(state(&*store, "bob/d1").await, before);
+    }
+    let (good, bad) = (of_epoch(before.epoch, [Some(third), Some(0)]), of_epoch(before.epoch, [Some(third + 1), None]));
+    store.commit(vec![bad.clone(), good, bad]).await;
+    assert_eq!(state(&*store, "bob/d1").await.acked, [third, 0], "a bad one fails none of its neighbours");
 }
 
 /// An acknowledgement is of one device.

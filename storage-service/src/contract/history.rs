@@ -67,7 +67,8 @@ pub(super) fn start(of: &str, start: v1::Start) -> Op {
 }
 
 pub(super) fn ack(of: &str, versions: [Option<Version>; CLASSES]) -> Op {
-    Op::Ack { device: device(of), versions, time_ms: NOW }
+    // Of the epoch that the store is in when it is committed.
+    Op::Ack { device: device(of), epoch: 0, versions, time_ms: NOW }
 }
 
 pub(super) fn read(by: &str, of: &str, seq: u64) -> Op {
@@ -90,7 +91,15 @@ pub(super) fn at(time: i64, mut op: Op) -> Op {
     op
 }
 
-pub(super) async fn commit(store: &dyn Storage, op: Op) -> Outcome {
+/// The store's.
+pub(super) async fn epoch(store: &dyn Storage) -> u64 {
+    store.device(&device("alice/d1")).await.expect("available").epoch
+}
+
+pub(super) async fn commit(store: &dyn Storage, mut op: Op) -> Outcome {
+    if let Op::Ack { epoch: of @ 0, .. } = &mut op {
+        *of = epoch(store).await;
+    }
     let mut outcomes = store.commit(vec![op]).await;
     assert_eq!(outcomes.len(), 1, "one outcome for each op");
     outcomes.remove(0)
@@ -107,8 +116,8 @@ pub(super) async fn sent(store: &dyn Storage, op: Op) -> Sent {
 /// Commits an op that may raise a receipt: the users told, by name.
 pub(super) async fn raised(store: &dyn Storage, op: Op) -> Vec<String> {
     match commit(store, op).await {
-        Outcome::Raised(users) => {
-            let mut names: Vec<String> = users.iter().map(UserId::to_string).collect();
+        Outcome::Raised(told) => {
+            let mut names: Vec<String> = told.iter().map(|told| told.user.to_string()).collect();
             names.sort();
             names
         }

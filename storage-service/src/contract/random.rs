@@ -12,10 +12,10 @@ use tern_proto::{ConversationId, UserId, v1};
 
 use super::Place;
 use super::author::Author;
-use super::history::timelines;
+use super::history::{epoch, timelines};
 use super::pages::bytes;
 use crate::reference::Reference;
-use crate::{Content, Device, HistoryRequest, Op, Outcome, Page, PageRequest, Recipient, Sent, Storage};
+use crate::{Content, Device, HistoryRequest, Op, Outcome, Page, PageRequest, Recipient, Sent, Storage, Told};
 
 const SEEDS: u64 = 12;
 const STEPS: usize = 30;
@@ -34,8 +34,10 @@ pub async fn histories_with_restarts_equal_the_reference(place: &dyn Place) {
 
 /// One store for all seeds, each with users of its own.
 async fn run(place: &dyn Place, restart_every: Option<usize>) {
+    let engine = place.open().await;
     let mut twins = Twins {
-        engine: place.open().await,
+        epoch: epoch(&*engine).await,
+        engine,
         reference: Reference::default(),
         ranks: BTreeMap::new(),
         ids: Default::default(),
@@ -81,6 +83,8 @@ pub(super) struct Rank {
 /// The engine and the reference, and what is the same in them. Ops and requests are written with the reference's versions.
 pub(super) struct Twins {
     engine: Arc<dyn Storage>,
+    /// Of the engine.
+    epoch: u64,
     pub(super) reference: Reference,
     /// By timeline, ascending in both.
     ranks: BTreeMap<(UserId, Class), Vec<Rank>>,
@@ -127,7 +131,10 @@ impl Twins {
     fn op_of_engine(&self, op: &Op) -> Op {
         let mut op = op.clone();
         match &mut op {
-            Op::Ack { device, versions, .. } => *versions = self.all_of_engine(&device.user, *versions),
+            Op::Ack { device, epoch, versions, .. } => {
+                *versions = self.all_of_engine(&device.user, *versions);
+                *epoch = self.epoch;
+            }
             Op::Delivered { by, derived, positions, .. } => {
                 *derived = self.of_engine(&by.user, Class::Messages, *derived);
                 positions.iter_mut().for_each(|(conversation, _)| *conversation = self.name_of_engine(conversation));
@@ -164,19 +171,48 @@ impl Twins {
                 let conversation = ConversationId::new(&self.renamed_conversation(sent.conversation.as_str()));
                 let conversation = conversation.expect("a conversation");
                 let owed = sorted(&sent.owed);
-                let wanted = Sent { owed: sorted(&wanted.owed), ..wanted };
-                assert_eq!(Sent { server_msg_id, conversation, owed, ..sent }, wanted, "{context}");
+                let wanted = Sent { owed: sorted(&wanted.owed), places: Vec::new(), ..wanted };
+                assert!(sent.places.is_empty() || sent.places.len() == owed.len(), "{context}");
+                for (user, place) in sent.owed.iter().zip(&sent.places) {
+                    self.assert_stands(user, Class::Messages, *place, context);
+                }
+                assert_eq!(Sent { server_msg_id, conversation, owed, places: Vec::new(), ..sent }, wanted, "{context}");
             }
             (Op::Start { device, .. }, Outcome::Started(position), Outcome::Started(wanted)) => {
                 self.assert_same_positions(&device.user, position, wanted, context);
             }
-            (_, Outcome::Raised(mut users), Outcome::Raised(mut wanted)) => {
-                users.sort();
-                wanted.sort();
-                assert_eq!(users, wanted, "{context}");
+            (Op::Ack { device, .. }, Outcome::Acked(state), Outcome::Acked(wanted)) => {
+                let ranks = |acked, number| self.ranks_of(&device.user, acked, number);
+                let acked = ranks(state.acked, |rank| rank.engine);
+                let at_least = ranks(wanted.acked, |rank| rank.reference);
+                // What else is in the batch may have been taken into account, or not.
+                assert!(acked.iter().zip(at_least).all(|(acked, wanted)| *acked <= wanted), "{context}");
+                assert_eq!(state.epoch, self.epoch, "{context}");
+            }
+            (_, Outcome::Raised(told), Outcome::Raised(wanted)) => {
+                let users = |told: &[Told]| sorted(&told.iter().map(|told| told.user.clone()).collect::<Vec<_>>());
+                assert_eq!(users(&told), users(&wanted), "{context}");
+                for (told, wanted) in told.iter().flat_map(|told| wanted.iter().map(move |wanted| (told, wanted))) {
+                    let same = told.user == wanted.user;
+                    if let (true, Some((receipt, place)), Some((wanted, _))) = (same, &told.receipt, &wanted.receipt) {
+                        let conversation = self.renamed_conversation(&receipt.conversation);
+                        assert_eq!(&v1::Receipt { conversation, ..receipt.clone() }, wanted, "{context}");
+                        self.assert_stands(&told.user, Class::Receipts, *place, context);
+                    }
+                }
             }
             (_, outcome, wanted) => assert_eq!(outcome, wanted, "{context}"),
         }
+    }
+
+    /// Nothing lies between what the place names and the entry; a receipt may have been replaced since.
+    fn assert_stands(&self, user: &UserId, class: Class, place: crate::Place, context: &str) {
+        let crate::Place { epoch, before, version } = place;
+        assert!(epoch == self.epoch && before < version, "{context}: {place:?}");
+        let ranks = self.ranks(user, class);
+        assert!(!ranks.iter().any(|rank| before < rank.engine && rank.engine < version), "{context}: {place:?}");
+        let is_there = ranks.iter().any(|rank| rank.engine == version);
+        assert!(is_there || class == Class::Receipts, "{context}: {place:?}");
     }
 
     /// The reference's id, if the engine's stands for the same message; learned when both are first seen. Else [`UNLIKE`].

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tern_proto::key::CLASSES;
+use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{ConversationId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
@@ -21,7 +21,7 @@ use super::senders::{Senders, Used};
 use super::tables::IndexError;
 use super::users::Users;
 use crate::conversation::Conversation;
-use crate::{Content, Device, Op, Outcome, Recipient, Sent, content_hash};
+use crate::{Content, Device, Op, Outcome, Recipient, Sent, Told, content_hash};
 
 /// What to do about an op.
 pub(super) enum Decision {
@@ -29,6 +29,8 @@ pub(super) enum Decision {
     Answer(Outcome),
     /// A fact to commit, with its body; [`committed`] says the outcome.
     Record(Meta, String),
+    /// An acknowledgement to commit, and its outcome.
+    Ack(Meta, Outcome),
     /// What is staged must be visible first; then decide this again.
     FlushFirst(Op),
 }
@@ -55,6 +57,7 @@ pub(super) struct Known<'a> {
     pub log: &'a Log,
     pub index: &'a Index,
     pub users: &'a Users,
+    pub epoch: u64,
     /// Ascending by position.
     pub staged: &'a [Staged],
 }
@@ -87,11 +90,7 @@ impl Decider {
             }
             Op::Start { start: v1::Start::Heads, .. } if !known.staged.is_empty() => Ok(Decision::FlushFirst(op)),
             Op::Start { device, start, time_ms } => start_of(known, &device, start, time_ms),
-            Op::Ack { device, versions, time_ms } => {
-                let versions = versions.map(Option::unwrap_or_default).to_vec();
-                let (user, device) = names(&device);
-                Ok(record(Fact::Ack(record::Ack { user, device, versions, time_ms })))
-            }
+            Op::Ack { device, epoch, versions, time_ms } => known.ack(&device, epoch, versions, time_ms),
             Op::Read { by, conversation, seq, time_ms } => {
                 Ok(self.read(known.index, &by, &conversation, seq, time_ms)?)
             }
@@ -269,6 +268,28 @@ impl Decider {
 }
 
 impl Known<'_> {
+    fn ack(
+        &self,
+        device: &Device,
+        epoch: u64,
+        versions: [Option<Version>; CLASSES],
+        time_ms: i64,
+    ) -> Result<Decision, Failure> {
+        let mut state = self.users.with(self.index, &device.user, |user| user.state(&device.id, self.epoch))?;
+        if !state.takes(epoch, versions) {
+            return Ok(Decision::Answer(Outcome::Acked(state)));
+        }
+        let versions = versions.map(Option::unwrap_or_default);
+        state.acked = std::array::from_fn(|class| state.acked[class].max(versions[class]));
+        (state.known, state.heard_ms) = (true, state.heard_ms.max(time_ms));
+        if state.derived >= state.foreign {
+            state.derived = state.derived.max(state.acked[Class::Messages as usize]);
+        }
+        let (user, device) = names(device);
+        let fact = Fact::Ack(record::Ack { user, device, versions: versions.to_vec(), time_ms });
+        Ok(Decision::Ack(Meta { fact: Some(fact) }, Outcome::Acked(state)))
+    }
+
     /// The answer to a resend: what its record says, if the content is the same.
     fn seen(&self, position: u64, (from, id): (&Device, u64), content: &Content) -> Result<Outcome, Failure> {
         let found = match self.staged.binary_search_by_key(&position, |staged| staged.position) {
@@ -326,7 +347,9 @@ pub(super) fn committed(position: u64, meta: &Meta, noted: &Noted) -> Outcome {
         Some(Fact::Start(start)) => {
             Outcome::Started(std::array::from_fn(|class| start.position.get(class).copied().unwrap_or(0)))
         }
-        Some(Fact::Read(_) | Fact::Delivered(_)) => Outcome::Raised(noted.owed.to_vec()),
+        Some(Fact::Read(_) | Fact::Delivered(_)) => {
+            Outcome::Raised(noted.owed.iter().cloned().map(Told::from).collect())
+        }
         Some(Fact::Ack(_) | Fact::Epoch(_) | Fact::Dropped(_) | Fact::Moved(_)) | None => Outcome::Done,
     }
 }
@@ -357,6 +380,7 @@ fn sent(position: u64, message: &Message, noted: Noted) -> Outcome {
             seq: message.seq,
             time_ms: message.time_ms,
             owed: noted.owed,
+            places: Vec::new(),
         }),
         None => Outcome::TooOld,
     }

@@ -73,7 +73,6 @@ use self::retain::Retention;
 pub use self::retain::Step;
 use self::tables::IndexError;
 use self::upkeep::Upkeep;
-use self::user::User;
 use self::users::Users;
 use crate::{
     Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
@@ -208,24 +207,11 @@ impl Shared {
 
     /// Where a device stands, if that is in memory.
     fn peek(&self, device: &Device) -> Option<DeviceState> {
-        self.users.peek(&device.user, |user| self.device_state(user, device))
+        self.users.peek(&device.user, |user| user.state(&device.id, self.epoch))
     }
 
     fn state(&self, device: &Device) -> Result<DeviceState, Failure> {
-        Ok(self.users.with(&self.index, &device.user, |user| self.device_state(user, device))?)
-    }
-
-    fn device_state(&self, user: &User, device: &Device) -> DeviceState {
-        let known = user.devices.iter().find(|known| known.id == device.id);
-        DeviceState {
-            epoch: self.epoch,
-            heads: user.heads,
-            known: known.is_some(),
-            acked: known.map(|known| known.acked).unwrap_or_default(),
-            derived: known.map_or(0, |known| known.derived),
-            foreign: user.foreign,
-            heard_ms: known.map_or(0, |known| known.heard_ms),
-        }
+        Ok(self.users.with(&self.index, &device.user, |user| user.state(&device.id, self.epoch))?)
     }
 
     /// A read that failed.

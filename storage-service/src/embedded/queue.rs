@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn lazy() -> Job {
-        job(Op::Ack { device: device(), versions: [None, None], time_ms: 0 })
+        job(Op::Ack { device: device(), epoch: 1, versions: [None, None], time_ms: 0 })
     }
 
     fn submit(queue: &Arc<Queue>, job: Job) -> Option<Lead> {

@@ -473,6 +473,8 @@ async fn lazy_ops_are_answered_though_nothing_else_comes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(Options { durability: Durability::Os, ..options(dir.path()) }).unwrap();
     let start = Op::Start { device: device("bob", "b1"), start: v1::Start::Oldest, time_ms: 0 };
-    let ack = Op::Ack { device: device("bob", "b1"), versions: [Some(0), None], time_ms: 0 };
-    assert_eq!(store.commit(vec![start, ack]).await, [Outcome::Started([0, 0]), Outcome::Done]);
+    let epoch = store.device(&device("bob", "b1")).await.unwrap().epoch;
+    let ack = Op::Ack { device: device("bob", "b1"), epoch, versions: [Some(0), None], time_ms: 0 };
+    let outcomes = store.commit(vec![start, ack]).await;
+    assert!(matches!(&outcomes[..], [Outcome::Started([0, 0]), Outcome::Acked(_)]), "{outcomes:?}");
 }

@@ -9,6 +9,7 @@ use tern_runtime::planted::{self, Fault};
 
 use super::gap::Gap;
 use super::rows::{DeviceRow, ReceiptKey, ReceiptRow, UserRow};
+use crate::DeviceState;
 
 /// One user.
 #[derive(Debug, Default)]
@@ -106,6 +107,20 @@ impl User {
         let known = &mut self.devices[at];
         known.heard_ms = known.heard_ms.max(heard_ms);
         (known, yielded)
+    }
+
+    /// Where a device stands, in a store of this epoch.
+    pub(super) fn state(&self, id: &DeviceId, epoch: u64) -> DeviceState {
+        let known = self.devices.iter().find(|known| known.id == *id);
+        DeviceState {
+            epoch,
+            heads: self.heads,
+            known: known.is_some(),
+            acked: known.map(|known| known.acked).unwrap_or_default(),
+            derived: known.map_or(0, |known| known.derived),
+            foreign: self.foreign,
+            heard_ms: known.map_or(0, |known| known.heard_ms),
+        }
     }
 }
 

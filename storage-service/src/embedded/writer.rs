@@ -163,6 +163,10 @@ impl Writer {
         match self.decide(op)? {
             Decision::Answer(outcome) => Ok(outcome),
             Decision::Record(meta, body) => self.put(meta, body, outcomes, durable),
+            Decision::Ack(meta, acked) => match self.put(meta, String::new(), outcomes, durable)? {
+                Outcome::Done => Ok(acked),
+                outcome => Ok(outcome),
+            },
             Decision::FlushFirst(op) => {
                 self.flush(outcomes, durable);
                 Ok(self.stage(op, outcomes, durable))
@@ -203,8 +207,8 @@ impl Writer {
     }
 
     fn decide(&self, op: Op) -> Result<Decision, Failure> {
-        let Shared { log, index, users, .. } = &*self.shared;
-        self.shared.decider().decide(&Known { log, index, users, staged: &self.staged }, op)
+        let Shared { log, index, users, epoch, .. } = &*self.shared;
+        self.shared.decider().decide(&Known { log, index, users, epoch: *epoch, staged: &self.staged }, op)
     }
 
     /// Writes the frame, makes it durable and lets readers see it. If that fails, what was staged has an unknown outcome.

@@ -8,7 +8,7 @@ use tern_proto::{ConversationId, UserId, limits, v1};
 use super::effects::{Effects, NewMessage, NewRefusal, ReceiptKey};
 use super::known::{Cursor, Known, Loaded, Remembered, Used};
 use crate::conversation::Conversation;
-use crate::{Content, Device, Op, Outcome, Recipient, Sent};
+use crate::{Content, Device, Op, Outcome, Recipient, Sent, Told};
 
 /// Decides ops in their order, and gathers what is to be written.
 pub(super) struct Decider {
@@ -33,7 +33,7 @@ impl Decider {
         match op {
             Op::Send { from, client_msg_id, content, time_ms } => self.send(from, *client_msg_id, content, *time_ms),
             Op::Start { device, start, time_ms } => self.start(device, *start, *time_ms),
-            Op::Ack { device, versions, time_ms } => self.ack(device, *versions, *time_ms),
+            Op::Ack { device, epoch, versions, time_ms } => self.ack(device, *epoch, *versions, *time_ms),
             Op::Read { by, conversation, seq, time_ms } => self.read(&by.user, conversation, *seq, *time_ms),
             Op::Delivered { by, derived, positions, time_ms } => self.delivered(by, *derived, positions, *time_ms),
         }
@@ -123,8 +123,8 @@ impl Decider {
             text,
             change,
         };
-        self.effects.message(message, &owed);
-        Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed })
+        let places = self.effects.message(message, &owed);
+        Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed, places })
     }
 
     /// At heads, nothing of this batch has entered the user's timelines before: the op begins a transaction.
@@ -140,15 +140,18 @@ impl Decider {
         Outcome::Started(position)
     }
 
-    fn ack(&mut self, device: &Device, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
+    fn ack(&mut self, device: &Device, epoch: u64, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
+        let state = self.known.state(device);
+        if !state.takes(epoch, versions) {
+            return Outcome::Acked(state);
+        }
         let owed_foreign = self.effects.is_owed_foreign(&device.user);
-        let foreign = self.known.heads.get(&device.user).map_or(0, |heads| heads.foreign);
         let cursor = self.heard(device, time_ms);
         cursor.raise(versions.map(Option::unwrap_or_default));
-        if cursor.derived >= foreign && !owed_foreign {
+        if cursor.derived >= state.foreign && !owed_foreign {
             cursor.derived = cursor.derived.max(cursor.acked[Class::Messages as usize]);
         }
-        Outcome::Done
+        Outcome::Acked(self.known.state(device))
     }
 
     fn read(&mut self, reader: &UserId, id: &ConversationId, seq: u64, time_ms: i64) -> Outcome {
@@ -165,10 +168,8 @@ impl Decider {
         }
         let users = loaded.conversation.read(reader, seq);
         loaded.changed = true;
-        for user in &*users {
-            self.receipt(user, id, (reader, v1::ReceiptKind::Read), seq, time_ms);
-        }
-        Outcome::Raised(users.to_vec())
+        let told = |user: &UserId| self.receipt(user.clone(), id, (reader, v1::ReceiptKind::Read), seq, time_ms);
+        Outcome::Raised(users.iter().map(told).collect())
     }
 
     fn delivered(
@@ -178,7 +179,7 @@ impl Decider {
         positions: &[(ConversationId, u64)],
         time_ms: i64,
     ) -> Outcome {
-        let mut users = Vec::new();
+        let mut told: Vec<Told> = Vec::new();
         for (id, seq) in positions {
             let Some(loaded) = self.known.conversations.get_mut(id) else { continue };
             let seq = (*seq).min(loaded.conversation.state.seq);
@@ -189,29 +190,38 @@ impl Decider {
             loaded.changed = true;
             // In a group it is a position and no entry.
             let Some(other) = id.other(&by.user) else { continue };
-            self.receipt(&other, id, (&by.user, v1::ReceiptKind::Delivered), seq, time_ms);
-            if !users.contains(&other) {
-                users.push(other);
+            let raised = self.receipt(other, id, (&by.user, v1::ReceiptKind::Delivered), seq, time_ms);
+            match told.iter_mut().find(|told| told.user == raised.user) {
+                Some(told) => told.receipt = None,
+                None => told.push(raised),
             }
         }
         if let Some(cursor) = self.known.cursors.get_mut(&by.user).and_then(|cursors| cursors.get_mut(&by.id)) {
             cursor.derived = cursor.derived.max(derived);
             self.effects.cursors.insert(by.clone());
         }
-        Outcome::Raised(users)
+        Outcome::Raised(told)
     }
 
     fn receipt(
         &mut self,
-        user: &UserId,
+        user: UserId,
         conversation: &ConversationId,
         (member, kind): (&UserId, v1::ReceiptKind),
         seq: u64,
         time_ms: i64,
-    ) {
+    ) -> Told {
+        let receipt = v1::Receipt {
+            conversation: conversation.to_string(),
+            member: member.to_string(),
+            kind: kind.into(),
+            seq,
+            time_ms,
+        };
         let (conversation, member) = (conversation.clone(), member.clone());
         let key = ReceiptKey { user: user.clone(), conversation, member, kind: kind.into() };
-        self.effects.receipt(key, seq, time_ms);
+        let place = self.effects.receipt(key, seq, time_ms);
+        Told { user, receipt: Some((receipt, place)) }
     }
 
     fn is_known(&self, device: &Device) -> bool {
@@ -241,5 +251,5 @@ impl Decider {
 
 /// The result of a message that is stored already.
 pub(super) fn remembered(server_msg_id: u64, conversation: ConversationId, seq: u64, time_ms: i64) -> Sent {
-    Sent { server_msg_id, conversation, seq, time_ms, owed: Arc::default() }
+    Sent { server_msg_id, conversation, seq, time_ms, owed: Arc::default(), places: Vec::new() }
 }

@@ -1,4 +1,5 @@
-//! What a batch of decided ops changes, as rows to be. Versions are not known yet: an entry counts from the head of its timeline.
+//! What a batch of decided ops changes, as rows to be. Versions are not known yet: an entry counts from the head of its timeline, and so does the place that its
+//! caller is told until [`Effects::settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,9 @@ use tern_proto::key::Class;
 use tern_proto::{ConversationId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
-use crate::Device;
+use super::failure::Failure;
+use super::transaction::Bases;
+use crate::{Device, Outcome, Place, Sent, Told};
 
 /// Everything that is to be written.
 #[derive(Default)]
@@ -78,14 +81,20 @@ pub(super) struct Raise {
     pub foreign: u64,
 }
 
+/// The how many-th of a batch.
+fn place(count: u64) -> Place {
+    Place { epoch: 0, before: count - 1, version: count }
+}
+
 /// What an entry takes beside its text, about.
 const ENTRY_BYTES: usize = 100;
 
 impl Effects {
-    /// Enters a message into the timelines of all who are owed it.
-    pub(super) fn message(&mut self, message: NewMessage, owed: &[UserId]) {
+    /// Enters a message into the timelines of all who are owed it. Tells where, counted from their heads.
+    pub(super) fn message(&mut self, message: NewMessage, owed: &[UserId]) -> Vec<Place> {
         let bytes = ENTRY_BYTES + message.text.len();
         let is_lost = planted::active(Fault::FanOutLost) && message.seq.is_multiple_of(16);
+        let mut places = Vec::with_capacity(owed.len());
         for user in owed.iter().filter(|user| !is_lost || **user == message.from.user) {
             let raise = self.raises.entry((user.clone(), Class::Messages)).or_default();
             raise.count += 1;
@@ -93,6 +102,7 @@ impl Effects {
             if *user != message.from.user {
                 raise.foreign = raise.count;
             }
+            places.push(place(raise.count));
             self.entries.push(NewEntry {
                 user: user.clone(),
                 place: raise.count,
@@ -102,13 +112,41 @@ impl Effects {
             });
         }
         self.messages.push(message);
+        if is_lost { Vec::new() } else { places }
     }
 
-    /// Enters a receipt into the timeline of `key.user`, in the place of the older one.
-    pub(super) fn receipt(&mut self, key: ReceiptKey, seq: u64, time_ms: i64) {
+    /// Enters a receipt into the timeline of `key.user`, in the place of the older one. Tells where, counted from its head.
+    pub(super) fn receipt(&mut self, key: ReceiptKey, seq: u64, time_ms: i64) -> Place {
         let raise = self.raises.entry((key.user.clone(), Class::Receipts)).or_default();
         raise.count += 1;
-        self.receipts.insert(key, NewReceipt { place: raise.count, seq, time_ms });
+        let count = raise.count;
+        self.receipts.insert(key, NewReceipt { place: count, seq, time_ms });
+        place(count)
+    }
+
+    /// Makes versions of the places that callers are told. Between the entries of one transaction there is nothing else.
+    pub(super) fn settle(outcomes: &mut [Outcome], epoch: u64, bases: &Bases) -> Result<(), Failure> {
+        let settle = |user: &UserId, class, place: &mut Place| {
+            let base = bases.get(&(user.clone(), class)).ok_or(Failure::Damaged("a head"))?;
+            *place = Place { epoch, before: base + place.before, version: base + place.version };
+            Ok::<(), Failure>(())
+        };
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Sent(Sent { owed, places, .. }) => {
+                    owed.iter().zip(places).try_for_each(|(user, place)| settle(user, Class::Messages, place))?
+                }
+                Outcome::Raised(told) => {
+                    for Told { user, receipt } in told {
+                        if let Some((_, place)) = receipt {
+                            settle(user, Class::Receipts, place)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// A device has come to this user: its timeline is locked, though nothing enters it.

@@ -7,11 +7,13 @@ use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::{ConversationId, DeviceId, UserId};
 
 use crate::conversation::Conversation;
-use crate::{Device, Member, Outcome};
+use crate::{Device, DeviceState, Member, Outcome};
 
 /// What decisions are made from, and what changes with each.
 #[derive(Default)]
 pub(super) struct Known {
+    /// Of the store.
+    pub epoch: u64,
     /// Of each sender the floor.
     pub floors: HashMap<Device, u64>,
     /// What became of ids that were used before, or further up in the batch.
@@ -40,6 +42,15 @@ impl Known {
         }
         let floor = self.floors.get(from).copied().unwrap_or(0);
         (id <= floor).then_some(Used::Forgotten)
+    }
+
+    /// Where a device stands, of a user whose cursors and heads are known.
+    pub(super) fn state(&self, device: &Device) -> DeviceState {
+        let Heads { heads, foreign } = self.heads.get(&device.user).copied().unwrap_or_default();
+        let cursor = self.cursors.get(&device.user).and_then(|cursors| cursors.get(&device.id)).copied();
+        let known = cursor.is_some();
+        let Cursor { acked, derived, heard_ms } = cursor.unwrap_or_default();
+        DeviceState { epoch: self.epoch, heads, known, acked, derived, foreign, heard_ms }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One transaction: lock and load, decide, write.
 //!
 //! ```text
-//! flight 1  BEGIN, senders (locked), cursors (locked), heads
+//! flight 1  BEGIN, senders (locked), cursors (locked), heads, epoch
 //! flight 2  the results of ids that were seen before, if there are any
 //! flight 3  conversations (locked), members
 //!           decide
@@ -21,7 +21,7 @@ use tokio_postgres::Row;
 
 use super::connection::Connection;
 use super::decide::{Decider, remembered};
-use super::effects::Raise;
+use super::effects::{Effects, Raise};
 use super::failure::Failure;
 use super::ids::Ids;
 use super::known::{Cursor, Heads, Known, Loaded, Remembered};
@@ -71,10 +71,11 @@ impl Transaction<'_> {
         self.load_results(&mut known, seen).await?;
         self.lock_conversations(&mut known).await?;
         let mut decider = Decider::new(known);
-        let outcomes = self.ops.iter().map(|op| decider.decide(op)).collect();
+        let mut outcomes: Vec<Outcome> = self.ops.iter().map(|op| decider.decide(op)).collect();
         let Decider { known, effects } = decider;
         ids.give_back(known.ids.clone());
         let bases = self.raise_heads(&effects.raises).await?;
+        Effects::settle(&mut outcomes, known.epoch, &bases)?;
         self.committing.store(true, Ordering::Relaxed);
         write::everything(self.connection, &known, effects, &bases).await?;
         Ok(outcomes)
@@ -117,8 +118,14 @@ impl Transaction<'_> {
         };
         let lock_cursors = query_for(client, &statements.lock_cursors, &moving);
         let heads = query_for(client, &statements.heads, &moving);
-        let (begun, senders, cursors, heads) =
-            tokio::join!(biased; client.batch_execute(begin), lock_senders, lock_cursors, heads);
+        let (begun, senders, cursors, heads, epoch) = tokio::join!(
+            biased;
+            client.batch_execute(begin),
+            lock_senders,
+            lock_cursors,
+            heads,
+            client.query_one(&statements.epoch, &[]),
+        );
         begun?;
 
         let mut before: HashMap<Device, u64> = HashMap::new();
@@ -141,6 +148,7 @@ impl Transaction<'_> {
                 heads.foreign = version(&row, 3);
             }
         }
+        known.epoch = epoch?.get::<_, i64>(0).cast_unsigned();
         let is_seen = |from: &Device, id: u64| before.get(from).is_some_and(|&before| id <= before);
         Ok(self.sends().filter(|(from, id, ..)| is_seen(from, *id)).map(|(from, id, ..)| (from.clone(), id)).collect())
     }
@@ -275,7 +283,7 @@ impl Transaction<'_> {
     }
 
     /// Flight 4.
-    async fn raise_heads(&self, raises: &BTreeMap<(UserId, Class), super::effects::Raise>) -> Result<Bases, Failure> {
+    async fn raise_heads(&self, raises: &BTreeMap<(UserId, Class), Raise>) -> Result<Bases, Failure> {
         if raises.is_empty() {
             return Ok(Bases::new());
         }

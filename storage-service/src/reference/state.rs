@@ -10,12 +10,13 @@ use super::conversation::Conversation;
 use super::retention::Rules;
 use super::timeline::Timelines;
 use crate::{
-    Content, Device, DeviceState, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest, Recipient, Sent,
+    Content, Device, DeviceState, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest, Place, Recipient,
+    Sent, Told,
 };
 
 /// Everything.
 pub(super) struct State {
-    epoch: u64,
+    pub(super) epoch: u64,
     pub(super) keep_ms: i64,
     pub(super) rules: Rules,
     /// The newest time that a send carried.
@@ -78,7 +79,7 @@ impl State {
         match op {
             Op::Send { from, client_msg_id, content, time_ms } => self.send(&from, client_msg_id, content, time_ms),
             Op::Start { device, start, time_ms } => self.start(&device, start, time_ms),
-            Op::Ack { device, versions, time_ms } => self.ack(&device, versions, time_ms),
+            Op::Ack { device, epoch, versions, time_ms } => self.ack(&device, epoch, versions, time_ms),
             Op::Read { by, conversation, seq, time_ms } => self.read(&by.user, &conversation, seq, time_ms),
             Op::Delivered { by, derived, positions, time_ms } => self.delivered(&by, derived, &positions, time_ms),
         }
@@ -212,11 +213,13 @@ impl State {
             change,
         };
         let owed = conversation.add(&from.user, &message);
+        let mut places = Vec::new();
         for user in &owed {
             self.version += 1;
+            places.push(self.place(user, Class::Messages));
             self.timelines.entry(user.clone()).or_default().add_message(self.version, from, &message);
         }
-        Sent { server_msg_id, conversation: id, seq: message.seq, time_ms, owed: owed.into() }
+        Sent { server_msg_id, conversation: id, seq: message.seq, time_ms, owed: owed.into(), places }
     }
 
     fn start(&mut self, device: &Device, start: v1::Start, time_ms: i64) -> Outcome {
@@ -231,14 +234,16 @@ impl State {
         Outcome::Started(position)
     }
 
-    fn ack(&mut self, device: &Device, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
-        let foreign = self.foreign(&device.user);
-        let cursor = self.heard(device, time_ms);
-        cursor.raise(versions);
-        if cursor.derived >= foreign {
-            cursor.derived = cursor.derived.max(cursor.acked[Class::Messages as usize]);
+    fn ack(&mut self, device: &Device, epoch: u64, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
+        let state = self.device(device);
+        if state.takes(epoch, versions) {
+            let cursor = self.heard(device, time_ms);
+            cursor.raise(versions);
+            if cursor.derived >= state.foreign {
+                cursor.derived = cursor.derived.max(cursor.acked[Class::Messages as usize]);
+            }
         }
-        Outcome::Done
+        Outcome::Acked(self.device(device))
     }
 
     fn read(&mut self, reader: &UserId, id: &ConversationId, seq: u64, time_ms: i64) -> Outcome {
@@ -256,8 +261,7 @@ impl State {
         }
         let users = conversation.read(reader, seq);
         let receipt = receipt(id, reader, v1::ReceiptKind::Read, seq, time_ms);
-        users.iter().for_each(|user| self.add_receipt(user, &receipt));
-        Outcome::Raised(users)
+        Outcome::Raised(users.into_iter().map(|user| self.add_receipt(user, &receipt)).collect())
     }
 
     fn delivered(
@@ -267,7 +271,7 @@ impl State {
         positions: &[(ConversationId, u64)],
         time_ms: i64,
     ) -> Outcome {
-        let mut users = Vec::new();
+        let mut told: Vec<Told> = Vec::new();
         for (id, seq) in positions {
             let Some(conversation) = self.conversations.get_mut(id) else { continue };
             let seq = (*seq).min(conversation.state.seq);
@@ -275,20 +279,28 @@ impl State {
             member.delivered = seq;
             // In a group it is a position and no entry.
             let Some(other) = id.other(&by.user) else { continue };
-            self.add_receipt(&other, &receipt(id, &by.user, v1::ReceiptKind::Delivered, seq, time_ms));
-            if !users.contains(&other) {
-                users.push(other);
+            let raised = self.add_receipt(other, &receipt(id, &by.user, v1::ReceiptKind::Delivered, seq, time_ms));
+            match told.iter_mut().find(|told| told.user == raised.user) {
+                Some(told) => told.receipt = None,
+                None => told.push(raised),
             }
         }
         if let Some(cursor) = self.cursors.get_mut(by) {
             cursor.derived = cursor.derived.max(derived);
         }
-        Outcome::Raised(users)
+        Outcome::Raised(told)
     }
 
-    fn add_receipt(&mut self, user: &UserId, receipt: &v1::Receipt) {
+    fn add_receipt(&mut self, user: UserId, receipt: &v1::Receipt) -> Told {
         self.version += 1;
+        let place = self.place(&user, Class::Receipts);
         self.timelines.entry(user.clone()).or_default().add_receipt(self.version, receipt);
+        Told { user, receipt: Some((receipt.clone(), place)) }
+    }
+
+    /// Of the entry that comes next into the timeline, at the last version given.
+    fn place(&self, user: &UserId, class: Class) -> Place {
+        Place { epoch: self.epoch, before: self.heads(user)[class as usize], version: self.version }
     }
 
     /// The device's cursor, made if it is unknown; where there are too many, the longest silent device yields.

@@ -7,7 +7,7 @@ use tern_rpc::v1::{self as rpc, look::Look, op::Op as RpcOp, outcome::Outcome as
 
 use crate::{
     Change, Content, Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Member, Op,
-    Outcome, Page, PageRequest, Recipient, Sent,
+    Outcome, Page, PageRequest, Place, Recipient, Sent, Told,
 };
 
 /// The message is not one of ours.
@@ -90,8 +90,8 @@ pub(super) fn op(op: Op) -> rpc::Op {
         Op::Start { device: of, start, time_ms } => {
             RpcOp::Start(rpc::Start { device: Some(device(&of)), start: start.into(), time_ms })
         }
-        Op::Ack { device: of, versions, time_ms } => {
-            RpcOp::Ack(rpc::Ack { device: Some(device(&of)), positions: positions(versions), time_ms })
+        Op::Ack { device: of, epoch, versions, time_ms } => {
+            RpcOp::Ack(rpc::Ack { device: Some(device(&of)), positions: positions(versions), time_ms, epoch })
         }
         Op::Read { by, conversation, seq, time_ms } => {
             RpcOp::Read(rpc::Read { by: Some(device(&by)), conversation: conversation.to_string(), seq, time_ms })
@@ -125,8 +125,8 @@ pub(super) fn to_op(op: rpc::Op) -> Understood<Op> {
         RpcOp::Start(start) => {
             Op::Start { start: start.start(), device: to_device(start.device)?, time_ms: start.time_ms }
         }
-        RpcOp::Ack(rpc::Ack { device, positions, time_ms }) => {
-            Op::Ack { device: to_device(device)?, versions: versions(&positions), time_ms }
+        RpcOp::Ack(rpc::Ack { device, positions, time_ms, epoch }) => {
+            Op::Ack { device: to_device(device)?, epoch, versions: versions(&positions), time_ms }
         }
         RpcOp::Read(read) => Op::Read {
             by: to_device(read.by)?,
@@ -152,13 +152,15 @@ fn recipient(name: &str) -> Understood<Recipient> {
 pub(super) fn outcome(outcome: Outcome) -> rpc::Outcome {
     let plain = |plain: rpc::Plain| RpcOutcome::Plain(plain.into());
     let outcome = match outcome {
-        Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed }) => {
+        Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed, places }) => {
             let conversation = conversation.to_string();
-            RpcOutcome::Sent(rpc::Sent { server_msg_id, conversation, seq, time_ms, owed: names(&owed) })
+            let places = places.into_iter().map(place).collect();
+            RpcOutcome::Sent(rpc::Sent { server_msg_id, conversation, seq, time_ms, owed: names(&owed), places })
         }
         Outcome::Refused(code) => RpcOutcome::Refused(code.into()),
         Outcome::Started(versions) => RpcOutcome::Started(rpc::Started { positions: all(versions) }),
-        Outcome::Raised(users) => RpcOutcome::Raised(rpc::Raised { users: names(&users) }),
+        Outcome::Acked(state) => RpcOutcome::Acked(device_state(&state)),
+        Outcome::Raised(told) => RpcOutcome::Raised(rpc::Raised { told: told.into_iter().map(of_told).collect() }),
         Outcome::Conflict => plain(rpc::Plain::Conflict),
         Outcome::TooOld => plain(rpc::Plain::TooOld),
         Outcome::Done => plain(rpc::Plain::Done),
@@ -177,13 +179,15 @@ pub(super) fn to_outcome(outcome: rpc::Outcome) -> Outcome {
 
 fn understood_outcome(outcome: rpc::Outcome) -> Understood<Outcome> {
     Ok(match outcome.outcome.ok_or(NotUnderstood("an outcome"))? {
-        RpcOutcome::Sent(rpc::Sent { server_msg_id, conversation: name, seq, time_ms, owed }) => {
-            let conversation = conversation(&name)?;
-            Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed: users(&owed)?.into() })
+        RpcOutcome::Sent(rpc::Sent { server_msg_id, conversation: name, seq, time_ms, owed, places }) => {
+            let (conversation, owed) = (conversation(&name)?, users(&owed)?.into());
+            let places = places.into_iter().map(to_place).collect();
+            Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed, places })
         }
         RpcOutcome::Refused(code) => Outcome::Refused(code.try_into().map_err(|_| NotUnderstood("a code"))?),
         RpcOutcome::Started(started) => Outcome::Started(or_0(&started.positions)),
-        RpcOutcome::Raised(raised) => Outcome::Raised(users(&raised.users)?),
+        RpcOutcome::Acked(state) => Outcome::Acked(to_state(&state)),
+        RpcOutcome::Raised(raised) => Outcome::Raised(raised.told.into_iter().map(to_told).collect::<Understood<_>>()?),
         RpcOutcome::Plain(plain) => match rpc::Plain::try_from(plain).map_err(|_| NotUnderstood("an outcome"))? {
             rpc::Plain::Unknown => Outcome::Unknown,
             rpc::Plain::Unavailable => Outcome::Unavailable,
@@ -194,6 +198,23 @@ fn understood_outcome(outcome: rpc::Outcome) -> Understood<Outcome> {
             rpc::Plain::BeyondHead => Outcome::BeyondHead,
         },
     })
+}
+
+fn place(Place { epoch, before, version }: Place) -> rpc::Place {
+    rpc::Place { epoch, before, version }
+}
+
+fn to_place(rpc::Place { epoch, before, version }: rpc::Place) -> Place {
+    Place { epoch, before, version }
+}
+
+fn of_told(Told { user, receipt }: Told) -> rpc::Told {
+    let (receipt, stands) = receipt.unzip();
+    rpc::Told { user: user.to_string(), receipt, place: stands.map(place) }
+}
+
+fn to_told(told: rpc::Told) -> Understood<Told> {
+    Ok(Told { user: user(&told.user)?, receipt: told.receipt.zip(told.place.map(to_place)) })
 }
 
 pub(super) fn page_look(request: &PageRequest) -> Look {
@@ -242,8 +263,12 @@ pub(super) fn state(state: &DeviceState, durability: Durability) -> rpc::DeviceS
         Durability::Disk => tern_proto::v1::Durability::Disk,
         Durability::Os => tern_proto::v1::Durability::Os,
     };
+    rpc::DeviceState { durability: durability.into(), ..device_state(state) }
+}
+
+fn device_state(state: &DeviceState) -> rpc::DeviceState {
     rpc::DeviceState {
-        durability: durability.into(),
+        durability: tern_proto::v1::Durability::Unspecified.into(),
         epoch: state.epoch,
         heads: all(state.heads),
         known: state.known,

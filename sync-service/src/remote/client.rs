@@ -78,7 +78,7 @@ impl Client {
     }
 }
 
-fn named(device: &Device) -> rpc::Device {
+pub(super) fn named(device: &Device) -> rpc::Device {
     rpc::Device { user: device.user.to_string(), id: device.id.to_string() }
 }
 

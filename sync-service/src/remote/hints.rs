@@ -5,21 +5,24 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_rpc::tonic::service::Routes;
 use tern_rpc::tonic::{self, Response, Status, async_trait};
 use tern_rpc::v1::gateway_client::GatewayClient;
 use tern_rpc::v1::gateway_server::{Gateway as Service, GatewayServer};
 use tern_rpc::v1::{self as rpc};
-use tern_rpc::{Replica, Replicas, Target};
+use tern_rpc::{MESSAGE_BYTES, Replica, Replicas, Target};
 use tokio::sync::Notify;
 
-use crate::{Device, Hints};
+use super::client::named;
+use super::server::device;
+use crate::{Device, Hints, News, Placed};
 
 /// Users that may wait for one gateway. More are not told, and count as lost.
 const WAITING: usize = 64 * 1024;
-/// Users of one call.
-const AT_ONCE: usize = 4096;
+/// Places of news that may wait for one gateway. More is told without what it is about.
+const PLACES: usize = 16 * 1024;
 /// A gateway that has not answered by then has missed what it was told.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks for gateways that are new or gone.
@@ -38,9 +41,18 @@ struct Shared {
 /// What one gateway has not been told yet.
 struct Gateway {
     replica: Arc<Replica>,
-    /// By user the device that needs no hint, if there is but one such.
-    owed: Mutex<HashMap<UserId, Option<DeviceId>>>,
+    waiting: Mutex<Waiting>,
     more: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By user the device that needs no hint, if there is but one such.
+    owed: HashMap<UserId, Option<DeviceId>>,
+    /// In their order.
+    news: Vec<Arc<rpc::News>>,
+    /// Of the news.
+    places: usize,
 }
 
 impl Broadcast {
@@ -56,7 +68,14 @@ impl Hints for Broadcast {
     fn owed(&self, user: &UserId, except: Option<&Device>) {
         let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         for gateway in self.shared.gateways().values() {
-            gateway.add(user, except);
+            gateway.add(|waiting| waiting.owed(user, except));
+        }
+    }
+
+    fn news(&self, news: News) {
+        let message = Arc::new(message(&news));
+        for gateway in self.shared.gateways().values() {
+            gateway.add(|waiting| waiting.news(&news, &message));
         }
     }
 }
@@ -73,7 +92,7 @@ impl Shared {
         gateways.retain(|address, _| replicas.iter().any(|replica| replica.address() == *address));
         for replica in replicas {
             gateways.entry(replica.address()).or_insert_with(|| {
-                let gateway = Arc::new(Gateway { replica, owed: Mutex::default(), more: Notify::new() });
+                let gateway = Arc::new(Gateway { replica, waiting: Mutex::default(), more: Notify::new() });
                 tokio::spawn(tell(Arc::downgrade(&gateway)));
                 gateway
             });
@@ -82,34 +101,27 @@ impl Shared {
 }
 
 impl Gateway {
-    fn add(&self, user: &UserId, except: Option<&DeviceId>) {
-        let mut owed = self.owed();
-        let (was_empty, is_full) = (owed.is_empty(), owed.len() >= WAITING);
-        match owed.get_mut(user) {
-            Some(known) if known.as_ref() == except => return,
-            // Two causes: nobody is left out.
-            Some(known) => *known = None,
-            None if is_full => return,
-            None => {
-                owed.insert(user.clone(), except.cloned());
-            }
-        }
+    fn add(&self, add: impl FnOnce(&mut Waiting)) {
+        let mut waiting = self.waiting();
+        let was_empty = waiting.is_empty();
+        add(&mut waiting);
         if was_empty {
             self.more.notify_one();
         }
     }
 
-    fn take(&self) -> Vec<rpc::Owed> {
-        let owed = std::mem::take(&mut *self.owed());
+    fn take(&self) -> rpc::HintRequest {
+        let Waiting { owed: waiting_owed, news, .. } = std::mem::take(&mut *self.waiting());
         let message = |(user, except): (UserId, Option<DeviceId>)| rpc::Owed {
             user: user.to_string(),
             except_device: except.map(|id| id.to_string()).unwrap_or_default(),
         };
-        owed.into_iter().map(message).collect()
+        let owed = waiting_owed.into_iter().map(message).collect();
+        rpc::HintRequest { owed, news: news.into_iter().map(Arc::unwrap_or_clone).collect() }
     }
 
-    fn owed(&self) -> MutexGuard<'_, HashMap<UserId, Option<DeviceId>>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,17 +140,78 @@ async fn tell(gateway: Weak<Gateway>) {
         if tokio::time::timeout(LOOK, gateway.more.notified()).await.is_err() {
             continue;
         }
-        let all = gateway.take();
+        let hints = gateway.take();
         // One that does not answer is not waited for: it looks again by itself when it is back.
-        for owed in all.chunks(AT_ONCE).filter(|_| gateway.replica.is_well()) {
-            let mut request = tonic::Request::new(rpc::HintRequest { owed: owed.to_vec() });
-            request.set_timeout(PATIENCE);
-            let told = GatewayClient::new(gateway.replica.channel()).hint(request).await;
-            if let Err(status) = told {
-                tracing::debug!(address = %gateway.replica.address(), %status, lost = owed.len(), "hints are lost");
+        if !gateway.replica.is_well() {
+            continue;
+        }
+        let count = hints.owed.len() + hints.news.len();
+        let mut request = tonic::Request::new(hints);
+        request.set_timeout(PATIENCE);
+        let client = GatewayClient::new(gateway.replica.channel());
+        let told = client.max_encoding_message_size(MESSAGE_BYTES).hint(request).await;
+        if let Err(status) = told {
+            tracing::debug!(address = %gateway.replica.address(), %status, lost = count, "hints are lost");
+        }
+    }
+}
+
+impl Waiting {
+    fn owed(&mut self, user: &UserId, except: Option<&DeviceId>) {
+        let is_full = self.owed.len() >= WAITING;
+        match self.owed.get_mut(user) {
+            Some(known) if known.as_ref() == except => {}
+            // Two causes: nobody is left out.
+            Some(known) => *known = None,
+            None if is_full => {}
+            None => {
+                self.owed.insert(user.clone(), except.cloned());
             }
         }
     }
+
+    fn news(&mut self, news: &News, message: &Arc<rpc::News>) {
+        if self.places + news.places.len() <= PLACES {
+            self.places += news.places.len();
+            return self.news.push(message.clone());
+        }
+        for placed in &news.places {
+            self.owed(&placed.user, Some(&news.by.id).filter(|_| news.by.user == placed.user));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.owed.is_empty() && self.news.is_empty()
+    }
+}
+
+fn message(news: &News) -> rpc::News {
+    let body = match &news.body {
+        Body::Message(message) => Some(rpc::news::Body::Message(message.clone())),
+        Body::Receipt(receipt) => Some(rpc::news::Body::Receipt(receipt.clone())),
+        _ => None,
+    };
+    let placed = |placed: &Placed| rpc::Placed {
+        user: placed.user.to_string(),
+        epoch: placed.epoch,
+        before: placed.before,
+        version: placed.version,
+    };
+    rpc::News { by: Some(named(&news.by)), body, places: news.places.iter().map(placed).collect() }
+}
+
+/// News that is not understood is lost.
+fn to_news(news: rpc::News) -> Option<News> {
+    let by = device(&news.by?).ok()?;
+    let body = match news.body? {
+        rpc::news::Body::Message(message) => Body::Message(message),
+        rpc::news::Body::Receipt(receipt) => Body::Receipt(receipt),
+    };
+    let placed = |placed: rpc::Placed| {
+        let rpc::Placed { user, epoch, before, version } = placed;
+        Some(Placed { user: UserId::new(&user).ok()?, epoch, before, version })
+    };
+    Some(News { by, body, places: news.places.into_iter().filter_map(placed).collect() })
 }
 
 /// How a gateway hears hints.
@@ -146,13 +219,15 @@ struct Hearing(Arc<dyn Hints>);
 
 /// The routes of a gateway's ear, to be served.
 pub fn hint_routes(hints: Arc<dyn Hints>) -> Routes {
-    Routes::new(GatewayServer::new(Hearing(hints)))
+    Routes::new(GatewayServer::new(Hearing(hints)).max_decoding_message_size(MESSAGE_BYTES))
 }
 
 #[async_trait]
 impl Service for Hearing {
     async fn hint(&self, request: tonic::Request<rpc::HintRequest>) -> Result<Response<rpc::HintReply>, Status> {
-        for rpc::Owed { user, except_device } in request.into_inner().owed {
+        let rpc::HintRequest { owed, news } = request.into_inner();
+        news.into_iter().filter_map(to_news).for_each(|news| self.0.news(news));
+        for rpc::Owed { user, except_device } in owed {
             // A hint that is not understood is one that is lost.
             let Ok(user) = UserId::new(&user) else { continue };
             let except = DeviceId::new(&except_device).ok().map(|id| Device { user: user.clone(), id });

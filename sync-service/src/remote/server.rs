@@ -48,7 +48,7 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
     Ok(rpc::Answer { answer: Some(answer) })
 }
 
-fn device(named: &rpc::Device) -> Result<Device, Status> {
+pub(super) fn device(named: &rpc::Device) -> Result<Device, Status> {
     let bad = |_| Status::invalid_argument("not a device");
     Ok(Device { user: UserId::new(&named.user).map_err(bad)?, id: DeviceId::new(&named.id).map_err(bad)? })
 }

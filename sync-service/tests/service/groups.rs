@@ -48,15 +48,15 @@ async fn a_message_makes_a_group_and_every_member_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_hints_each_user_once() {
+async fn a_batch_without_news_hints_each_user_once() {
     let stage = Stage::new();
     let group = stage.group("alice/d1", 1, &["bob", "carol"]).await;
     stage.take_hints();
     let batch = vec![
-        message(2, &group, "one"),
-        message(3, "bob", "to you alone"),
-        message(4, &group, "two"),
-        message(5, "dave", "hi"),
+        message(2, &group, &"one".repeat(1000)),
+        message(3, "bob", &"to you alone".repeat(1000)),
+        message(4, &group, &"two".repeat(1000)),
+        message(5, "dave", &"hi".repeat(1000)),
         message(6, &group, ""),
     ];
     let results = stage.service.send(&device("alice/d1"), batch).await;
@@ -64,6 +64,7 @@ async fn a_batch_hints_each_user_once() {
     assert_eq!(codes, [Code::Ok, Code::Ok, Code::Ok, Code::Ok, Code::EmptyText]);
     assert_eq!((results[0].seq, results[2].seq), (2, 3));
     assert_eq!(stage.take_hints(), ["alice but d1", "bob", "carol", "dave"]);
+    assert!(stage.take_news().is_empty(), "long texts are left to a look");
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,7 +66,8 @@ async fn a_start_at_heads_is_stored_before_the_reply_and_delivers_nothing() {
 async fn a_start_at_heads_derives_first_what_was_acknowledged() {
     let stage = Stage::new();
     let [first, head] = two_messages(&stage).await;
-    let op = Op::Ack { device: device("bob/d1"), versions: first.versions, time_ms: 0 };
+    let epoch = stage.storage.reference.epoch();
+    let op = Op::Ack { device: device("bob/d1"), epoch, versions: first.versions, time_ms: 0 };
     tern_storage::Storage::commit(&stage.storage.reference, vec![op]).await;
     assert_eq!(stage.hello("bob/d1", first_hello(Start::Heads)).await.key, Some(head));
     assert_eq!(stage.receipts("alice/d1").await, [("bob".into(), v1::ReceiptKind::Delivered, 1)]);
@@ -158,7 +159,7 @@ async fn acknowledgements_only_rise_and_the_presented_key_alone_decides() {
     stage.service.quiet().await;
     assert_eq!(stage.state("bob/d1").await.acked.map(Some), head.versions);
     stage.storage.take_commits();
-    stage.ack("bob/d1", head).await;
+    stage.hello("bob/d1", hello_with(head)).await;
     stage.sync("bob/d1", head).await;
     stage.service.quiet().await;
     assert!(stage.storage.take_commits().is_empty(), "what is stored is not stored again");

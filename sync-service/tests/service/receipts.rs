@@ -161,7 +161,8 @@ async fn a_crash_between_acknowledgement_and_receipt_loses_none() {
     crashed.send("carol/d1", 1, "dave", "hi").await;
     for name in ["bob/d1", "bob/d2", "dave/d1"] {
         let versions = crashed.head(name).await.versions;
-        let op = Op::Ack { device: device(name), versions, time_ms: 0 };
+        let epoch = crashed.storage.reference.epoch();
+        let op = Op::Ack { device: device(name), epoch, versions, time_ms: 0 };
         crashed.storage.reference.commit(vec![op]).await;
     }
     let stage = Stage::over(crashed.storage.clone());

@@ -1,5 +1,6 @@
 //! Sends: results, dedup, hints, and what a page and a push make of them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use prost::Message;
@@ -36,7 +37,34 @@ async fn a_batch_is_one_commit_with_a_result_for_each_in_order() {
     assert_eq!(results[6].conversation, "alice:bob");
     let commits = stage.storage.take_commits();
     assert_eq!(commits.iter().map(Vec::len).collect::<Vec<_>>(), [6], "id 0 never reaches storage");
-    assert_eq!(stage.take_hints(), ["alice but d1", "bob", "carol"], "each user once");
+    let hints: BTreeSet<String> = stage.take_hints().into_iter().collect();
+    assert_eq!(hints.iter().collect::<Vec<_>>(), ["alice but d1", "bob", "carol"]);
+}
+
+/// What a hint carries is what a page has, for each device, and says where it stands.
+#[tokio::test(start_paused = true)]
+async fn news_is_the_entry_of_the_page() {
+    let stage = Stage::new();
+    let group = stage.group("alice/d1", 1, &["bob"]).await;
+    assert!(stage.take_news().is_empty(), "what becomes of a change is for storage to say");
+    stage.service.send(&device("alice/d1"), vec![message(2, "bob", "hi"), message(3, &group, "all")]).await;
+    stage.read("bob/d1", "alice:bob", 1).await.unwrap();
+    let news = stage.take_news();
+    assert_eq!(news.len(), 4, "two messages, and a receipt for each of two");
+    for name in ["alice/d1", "alice/d2", "bob/d1"] {
+        let reader = device(name);
+        let page = stage.peek(name, None).await.entries;
+        let places = news.iter().flat_map(|news| news.places.iter().map(move |placed| (news, placed)));
+        for (news, placed) in places.filter(|(_, placed)| placed.user == reader.user) {
+            let entry = news.entry(placed, &reader.id);
+            let at = page.iter().position(|known| *known == entry);
+            let at = at.unwrap_or_else(|| panic!("{name}: {entry:?} is not in {page:?}"));
+            let before =
+                page[..at].iter().rev().find(|known| known.class == entry.class).map_or(0, |known| known.version);
+            assert_eq!(placed.before, before, "{name}: {entry:?}");
+            assert_eq!(placed.epoch, stage.head(name).await.epoch);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tern_storage::{
     Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
     Retained, Storage, Unavailable,
 };
-use tern_sync::{Hints, SyncApi, SyncService};
+use tern_sync::{Hints, News, Placed, SyncApi, SyncService};
 
 /// The reference, with a record of what was committed and a switch to fail it.
 #[derive(Default)]
@@ -108,14 +108,24 @@ impl Storage for Watched {
     }
 }
 
-/// Who was hinted, and which device was spared.
+/// Who was hinted and which device was spared, and what the hints carried.
 #[derive(Default)]
-pub(crate) struct Recorded(Mutex<Vec<String>>);
+pub(crate) struct Recorded {
+    hints: Mutex<Vec<String>>,
+    news: Mutex<Vec<News>>,
+}
 
 impl Hints for Recorded {
     fn owed(&self, user: &UserId, except: Option<&Device>) {
         let but = except.map(|device| format!(" but {}", device.id)).unwrap_or_default();
-        self.0.lock().unwrap().push(format!("{user}{but}"));
+        self.hints.lock().unwrap().push(format!("{user}{but}"));
+    }
+
+    fn news(&self, news: News) {
+        for Placed { user, .. } in &news.places {
+            self.owed(user, Some(&news.by).filter(|by| by.user == *user));
+        }
+        self.news.lock().unwrap().push(news);
     }
 }
 
@@ -138,9 +148,14 @@ impl Stage {
 
     /// The hints since it was last asked, in the order of names.
     pub(crate) fn take_hints(&self) -> Vec<String> {
-        let mut hints = std::mem::take(&mut *self.hints.0.lock().unwrap());
+        let mut hints = std::mem::take(&mut *self.hints.hints.lock().unwrap());
         hints.sort();
         hints
+    }
+
+    /// What the hints carried since it was last asked.
+    pub(crate) fn take_news(&self) -> Vec<News> {
+        std::mem::take(&mut *self.hints.news.lock().unwrap())
     }
 
     /// Sends a text that must be accepted.

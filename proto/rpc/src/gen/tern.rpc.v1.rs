@@ -85,6 +85,9 @@ pub struct Ack {
     pub positions: ::prost::alloc::vec::Vec<::tern_proto::v1::Position>,
     #[prost(int64, tag = "3")]
     pub time_ms: i64,
+    /// Of the store, that the positions are of.
+    #[prost(fixed64, tag = "4")]
+    pub epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Read {
@@ -124,7 +127,7 @@ pub struct CommitReply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5, 6")]
     pub outcome: ::core::option::Option<outcome::Outcome>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -142,9 +145,12 @@ pub mod outcome {
         Raised(super::Raised),
         #[prost(enumeration = "super::Plain", tag = "5")]
         Plain(i32),
+        /// Where the device stands after an acknowledgement.
+        #[prost(message, tag = "6")]
+        Acked(super::DeviceState),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Sent {
     #[prost(uint64, tag = "1")]
     pub server_msg_id: u64,
@@ -157,17 +163,42 @@ pub struct Sent {
     /// Whose timelines have it as a new entry; none if it was stored before.
     #[prost(string, repeated, tag = "5")]
     pub owed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where it stands in each of them, in their order; none if that is not told.
+    #[prost(message, repeated, tag = "6")]
+    pub places: ::prost::alloc::vec::Vec<Place>,
+}
+/// Where an entry stands in a timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Place {
+    /// Of the store.
+    #[prost(fixed64, tag = "1")]
+    pub epoch: u64,
+    /// Nothing lies between this version and that of the entry.
+    #[prost(uint64, tag = "2")]
+    pub before: u64,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Started {
     #[prost(message, repeated, tag = "1")]
     pub positions: ::prost::alloc::vec::Vec<::tern_proto::v1::Position>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Raised {
-    /// Whose timelines have a new entry.
-    #[prost(string, repeated, tag = "1")]
-    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub told: ::prost::alloc::vec::Vec<Told>,
+}
+/// Somebody whose timeline has a new receipt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Told {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// Both or none.
+    #[prost(message, optional, tag = "2")]
+    pub receipt: ::core::option::Option<::tern_proto::v1::Receipt>,
+    #[prost(message, optional, tag = "3")]
+    pub place: ::core::option::Option<Place>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LookRequest {
@@ -1280,6 +1311,8 @@ pub mod sync_server {
 pub struct HintRequest {
     #[prost(message, repeated, tag = "1")]
     pub owed: ::prost::alloc::vec::Vec<Owed>,
+    #[prost(message, repeated, tag = "2")]
+    pub news: ::prost::alloc::vec::Vec<News>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owed {
@@ -1288,6 +1321,41 @@ pub struct Owed {
     /// The device that caused it and needs no hint; empty for none.
     #[prost(string, tag = "2")]
     pub except_device: ::prost::alloc::string::String,
+}
+/// An entry that was just committed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct News {
+    /// The device that caused it and needs no hint.
+    #[prost(message, optional, tag = "1")]
+    pub by: ::core::option::Option<Device>,
+    #[prost(message, repeated, tag = "4")]
+    pub places: ::prost::alloc::vec::Vec<Placed>,
+    #[prost(oneof = "news::Body", tags = "2, 3")]
+    pub body: ::core::option::Option<news::Body>,
+}
+/// Nested message and enum types in `News`.
+pub mod news {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "2")]
+        Message(::tern_proto::v1::Message),
+        #[prost(message, tag = "3")]
+        Receipt(::tern_proto::v1::Receipt),
+    }
+}
+/// Where it stands in somebody's timeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Placed {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// That of the user's keys.
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+    /// Nothing lies between this version and that of the entry.
+    #[prost(uint64, tag = "3")]
+    pub before: u64,
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HintReply {}
@@ -1382,7 +1450,7 @@ pub mod gateway_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Who is owed something. May be lost, doubled or late: that costs latency only.
+        /// Who is owed something, and perhaps what. May be lost, doubled, late or out of order: that costs latency only.
         pub async fn hint(
             &mut self,
             request: impl tonic::IntoRequest<super::HintRequest>,
@@ -1416,7 +1484,7 @@ pub mod gateway_server {
     /// Generated trait containing gRPC methods that should be implemented for use with GatewayServer.
     #[async_trait]
     pub trait Gateway: std::marker::Send + std::marker::Sync + 'static {
-        /// Who is owed something. May be lost, doubled or late: that costs latency only.
+        /// Who is owed something, and perhaps what. May be lost, doubled, late or out of order: that costs latency only.
         async fn hint(
             &self,
             request: tonic::Request<super::HintRequest>,

@@ -68,13 +68,18 @@ async fn filled(options: Options) -> (Embedded, Vec<v1::Entry>) {
     let (part, head) = (bob[ACKNOWLEDGED - 1].version, bob[bob.len() - 1].version);
     for (id, version) in [("b1", part), ("b2", head)] {
         let by = device("bob", id);
-        let ack = Op::Ack { device: by.clone(), versions: [Some(version), None], time_ms: LATER };
+        let ack =
+            Op::Ack { device: by.clone(), epoch: epoch(&store).await, versions: [Some(version), None], time_ms: LATER };
         let derived = Op::Delivered { by, derived: version, positions: vec![], time_ms: LATER };
         store.commit(vec![ack, derived]).await;
     }
     let start = Op::Start { device: device("carol", "c1"), start: v1::Start::Oldest, time_ms: LATER };
     store.commit(vec![start]).await;
     (store, bob)
+}
+
+async fn epoch(store: &Embedded) -> u64 {
+    store.device(&device("bob", "b1")).await.unwrap().epoch
 }
 
 /// How many entries of a user are kept, and the bytes of their records.
@@ -247,7 +252,8 @@ async fn copies_are_copied_and_at_last_forgotten() {
     let mut first = 0;
     for pass in 1..=3 {
         let now = NOW + pass * 31 * DAY;
-        let heard = Op::Ack { device: device("carol", "c1"), versions: [None, None], time_ms: now };
+        let heard =
+            Op::Ack { device: device("carol", "c1"), epoch: epoch(&store).await, versions: [None, None], time_ms: now };
         store.commit(vec![heard]).await;
         // Several calls: each gives back a few segments.
         while store.retain(now).await.unwrap().freed > 0 {}
@@ -258,7 +264,7 @@ async fn copies_are_copied_and_at_last_forgotten() {
     let (entries, bytes) = size(&store, "carol");
     let (by, left) = (device("carol", "c1"), 3);
     let (acked, now) = (carol[carol.len() - 1 - left].version, NOW + 130 * DAY);
-    let ack = Op::Ack { device: by.clone(), versions: [Some(acked), None], time_ms: now };
+    let ack = Op::Ack { device: by.clone(), epoch: epoch(&store).await, versions: [Some(acked), None], time_ms: now };
     store.commit(vec![ack, Op::Delivered { by, derived: acked, positions: vec![], time_ms: now }]).await;
     while store.retain(now).await.unwrap().freed > 0 {}
     assert_eq!(timeline(&store, &device("carol", "c1"), 0).await, carol[carol.len() - left..]);
@@ -357,7 +363,8 @@ async fn passes_disturb_nobody() {
             }
         }
         first = if first == 0 { key } else { first };
-        let ack = Op::Ack { device: by.clone(), versions: [Some(key), None], time_ms: LATER };
+        let ack =
+            Op::Ack { device: by.clone(), epoch: epoch(&store).await, versions: [Some(key), None], time_ms: LATER };
         let derived = Op::Delivered { by: by.clone(), derived: key, positions: vec![], time_ms: LATER };
         assert!(!store.commit(vec![ack, derived]).await.contains(&Outcome::Unavailable));
         for entry in timeline(&store, &device("bob", "old"), first).await {

@@ -1,0 +1,123 @@
+//! A hint that carries what it is about, so that a link which stands right before the entry needs no look to be told it.
+
+use tern_proto::key::{Class, Version};
+use tern_proto::v1::entry::Body;
+use tern_proto::{DeviceId, UserId, v1};
+use tern_storage::{Content, Device, Op, Place, Sent, Told};
+
+use crate::Hints;
+use crate::keys::user_epoch;
+
+/// Longer texts are left to a look: every gateway hears every hint, and few have a use for this one.
+const TEXT_BYTES: usize = 1024;
+
+/// An entry that was just committed, and where it stands in the timelines of those who are owed it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct News {
+    /// The device that caused it; it needs no hint, and gets the stub of a message.
+    pub by: Device,
+    /// A message or a receipt.
+    pub body: Body,
+    /// By timeline.
+    pub places: Vec<Placed>,
+}
+
+/// Where an entry stands in a user's timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Whose.
+    pub user: UserId,
+    /// That of the user's keys.
+    pub epoch: u64,
+    /// A key at this version, or above it and below that of the entry, has the entry as its next.
+    pub before: Version,
+    /// That of the entry.
+    pub version: Version,
+}
+
+impl News {
+    /// Of a message; `None` where storage has not told the places.
+    pub(crate) fn of_message(by: &Device, sent: &Sent, short: Short) -> Option<News> {
+        if sent.places.is_empty() {
+            return None;
+        }
+        let message = v1::Message {
+            from: by.user.to_string(),
+            conversation: sent.conversation.to_string(),
+            seq: sent.seq,
+            server_msg_id: sent.server_msg_id,
+            client_msg_id: short.client_msg_id,
+            text: short.text,
+            time_ms: sent.time_ms,
+            change: None,
+        };
+        let places = sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place));
+        Some(News { by: by.clone(), body: Body::Message(message), places: places.collect() })
+    }
+
+    /// Of a receipt, if storage has told it.
+    fn of_receipt(by: &Device, told: &Told) -> Option<News> {
+        let (receipt, place) = told.receipt.as_ref()?;
+        let places = vec![Placed::new(&told.user, place)];
+        Some(News { by: by.clone(), body: Body::Receipt(receipt.clone()), places })
+    }
+
+    /// The class of the timelines.
+    pub fn class(&self) -> Class {
+        match self.body {
+            Body::Receipt(_) => Class::Receipts,
+            _ => Class::Messages,
+        }
+    }
+
+    /// The entry as this device of the user would find it in a page.
+    pub fn entry(&self, placed: &Placed, device: &DeviceId) -> v1::Entry {
+        let is_own = self.by.id == *device && self.by.user == placed.user;
+        let body = match &self.body {
+            Body::Message(message) if is_own => Body::Stub(v1::Stub {
+                client_msg_id: message.client_msg_id,
+                server_msg_id: message.server_msg_id,
+                conversation: message.conversation.clone(),
+                seq: message.seq,
+                time_ms: message.time_ms,
+            }),
+            body => body.clone(),
+        };
+        v1::Entry { class: self.class().number(), version: placed.version, body: Some(body) }
+    }
+}
+
+impl Placed {
+    fn new(user: &UserId, place: &Place) -> Placed {
+        let Place { epoch, before, version } = *place;
+        Placed { user: user.clone(), epoch: user_epoch(epoch, user), before, version }
+    }
+}
+
+/// Hints everybody whose timeline has a new receipt, but not the device that caused it.
+pub(crate) fn of_receipts(hints: &dyn Hints, by: &Device, told: &[Told]) {
+    for told in told {
+        match News::of_receipt(by, told) {
+            Some(news) => hints.news(news),
+            None => hints.owed(&told.user, Some(by).filter(|by| by.user == told.user)),
+        }
+    }
+}
+
+/// What of a send has to be kept for the news of it.
+pub(crate) struct Short {
+    client_msg_id: u64,
+    text: String,
+}
+
+impl Short {
+    /// `None` for what is not told with a hint: long texts, and changes, of which storage decides what becomes of them.
+    pub(crate) fn of(op: &Op) -> Option<Short> {
+        match op {
+            Op::Send { client_msg_id, content: Content::Text { text, .. }, .. } if text.len() <= TEXT_BYTES => {
+                Some(Short { client_msg_id: *client_msg_id, text: text.clone() })
+            }
+            _ => None,
+        }
+    }
+}
