@@ -65,17 +65,22 @@ impl Job for Acks {
         }
     }
 
-    async fn run(&self, device: &Device, versions: Self::Work) {
+    async fn run(&self, device: &Device, versions: Self::Work) -> Option<Self::Work> {
         let state = match self.storage.device(device).await {
             Ok(state) => state,
-            Err(error) => return debug!(%error, ?device, "an acknowledgement was not stored"),
+            Err(error) => {
+                debug!(%error, ?device, "an acknowledgement was not stored");
+                return None;
+            }
         };
         if !is_news(&state, versions) {
-            return derive(&self.deliver, device, &state);
+            derive(&self.deliver, device, &state);
+            return None;
         }
         let outcome = store(&*self.storage, &self.deliver, device, state.epoch, versions).await;
         if !matches!(outcome, Outcome::Acked(_)) {
             debug!(?outcome, ?device, "an acknowledgement was not stored");
         }
+        None
     }
 }

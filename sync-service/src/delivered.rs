@@ -63,11 +63,13 @@ struct Step {
 }
 
 impl Derivation {
-    /// Derives all that these devices of one user have acknowledged, in steps; of some it is known where they stand.
+    /// Derives all that these devices of one user have acknowledged, in steps; of some it is known where they stand. Tells up to where it has derived, of those for
+    /// which there was something to derive.
     pub(crate) async fn derive(
         &self,
         devices: impl IntoIterator<Item = (Device, Option<Standing>)>,
-    ) -> Result<(), NotDerived> {
+    ) -> Result<BTreeMap<DeviceId, Version>, NotDerived> {
+        let mut derived = BTreeMap::new();
         let mut devices: Vec<(Device, Option<Standing>)> = devices.into_iter().collect();
         loop {
             let mut steps = Vec::new();
@@ -75,12 +77,14 @@ impl Derivation {
                 steps.extend(self.look(device, *standing).await?);
             }
             if steps.is_empty() {
-                return Ok(());
+                return Ok(derived);
             }
+            let reached: Vec<_> = steps.iter().map(|step| (step.device.id.clone(), step.derived)).collect();
             devices = steps.iter().filter(|step| !step.last).map(|step| (step.device.clone(), None)).collect();
             self.store(steps).await?;
+            derived.extend(reached);
             if devices.is_empty() {
-                return Ok(());
+                return Ok(derived);
             }
             tokio::time::sleep(RECEIPT_PACE).await;
         }
@@ -101,7 +105,8 @@ impl Derivation {
                 let (derivation, siblings) = (self.clone(), siblings.to_vec());
                 users.spawn(async move { derivation.derive(siblings.into_iter().map(|device| (device, None))).await });
             }
-            outcome = users.join_all().await.into_iter().fold(outcome, Result::and);
+            let derived = users.join_all().await.into_iter().map(|derived| derived.map(drop));
+            outcome = derived.fold(outcome, Result::and);
         }
     }
 
@@ -218,11 +223,19 @@ impl Job for Deliver {
         }
     }
 
-    async fn run(&self, user: &UserId, devices: Self::Work) {
+    /// What came meanwhile was seen before this was stored: it does not know of it.
+    async fn run(&self, user: &UserId, devices: Self::Work) -> Option<Self::Work> {
         let devices = devices.into_iter().map(|(id, standing)| (Device { user: user.clone(), id }, Some(standing)));
-        if let Err(error) = self.derivation.derive(devices).await {
-            warn!(%error, %user, "delivered receipts are late");
-            self.sweep.add((), ());
+        match self.derivation.derive(devices).await {
+            Ok(derived) => {
+                let standing = |(id, derived)| (id, Standing { acked: 0, derived });
+                Some(derived.into_iter().map(standing).collect())
+            }
+            Err(error) => {
+                warn!(%error, %user, "delivered receipts are late");
+                self.sweep.add((), ());
+                None
+            }
         }
     }
 }
@@ -239,10 +252,11 @@ impl Job for Sweep {
 
     fn merge(_waiting: &mut (), _more: ()) {}
 
-    async fn run(&self, _key: &(), _work: ()) {
+    async fn run(&self, _key: &(), _work: ()) -> Option<()> {
         while let Err(error) = self.derivation.recover().await {
             debug!(%error, "delivered receipts are still late");
             tokio::time::sleep(RETRY_AFTER).await;
         }
+        None
     }
 }

@@ -21,8 +21,9 @@ pub(crate) trait Job: Send + Sync + 'static {
     /// a request that waits for it.
     fn merge(waiting: &mut Self::Work, more: Self::Work);
 
-    /// Does all that waited. Reports its own errors; the work is gone either way.
-    async fn run(&self, key: &Self::Key, work: Self::Work);
+    /// Does all that waited. Reports its own errors; the work is gone either way. Tells what it has learned for what has come in the meantime, if anything has:
+    /// it is merged with that.
+    async fn run(&self, key: &Self::Key, work: Self::Work) -> Option<Self::Work>;
 }
 
 /// Runs a [`Job`].
@@ -71,8 +72,11 @@ impl<J: Job> Paced<J> {
 
     async fn run(self: Arc<Paced<J>>, key: J::Key) {
         while let Some(work) = self.take(&key) {
-            self.job.run(&key, work).await;
+            let learned = self.job.run(&key, work).await;
             tokio::time::sleep(self.pace).await;
+            if let (Some(learned), Some(Some(waiting))) = (learned, self.waiting().get_mut(&key)) {
+                J::merge(waiting, learned);
+            }
         }
     }
 
@@ -120,8 +124,9 @@ mod tests {
             *waiting = (*waiting).max(more);
         }
 
-        async fn run(&self, key: &&'static str, work: u64) {
+        async fn run(&self, key: &&'static str, work: u64) -> Option<u64> {
             self.runs.lock().unwrap().push((self.since.elapsed(), key, work));
+            Some(100).filter(|_| work == 7)
         }
     }
 
@@ -143,7 +148,17 @@ mod tests {
         assert_eq!(a[0], (0, 1), "the first at once");
         assert!(a.windows(2).all(|pair| pair[1].0 - pair[0].0 >= PACE.as_millis()), "{a:?}");
         assert_eq!((a.len(), a[a.len() - 1].1), (4, 30), "the last always: {a:?}");
-        assert_eq!(of("b"), [(600, 7)], "another key does not wait");
+        assert_eq!(of("b"), [(600, 7)], "another key does not wait, and what is learned is no work");
         assert!(paced.waiting().is_empty(), "quiet keys leave");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_a_run_has_learned_goes_with_what_came_meanwhile() {
+        let runs: Arc<Mutex<Vec<Run>>> = Arc::default();
+        let paced = Paced::new(Noting { since: Instant::now(), runs: runs.clone() }, PACE);
+        paced.add("a", 7);
+        sleep(Duration::from_millis(1)).await;
+        paced.add("a", 8);
+        paced.quiet().await;
+        assert_eq!(runs.lock().unwrap().iter().map(|run| run.2).collect::<Vec<_>>(), [7, 100]);
     }
 }

@@ -37,7 +37,7 @@ impl Job for Reads {
     }
 
     /// The highest first: it raises the mark, and those below find it raised. One beyond the head is refused by itself.
-    async fn run(&self, (conversation, _): &Self::Key, mut marks: Self::Work) {
+    async fn run(&self, (conversation, _): &Self::Key, mut marks: Self::Work) -> Option<Self::Work> {
         marks.sort_by_key(|mark| Reverse(mark.seq));
         let time_ms = unix_millis();
         let op = |mark: &ReadMark| Op::Read {
@@ -54,5 +54,6 @@ impl Job for Reads {
             // A caller that has gone away needs no answer.
             let _ = mark.outcome.send(outcome);
         }
+        None
     }
 }
