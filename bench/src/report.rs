@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) faults: FaultCounts,
     /// Whether the server's background work came to an end before its processor time was read.
     pub(crate) server_idle: Option<bool>,
+    /// The share of a core that a cluster takes without any load.
+    pub(crate) standing_cpu_share: Option<f64>,
 
     /// Append of 4 KiB and fdatasync on a growing file of the same disk.
     pub(crate) append_sync_ms: Option<Spread>,

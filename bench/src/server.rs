@@ -51,13 +51,16 @@ pub(crate) struct Target {
     /// Measure a whole cluster that is started for it: its services, and its PostgreSQL from the machine's packages
     #[arg(long, global = true, conflicts_with = "long_link")]
     cluster: bool,
-    /// Replicas of each service of that cluster
+    /// Gateways of that cluster, and sync replicas; it has two storage replicas
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     replicas: u8,
     /// Where the temporary data directory is made [default: the system's directory for temporary files]
     #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
+
+/// Storage replicas of a cluster, however many others it has.
+const STORAGES: usize = 2;
 
 /// A running server.
 pub(crate) struct Server {
@@ -151,7 +154,7 @@ impl Server {
         // The database has a user of its own, who has to get at its directory.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711))?;
         let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
-        let layout = Layout { gateways: replicas, syncs: replicas, storages: replicas, medias: 0 };
+        let layout = Layout { gateways: replicas, syncs: replicas, storages: STORAGES, medias: 0 };
         let mut cluster = Cluster::plan(&home.path().join("cluster"), &programs, layout)?;
         cores.on_server_core(|| cluster.up())?;
         let database = cluster.postgres().context("a database")?;
@@ -173,7 +176,7 @@ impl Server {
         let http = cluster.gateways().find_map(|gateway| at(gateway.http)).context("a gateway")?;
         let secret = read_secret(&cluster.secret_file())?;
         let at = Addresses { long_links, http, metrics: None };
-        Ok(Server { process: Processes::of(parts), secret, at, own: None, cluster: Some(cluster), home })
+        Ok(Server { process: Processes::of(parts)?, secret, at, own: None, cluster: Some(cluster), home })
     }
 
     /// Where long links go: to each gateway in turn.

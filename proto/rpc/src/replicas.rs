@@ -38,6 +38,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// The replicas of one service.
 pub struct Replicas {
     shared: Arc<Shared>,
+    /// Where calls go while that one is well.
+    home: Option<usize>,
 }
 
 struct Shared {
@@ -89,7 +91,13 @@ impl Replicas {
         let replicas = Mutex::default();
         let shared = Arc::new(Shared { service, target, replicas, well: Arc::new(Notify::new()) });
         tokio::spawn(look(Arc::downgrade(&shared)));
-        Replicas { shared }
+        Replicas { shared, home: None }
+    }
+
+    /// The same ones, for calls that go to one of them as long as it is well: to the same from every process that sees the same replicas. That saves work where a
+    /// replica remembers what it has just done; nothing may rest on it.
+    pub fn at_home(&self, home: usize) -> Replicas {
+        Replicas { shared: self.shared.clone(), home: Some(home) }
     }
 
     /// All of them, well or not.
@@ -145,28 +153,31 @@ impl Replicas {
         })
     }
 
-    /// The less busy of two well ones, if possible of those that were not tried yet. Waits until there is one.
+    /// The one at home, or the less busy of two well ones; if possible of those that were not tried yet. Waits until there is one.
     async fn pick(&self, tried: &[SocketAddr], until: Instant) -> Option<Arc<Replica>> {
         loop {
             let becomes_well = self.shared.well.notified();
-            if let Some(replica) = self.shared.choose(tried).or_else(|| self.shared.choose(&[])) {
+            if let Some(replica) = self.choose(tried).or_else(|| self.choose(&[])) {
                 return Some(replica);
             }
             timeout_at(until, becomes_well).await.ok()?;
         }
     }
-}
 
-impl Shared {
     fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Replica>> {
-        let replicas = self.replicas();
+        let replicas = self.shared.replicas();
         let well: Vec<&Arc<Replica>> =
             replicas.values().filter(|replica| replica.is_well() && !tried.contains(&replica.address)).collect();
+        if let Some(home) = self.home {
+            return well.get(home.checked_rem(well.len())?).map(|replica| (*replica).clone());
+        }
         let first = fastrand::choice(&well)?;
         let second = fastrand::choice(&well)?;
         Some(if second.busyness() < first.busyness() { (*second).clone() } else { (*first).clone() })
     }
+}
 
+impl Shared {
     /// Every change is whole, so a panic elsewhere leaves nothing to repair.
     fn replicas(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Replica>>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)

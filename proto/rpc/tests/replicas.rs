@@ -88,6 +88,25 @@ async fn calls_are_spread_and_a_dead_replica_fails_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_stay_at_home_while_it_is_well() {
+    let servers = [Server::start(0).await, Server::start(0).await];
+    let all = replicas(&[servers[0].port, servers[1].port]);
+    calls_for(&all, Duration::from_secs(1)).await;
+    let homes = [all.at_home(0), all.at_home(1), all.at_home(2)];
+    let before = [servers[0].calls(), servers[1].calls()];
+    for home in homes.iter().cycle().take(30) {
+        call(home).await.unwrap();
+    }
+    let mut calls = [servers[0].calls() - before[0], servers[1].calls() - before[1]];
+    calls.sort_unstable();
+    assert_eq!(calls, [10, 20]);
+    servers[0].task.abort();
+    for home in homes.iter().cycle().take(30) {
+        call(home).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_comes_up_gets_its_share() {
     let a = Server::start(0).await;
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();

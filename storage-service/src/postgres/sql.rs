@@ -47,13 +47,13 @@ statements! {
         FROM cursors WHERE user_id = ANY($1::text[]) ORDER BY user_id, device_id FOR UPDATE";
     /// The heads of these users, not locked.
     heads: "SELECT user_id, class, head, foreign_head FROM heads WHERE user_id = ANY($1::text[])";
-    /// Locks conversations of two and gives each its next positions: names, how many, times. Makes those that get any.
+    /// Locks conversations of two and gives each its next positions: names, how many, times. Makes those that get any. Whether one exists is looked up only where
+    /// that decides.
     lock_pairs: "
         INSERT INTO conversations AS c (id, seq, time_ms)
         SELECT a.id, a.seq, a.time_ms
         FROM unnest($1::text[], $2::int8[], $3::int8[]) AS a (id, seq, time_ms)
-        LEFT JOIN conversations x ON x.id = a.id
-        WHERE a.seq > 0 OR x.id IS NOT NULL
+        WHERE a.seq > 0 OR (SELECT x.seq FROM conversations x WHERE x.id = a.id) IS NOT NULL
         ORDER BY a.id COLLATE \"C\"
         ON CONFLICT (id) DO UPDATE
         SET seq = c.seq + excluded.seq,

@@ -1,5 +1,6 @@
 //! The sync service as a gateway sees it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -26,15 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SENDS: usize = 1;
 /// Calls under way that are answered at once.
 const QUICK: usize = 1;
-/// Calls under way whose answer waits for company: acknowledgements in storage, and read marks at their pace.
-const ACKS: usize = 2;
+/// Calls under way whose answer waits for company: acknowledgements in storage, and read marks at their pace. Those of a user go to the same replica, which
+/// knows from the last ones what there is to derive.
+const ACKS: usize = 4;
 const READS: usize = 4;
 
 /// Asks the sync service.
 pub struct Client {
     sends: Batcher<rpc::Ask, rpc::Answer>,
     quick: Batcher<rpc::Ask, rpc::Answer>,
-    acks: Batcher<rpc::Ask, rpc::Answer>,
+    /// By user.
+    acks: [Batcher<rpc::Ask, rpc::Answer>; ACKS],
     reads: Batcher<rpc::Ask, rpc::Answer>,
     /// As the last hello was told.
     durability: AtomicI32,
@@ -44,13 +47,19 @@ impl Client {
     /// Asks the replicas at `target`. Needs a Tokio runtime.
     pub fn new(target: Target) -> Client {
         let replicas = Arc::new(Replicas::of("sync", target));
-        let batcher = |lanes| {
+        let batcher = |lanes, replicas: &Arc<Replicas>| {
             let replicas = replicas.clone();
             let call = move |asks| -> BoxFuture<'static, Vec<rpc::Answer>> { Box::pin(call(replicas.clone(), asks)) };
             Batcher::new(lanes, call)
         };
         let durability = AtomicI32::new(v1::Durability::Unspecified.into());
-        Client { sends: batcher(SENDS), quick: batcher(QUICK), acks: batcher(ACKS), reads: batcher(READS), durability }
+        Client {
+            sends: batcher(SENDS, &replicas),
+            quick: batcher(QUICK, &replicas),
+            acks: std::array::from_fn(|lane| batcher(1, &Arc::new(replicas.at_home(lane)))),
+            reads: batcher(READS, &replicas),
+            durability,
+        }
     }
 
     async fn ask(
@@ -191,7 +200,11 @@ impl SyncApi for Client {
     }
 
     async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
-        wanted!(self.ask(&self.acks, Some(device), Ask::Ack(request)).await?, Ack)
+        // The same in every gateway.
+        let mut hasher = DefaultHasher::new();
+        device.user.hash(&mut hasher);
+        let lane = hasher.finish() as usize % ACKS;
+        wanted!(self.ask(&self.acks[lane], Some(device), Ask::Ack(request)).await?, Ack)
     }
 
     async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
