@@ -52,21 +52,21 @@ impl Signal {
 
     /// Hands over an entry. An own one waits for company; if too much waits, all of it is left to a look.
     pub(crate) fn tell(&self, fresh: Fresh) {
-        let is_own = fresh.is_own;
-        let is_full = {
+        let flag = {
             let mut waiting = self.fresh();
-            let is_full = waiting.len() >= ENTRIES;
-            if is_full {
-                *waiting = Vec::new();
-            } else {
-                waiting.reserve_exact(1);
-                waiting.push(fresh);
-            }
-            is_full
+            let flag = if waiting.len() < ENTRIES { NEWS } else { HINT };
+            // Most links take it at once: four places would cost them memory.
+            waiting.reserve_exact(1);
+            waiting.push(fresh);
+            let is_owed = match flag {
+                NEWS => waiting.last().is_some_and(|fresh| !fresh.is_own),
+                // What is dropped leaves a gap, but nobody else may come to show it.
+                _ => std::mem::take(&mut *waiting).iter().any(|fresh| !fresh.is_own),
+            };
+            is_owed.then_some(flag)
         };
-        // What was dropped leaves a gap, which the next entry shows.
-        if !is_own {
-            self.set(if is_full { HINT } else { NEWS });
+        if let Some(flag) = flag {
+            self.set(flag);
         }
     }
 
@@ -106,6 +106,32 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    fn fresh(version: u64, is_own: bool) -> Fresh {
+        let entry = v1::Entry { class: 1, version, body: None };
+        Fresh { epoch: 7, class: Class::Messages, before: version - 1, entry, is_own }
+    }
+
+    #[test]
+    fn entries_are_handed_over_and_own_ones_wake_nobody() {
+        let signal = Signal::default();
+        signal.tell(fresh(1, true));
+        assert_eq!(signal.clear(), 0);
+        signal.tell(fresh(2, false));
+        assert_eq!(signal.clear(), NEWS);
+        assert_eq!(signal.entries(), [fresh(1, true), fresh(2, false)]);
+        assert_eq!(signal.entries(), []);
+    }
+
+    #[test]
+    fn entries_beyond_the_room_are_a_hint_if_one_of_them_is_owed() {
+        let signal = Signal::default();
+        (1..=ENTRIES as u64 + 1).for_each(|version| signal.tell(fresh(version, true)));
+        assert_eq!((signal.clear(), signal.entries()), (0, Vec::new()), "own ones alone are not worth a look");
+        (1..=ENTRIES as u64).for_each(|version| signal.tell(fresh(version, version > 1)));
+        signal.tell(fresh(ENTRIES as u64 + 1, true));
+        assert_eq!((signal.clear(), signal.entries()), (NEWS | HINT, Vec::new()), "the first one was owed");
+    }
 
     #[tokio::test]
     async fn flags_are_kept_until_taken_and_coalesce() {

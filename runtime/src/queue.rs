@@ -14,6 +14,13 @@ const QUEUE: usize = 16 * 1024;
 /// How often a lane that was woken lets the tasks run that are ready, so that their jobs come along.
 const ROUNDS: usize = 2;
 
+/// Lets the tasks run that are ready, so that what they are about to ask for comes along with what is there.
+pub async fn let_others_run() {
+    for _ in 0..ROUNDS {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Jobs for lanes.
 pub struct Queue<J> {
     state: Mutex<State<J>>,
@@ -81,9 +88,7 @@ impl<J> Queue<J> {
                 None => self.changed.notified().await,
             }
         }
-        for _ in 0..ROUNDS {
-            tokio::task::yield_now().await;
-        }
+        let_others_run().await;
         self.take()
     }
 

@@ -13,6 +13,7 @@ use tern_rpc::v1::gateway_client::GatewayClient;
 use tern_rpc::v1::gateway_server::{Gateway as Service, GatewayServer};
 use tern_rpc::v1::{self as rpc};
 use tern_rpc::{MESSAGE_BYTES, Replica, Replicas, Target};
+use tern_runtime::queue::let_others_run;
 use tokio::sync::Notify;
 
 use super::client::named;
@@ -140,6 +141,7 @@ async fn tell(gateway: Weak<Gateway>) {
         if tokio::time::timeout(LOOK, gateway.more.notified()).await.is_err() {
             continue;
         }
+        let_others_run().await;
         let hints = gateway.take();
         // One that does not answer is not waited for: it looks again by itself when it is back.
         if !gateway.replica.is_well() {
