@@ -1,6 +1,6 @@
 //! The one task of a long link. It moves bytes and runs calls; the [`Session`] decides.
 //!
-//! Its inputs: the signal (hint, displacement, stop), bytes, finished calls, room to write, time. A round takes what is
+//! Its inputs: the signal (hint, news, displacement, stop), bytes, finished calls, room to write, time. A round takes what is
 //! there of each, and then writes everything that is ready in one call, so that batches form by themselves and no timer
 //! is on the way of a message; only the reply to an ack may wait a little for company. An idle link holds no buffer and no future but this one.
 

@@ -4,6 +4,7 @@
 //! - Entries that come with a hint and stand right above the key of an armed link are a delta, which moves the key.
 //! - Any other hint on an armed link asks for what lies above the key and sends that as a delta.
 //! - A hint on a link that is not armed is one notify; the client's next sync allows another.
+//! - Entries that the device caused itself wait for others.
 //! - A hint during a sync or a push is remembered and looked at when that is over.
 //!
 //! Acknowledgements play no part in it.

@@ -35,6 +35,11 @@ use crate::Storage;
 pub trait Place: Send + Sync {
     /// Opens the store: empty the first time, later with what it held. Whatever was opened before has been dropped.
     async fn open(&self) -> Arc<dyn Storage>;
+
+    /// Whether the engine tells where new entries stand.
+    fn tells_places(&self) -> bool {
+        true
+    }
 }
 
 /// A test for each case that holds for every engine. Takes an expression for a new, empty [`Place`].
@@ -49,6 +54,7 @@ macro_rules! contract_cases {
             cursors: an_unknown_device_stands_nowhere, a_start_at_heads_is_no_acknowledgement,
                 a_start_at_the_oldest_leaves_a_known_device_alone, acknowledgements_never_move_back,
                 a_key_that_does_not_stand_acknowledges_nothing,
+                an_acknowledgement_of_nothing_new_is_heard_once_an_hour,
                 a_device_moves_alone, sending_acknowledges_nothing, the_underived_are_listed_in_order,
                 the_longest_silent_device_yields;
             receipts: a_read_reaches_reader_and_author, a_read_of_own_messages_reaches_the_reader_only,

@@ -161,7 +161,7 @@ pub enum Op {
         time_ms: i64,
     },
     /// Raises the device's acknowledged position, per class, never back; and how far it is derived with it, where nothing of others lies between the two. Versions of
-    /// another epoch, or ahead of the head, raise nothing. Lazy: written with the next commit, or alone at most [`LAZY`] later. Answered by [`Outcome::Acked`].
+    /// another epoch, or ahead of the head, raise nothing. If nothing rises, that the device was heard is stored once an hour. Lazy: written with the next commit, or alone at most [`LAZY`] later. Answered by [`Outcome::Acked`].
     Ack {
         /// The device.
         device: Device,
@@ -310,7 +310,16 @@ pub struct DeviceState {
     pub heard_ms: i64,
 }
 
+/// How often it is stored that a device was heard, though nothing rises: when a user has too many, the longest silent yields.
+const HEARD_EVERY_MS: i64 = 3_600_000;
+
 impl DeviceState {
+    /// Whether an acknowledgement at this time, by the server's clock, changes anything that is stored.
+    pub fn is_news(&self, versions: [Option<Version>; CLASSES], time_ms: i64) -> bool {
+        let rises = versions.into_iter().zip(self.acked).any(|(version, acked)| version > Some(acked));
+        rises || !self.known || self.heard_ms.saturating_add(HEARD_EVERY_MS) <= time_ms
+    }
+
     /// Whether versions of this epoch of the store are positions in the user's timelines.
     pub(crate) fn takes(&self, epoch: u64, versions: [Option<Version>; CLASSES]) -> bool {
         epoch == self.epoch && versions.into_iter().zip(self.heads).all(|(version, head)| version <= Some(head))

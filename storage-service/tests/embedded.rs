@@ -31,6 +31,10 @@ impl Directory {
 
 #[async_trait]
 impl Place for Directory {
+    fn tells_places(&self) -> bool {
+        false
+    }
+
     async fn open(&self) -> Arc<dyn Storage> {
         if self.without_index {
             let _ = std::fs::remove_file(self.dir.path().join("index.redb"));

@@ -20,8 +20,12 @@ pub(crate) struct Acks {
     pub(crate) deliver: Arc<Paced<Deliver>>,
 }
 
-/// How often it is stored that a device was heard, though nothing rises: when a user has too many, the longest silent yields.
-const HEARD_EVERY_MS: i64 = 3_600_000;
+/// What a device acknowledges.
+pub(crate) struct Acknowledged {
+    /// That of the store in which the versions were judged. In another life of it they say nothing.
+    pub(crate) epoch: u64,
+    pub(crate) versions: [Option<Version>; CLASSES],
+}
 
 /// Stores what a device acknowledges, if it is of this epoch of the store and not ahead. Delivered receipts are derived from it soon.
 pub(crate) async fn store(
@@ -43,29 +47,28 @@ pub(crate) async fn store(
 fn derive(deliver: &Arc<Paced<Deliver>>, device: &Device, state: &DeviceState) {
     let (acked, derived) = (state.acked[Class::Messages as usize], state.derived);
     if acked > derived && state.foreign > derived {
-        deliver.add(device.user.clone(), BTreeMap::from([(device.id.clone(), Standing { acked, derived })]));
+        let standing = Standing { epoch: state.epoch, acked, derived };
+        deliver.add(device.user.clone(), BTreeMap::from([(device.id.clone(), standing)]));
     }
-}
-
-/// Whether what a device in this state acknowledges is worth storing.
-fn is_news(state: &DeviceState, versions: [Option<Version>; CLASSES]) -> bool {
-    let rises = versions.into_iter().zip(state.acked).any(|(version, acked)| version > Some(acked));
-    let heard_lately = state.heard_ms.saturating_add(HEARD_EVERY_MS) > unix_millis();
-    rises || !state.known || !heard_lately
 }
 
 #[async_trait]
 impl Job for Acks {
     type Key = Device;
-    type Work = [Option<Version>; CLASSES];
+    type Work = Acknowledged;
 
     fn merge(waiting: &mut Self::Work, more: Self::Work) {
-        for (waiting, more) in waiting.iter_mut().zip(more) {
+        if waiting.epoch != more.epoch {
+            *waiting = more;
+            return;
+        }
+        for (waiting, more) in waiting.versions.iter_mut().zip(more.versions) {
             *waiting = (*waiting).max(more);
         }
     }
 
-    async fn run(&self, device: &Device, versions: Self::Work) -> Option<Self::Work> {
+    async fn run(&self, device: &Device, acknowledged: Self::Work) -> Option<Self::Work> {
+        let Acknowledged { epoch, versions } = acknowledged;
         let state = match self.storage.device(device).await {
             Ok(state) => state,
             Err(error) => {
@@ -73,11 +76,11 @@ impl Job for Acks {
                 return None;
             }
         };
-        if !is_news(&state, versions) {
+        if epoch == state.epoch && !state.is_news(versions, unix_millis()) {
             derive(&self.deliver, device, &state);
             return None;
         }
-        let outcome = store(&*self.storage, &self.deliver, device, state.epoch, versions).await;
+        let outcome = store(&*self.storage, &self.deliver, device, epoch, versions).await;
         if !matches!(outcome, Outcome::Acked(_)) {
             debug!(?outcome, ?device, "an acknowledgement was not stored");
         }

@@ -49,6 +49,8 @@ pub(crate) struct Derivation {
 /// What is known of a device without a look: at least so much is acknowledged, and at least so much derived. What is derived twice is told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
+    /// That of the store. In another life of it the rest says nothing.
+    pub(crate) epoch: u64,
     pub(crate) acked: Version,
     pub(crate) derived: Version,
 }
@@ -56,6 +58,7 @@ pub(crate) struct Standing {
 /// What one look at a device's acknowledgements has found.
 struct Step {
     device: Device,
+    epoch: u64,
     derived: Version,
     positions: BTreeMap<ConversationId, u64>,
     /// Nothing acknowledged lies beyond it.
@@ -68,7 +71,7 @@ impl Derivation {
     pub(crate) async fn derive(
         &self,
         devices: impl IntoIterator<Item = (Device, Option<Standing>)>,
-    ) -> Result<BTreeMap<DeviceId, Version>, NotDerived> {
+    ) -> Result<BTreeMap<DeviceId, Standing>, NotDerived> {
         let mut derived = BTreeMap::new();
         let mut devices: Vec<(Device, Option<Standing>)> = devices.into_iter().collect();
         loop {
@@ -79,7 +82,8 @@ impl Derivation {
             if steps.is_empty() {
                 return Ok(derived);
             }
-            let reached: Vec<_> = steps.iter().map(|step| (step.device.id.clone(), step.derived)).collect();
+            let standing = |step: &Step| Standing { epoch: step.epoch, acked: 0, derived: step.derived };
+            let reached: Vec<_> = steps.iter().map(|step| (step.device.id.clone(), standing(step))).collect();
             devices = steps.iter().filter(|step| !step.last).map(|step| (step.device.clone(), None)).collect();
             self.store(steps).await?;
             derived.extend(reached);
@@ -112,17 +116,17 @@ impl Derivation {
 
     /// Reads the next messages that the device has acknowledged; `None` if all are derived.
     async fn look(&self, device: &Device, standing: Option<Standing>) -> Result<Option<Step>, NotDerived> {
-        let Standing { acked, derived } = match standing {
+        let Standing { epoch, acked, derived } = match standing {
             Some(standing) => standing,
             None => {
                 let state = self.storage.device(device).await?;
-                Standing { acked: state.acked[Class::Messages as usize], derived: state.derived }
+                Standing { epoch: state.epoch, acked: state.acked[Class::Messages as usize], derived: state.derived }
             }
         };
         if derived >= acked {
             return Ok(None);
         }
-        let mut step = Step { device: device.clone(), derived, positions: BTreeMap::new(), last: false };
+        let mut step = Step { device: device.clone(), epoch, derived, positions: BTreeMap::new(), last: false };
         for _ in 0..STEP_PAGES {
             let request = PageRequest {
                 device: device.clone(),
@@ -132,6 +136,9 @@ impl Derivation {
                 texts: false,
             };
             let page = self.storage.page(request).await?;
+            if page.epoch != epoch {
+                return Ok(None);
+            }
             let acknowledged = page.entries.iter().take_while(|entry| entry.version <= acked);
             step.last = acknowledged.clone().count() < page.entries.len() || !page.more[Class::Messages as usize];
             raise(&mut step.positions, &device.user, acknowledged);
@@ -218,6 +225,9 @@ impl Job for Deliver {
     fn merge(waiting: &mut Self::Work, more: Self::Work) {
         for (device, standing) in more {
             let known = waiting.entry(device).or_insert(standing);
+            if known.epoch != standing.epoch {
+                *known = standing;
+            }
             known.acked = known.acked.max(standing.acked);
             known.derived = known.derived.max(standing.derived);
         }
@@ -227,10 +237,7 @@ impl Job for Deliver {
     async fn run(&self, user: &UserId, devices: Self::Work) -> Option<Self::Work> {
         let devices = devices.into_iter().map(|(id, standing)| (Device { user: user.clone(), id }, Some(standing)));
         match self.derivation.derive(devices).await {
-            Ok(derived) => {
-                let standing = |(id, derived)| (id, Standing { acked: 0, derived });
-                Some(derived.into_iter().map(standing).collect())
-            }
+            Ok(derived) => Some(derived),
             Err(error) => {
                 warn!(%error, %user, "delivered receipts are late");
                 self.sweep.add((), ());

@@ -15,7 +15,7 @@ use tern_runtime::shutdown::Stop;
 use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage};
 use tokio::sync::oneshot;
 
-use crate::acks::{self, Acks};
+use crate::acks::{self, Acknowledged, Acks};
 use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
 use crate::keys::{Judgement, is_behind, judge, user_epoch};
 use crate::news::{News, Short};
@@ -77,10 +77,10 @@ impl SyncService {
         self.sweep.quiet().await;
     }
 
-    /// Acknowledges a key that stands, some time soon.
-    fn acknowledge(&self, device: &Device, key: &Key) {
+    /// Acknowledges a key that stands in a store of this epoch, some time soon.
+    fn acknowledge(&self, device: &Device, epoch: u64, key: &Key) {
         if key.versions.iter().any(|version| *version > Some(0)) {
-            self.acks.add(device.clone(), key.versions);
+            self.acks.add(device.clone(), Acknowledged { epoch, versions: key.versions });
         }
     }
 
@@ -95,7 +95,7 @@ impl SyncService {
             // The client has its key whether or not the device is remembered already.
             v1::Start::Oldest => {
                 if !request.peek {
-                    self.acks.add(device.clone(), [Some(0); CLASSES]);
+                    self.acks.add(device.clone(), Acknowledged { epoch: state.epoch, versions: [Some(0); CLASSES] });
                 }
                 [0; CLASSES]
             }
@@ -144,7 +144,7 @@ impl SyncApi for SyncService {
             Judgement::Stands => {
                 if acknowledges(request.peek) {
                     // Even at 0, so that the device is remembered.
-                    self.acks.add(device.clone(), key.versions);
+                    self.acks.add(device.clone(), Acknowledged { epoch: state.epoch, versions: key.versions });
                 }
                 Ok(welcome((&state, highest), KeyOrder::None, None, &key))
             }
@@ -175,7 +175,7 @@ impl SyncApi for SyncService {
         let page = self.storage.page(page::request(device, above, request.limit)).await?;
         if let Some(key) = key {
             match judge(&key, user_epoch(page.epoch, &device.user), page.heads) {
-                Judgement::Stands if acknowledges(request.peek) => self.acknowledge(device, &key),
+                Judgement::Stands if acknowledges(request.peek) => self.acknowledge(device, page.epoch, &key),
                 Judgement::Stands => {}
                 Judgement::Replace(order) => {
                     let key = Some((&self.replacement(device).await?).into());
@@ -193,7 +193,7 @@ impl SyncApi for SyncService {
         match judge(&key, epoch, state.heads) {
             Judgement::Stands => {
                 if acknowledges(request.peek) {
-                    self.acknowledge(device, &key);
+                    self.acknowledge(device, state.epoch, &key);
                 }
                 Ok(v1::CheckReply { pending: is_behind(&key, state.heads), ..v1::CheckReply::default() })
             }

@@ -50,6 +50,30 @@ async fn after_a_sync_deltas_chain_from_its_key_and_acks_do_not_move_them() {
     assert_eq!(versions(&bob.delta().await), (5, vec![6], 6));
 }
 
+#[tokio::test]
+async fn entries_that_come_with_hints_are_deltas_without_a_look() {
+    let bench = Bench::start();
+    let mut bob = bench.enter("bob", "d1").await;
+    bench.service.commit_with_news("bob", "1", "d2");
+    bob.expect(Command::Notify.number(), 0).await;
+    assert_eq!(bob.sync(2, 0).await, 1);
+    bench.service.commit_with_news("bob", "2", "d2");
+    assert_eq!(versions(&bob.delta().await), (1, vec![2], 2));
+    // What the device has sent itself waits, and comes as a stub.
+    bench.service.commit_with_news("bob", "3", "d1");
+    bob.quiet().await;
+    bench.service.commit_with_news("bob", "4", "d2");
+    let delta = bob.delta().await;
+    assert_eq!(versions(&delta), (2, vec![3, 4], 4));
+    assert!(matches!(delta.entries[0].body, Some(v1::entry::Body::Stub(_))));
+    assert_eq!(bench.service.calls("push"), []);
+    // Where one is missing, all that lies between comes by a look.
+    bench.service.commit_quietly("bob", "5");
+    bench.service.commit_with_news("bob", "6", "d2");
+    assert_eq!(versions(&bob.delta().await), (4, vec![5, 6], 6));
+    assert_eq!(bench.service.calls("push").len(), 1);
+}
+
 // first-sync-race: what is committed during a sync comes after it, never instead of its page.
 #[tokio::test]
 async fn a_hint_during_a_sync_is_handled_after_it() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_gateway::Registry;
-use tern_proto::{Key, UserId, v1};
-use tern_sync::{Device, Hints, Pushed, Refusal, SyncApi, Welcome};
+use tern_proto::{DeviceId, Key, UserId, v1};
+use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
@@ -88,6 +88,16 @@ impl Service {
 
     pub(crate) fn commit_quietly(&self, user: &str, text: &str) {
         self.append(&UserId::new(user).unwrap(), text);
+    }
+
+    /// Commits an entry and hints with it, by this device.
+    pub(crate) fn commit_with_news(&self, user: &str, text: &str, by: &str) {
+        let user = UserId::new(user).unwrap();
+        let version = self.append(&user, text);
+        let by = Device { user: user.clone(), id: DeviceId::new(by).unwrap() };
+        let message = v1::Message { text: text.into(), ..Default::default() };
+        let place = Placed { user, epoch: EPOCH, before: version - 1, version };
+        self.registry.news(News { by, body: v1::entry::Body::Message(message), places: vec![place] });
     }
 
     pub(crate) fn hint(&self, user: &str) {

@@ -1,7 +1,7 @@
 //! Every replica of a service behind a name, and which of them are well.
 //!
 //! The name is resolved again and again; each address is asked for its health all the time, over the connection that carries its calls. So a replica that is dead,
-//! stopped or behind a cut link is left within 2 s, and comes back once it answers. A call goes to the less busy of two well ones at random, and
+//! stopped or behind a cut link is left within 2 s, and comes back once it answers. A call goes to the less busy of two well ones at random, or to one that it keeps to, and
 //! if that fails to another one: every call here may be made twice.
 
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl Replicas {
         Replicas { shared, home: None }
     }
 
-    /// The same ones, for calls that go to one of them as long as it is well: to the same from every process that sees the same replicas. That saves work where a
+    /// The same ones, for calls that go to one of them as long as the same ones are well: to the same from every process that sees them so. That saves work where a
     /// replica remembers what it has just done; nothing may rest on it.
     pub fn at_home(&self, home: usize) -> Replicas {
         Replicas { shared: self.shared.clone(), home: Some(home) }

@@ -9,6 +9,9 @@ use super::history::{
 };
 use crate::{Op, Outcome, Storage};
 
+/// In milliseconds.
+const HOUR: i64 = 3_600_000;
+
 /// Three messages from alice to bob; their versions in bob's timeline.
 async fn three_messages(store: &dyn Storage) -> [u64; 3] {
     for id in 1..=3 {
@@ -97,6 +100,22 @@ pub async fn a_key_that_does_not_stand_acknowledges_nothing(place: &dyn Place) {
     assert_eq!(state(&*store, "bob/d1").await.acked, [third, 0], "a bad one fails none of its neighbours");
 }
 
+/// Polling with the same key again and again writes nothing, but for now and then that the device was heard.
+pub async fn an_acknowledgement_of_nothing_new_is_heard_once_an_hour(place: &dyn Place) {
+    let store = place.open().await;
+    let [first, second, _] = three_messages(&*store).await;
+    for (time_ms, version, heard_ms) in [
+        (NOW, second, NOW),
+        (NOW + HOUR - 1, second, NOW),
+        (NOW + HOUR - 1, first, NOW),
+        (NOW + HOUR, second, NOW + HOUR),
+    ] {
+        commit(&*store, at(time_ms, ack("bob/d1", [Some(version), None]))).await;
+        let state = state(&*store, "bob/d1").await;
+        assert_eq!((state.acked[0], state.heard_ms), (second, heard_ms), "at {time_ms}");
+    }
+}
+
 /// An acknowledgement is of one device.
 pub async fn a_device_moves_alone(place: &dyn Place) {
     let store = place.open().await;
@@ -157,9 +176,10 @@ pub async fn the_longest_silent_device_yields(place: &dyn Place) {
     for n in 0..limits::DEVICES {
         commit(&*store, at(NOW + n as i64, ack(&name(n), [Some(first), None]))).await;
     }
-    commit(&*store, at(NOW + 100, ack(&name(0), [Some(first), None]))).await;
-    commit(&*store, at(NOW + 101, ack("bob/late", [Some(third), None]))).await;
-    commit(&*store, at(NOW + 102, start("bob/later", v1::Start::Heads))).await;
+    let later = NOW + 2 * HOUR;
+    commit(&*store, at(later, ack(&name(0), [Some(first), None]))).await;
+    commit(&*store, at(later + 1, ack("bob/late", [Some(third), None]))).await;
+    commit(&*store, at(later + 2, start("bob/later", v1::Start::Heads))).await;
 
     for (n, known) in [(0, true), (1, false), (2, false), (3, true), (limits::DEVICES - 1, true)] {
         let state = state(&*store, &name(n)).await;

@@ -276,7 +276,7 @@ impl Known<'_> {
         time_ms: i64,
     ) -> Result<Decision, Failure> {
         let mut state = self.users.with(self.index, &device.user, |user| user.state(&device.id, self.epoch))?;
-        if !state.takes(epoch, versions) {
+        if !state.takes(epoch, versions) || !state.is_news(versions, time_ms) {
             return Ok(Decision::Answer(Outcome::Acked(state)));
         }
         let versions = versions.map(Option::unwrap_or_default);

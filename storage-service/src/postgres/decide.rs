@@ -142,7 +142,7 @@ impl Decider {
 
     fn ack(&mut self, device: &Device, epoch: u64, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
         let state = self.known.state(device);
-        if !state.takes(epoch, versions) {
+        if !state.takes(epoch, versions) || !state.is_news(versions, time_ms) {
             return Outcome::Acked(state);
         }
         let owed_foreign = self.effects.is_owed_foreign(&device.user);

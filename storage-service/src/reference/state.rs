@@ -236,7 +236,7 @@ impl State {
 
     fn ack(&mut self, device: &Device, epoch: u64, versions: [Option<Version>; CLASSES], time_ms: i64) -> Outcome {
         let state = self.device(device);
-        if state.takes(epoch, versions) {
+        if state.takes(epoch, versions) && state.is_news(versions, time_ms) {
             let cursor = self.heard(device, time_ms);
             cursor.raise(versions);
             if cursor.derived >= state.foreign {

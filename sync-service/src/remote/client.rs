@@ -27,18 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SENDS: usize = 1;
 /// Calls under way that are answered at once.
 const QUICK: usize = 1;
-/// Calls under way whose answer waits for company: acknowledgements in storage, and read marks at their pace. Those of a user go to the same replica, which
-/// knows from the last ones what there is to derive.
-const ACKS: usize = 4;
-const READS: usize = 4;
+/// Those whose answer waits for company, acknowledgements in storage and read marks at their pace, go to the same replica for each user: it
+/// keeps the pace, and knows from the last acknowledgements what there is to derive.
+const HOMES: usize = 4;
+/// Calls under way to each.
+const ACKS: usize = 1;
+const READS: usize = 2;
 
 /// Asks the sync service.
 pub struct Client {
     sends: Batcher<rpc::Ask, rpc::Answer>,
     quick: Batcher<rpc::Ask, rpc::Answer>,
     /// By user.
-    acks: [Batcher<rpc::Ask, rpc::Answer>; ACKS],
-    reads: Batcher<rpc::Ask, rpc::Answer>,
+    acks: [Batcher<rpc::Ask, rpc::Answer>; HOMES],
+    reads: [Batcher<rpc::Ask, rpc::Answer>; HOMES],
     /// As the last hello was told.
     durability: AtomicI32,
 }
@@ -56,8 +58,8 @@ impl Client {
         Client {
             sends: batcher(SENDS, &replicas),
             quick: batcher(QUICK, &replicas),
-            acks: std::array::from_fn(|lane| batcher(1, &Arc::new(replicas.at_home(lane)))),
-            reads: batcher(READS, &replicas),
+            acks: std::array::from_fn(|home| batcher(ACKS, &Arc::new(replicas.at_home(home)))),
+            reads: std::array::from_fn(|home| batcher(READS, &Arc::new(replicas.at_home(home)))),
             durability,
         }
     }
@@ -85,6 +87,13 @@ impl Client {
             }
         }
     }
+}
+
+/// The same for all devices of a user, in every gateway.
+fn home(device: &Device) -> usize {
+    let mut hasher = DefaultHasher::new();
+    device.user.hash(&mut hasher);
+    hasher.finish() as usize % HOMES
 }
 
 pub(super) fn named(device: &Device) -> rpc::Device {
@@ -200,15 +209,11 @@ impl SyncApi for Client {
     }
 
     async fn ack(&self, device: &Device, request: v1::AckRequest) -> Result<v1::AckReply, Refusal> {
-        // The same in every gateway.
-        let mut hasher = DefaultHasher::new();
-        device.user.hash(&mut hasher);
-        let lane = hasher.finish() as usize % ACKS;
-        wanted!(self.ask(&self.acks[lane], Some(device), Ask::Ack(request)).await?, Ack)
+        wanted!(self.ask(&self.acks[home(device)], Some(device), Ask::Ack(request)).await?, Ack)
     }
 
     async fn read(&self, device: &Device, request: v1::ReadRequest) -> Result<v1::ReadReply, Refusal> {
-        wanted!(self.ask(&self.reads, Some(device), Ask::Read(request)).await?, Read)
+        wanted!(self.ask(&self.reads[home(device)], Some(device), Ask::Read(request)).await?, Read)
     }
 
     async fn conversations(

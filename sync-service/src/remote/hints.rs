@@ -143,7 +143,7 @@ async fn tell(gateway: Weak<Gateway>) {
         }
         let_others_run().await;
         let hints = gateway.take();
-        // One that does not answer is not waited for: it looks again by itself when it is back.
+        // One that does not answer is not waited for: it looks again by itself from time to time.
         if !gateway.replica.is_well() {
             continue;
         }
@@ -236,5 +236,41 @@ impl Service for Hearing {
             self.0.owed(&user, except.as_ref());
         }
         Ok(Response::new(rpc::HintReply {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tern_proto::v1;
+
+    use super::*;
+
+    fn news(users: usize) -> News {
+        let user = |n: usize| UserId::new(&format!("u{n}")).unwrap();
+        let place = |n: usize| Placed { user: user(n), epoch: 7 + n as u64, before: 3, version: 4 };
+        let by = Device { user: user(0), id: DeviceId::new("d1").unwrap() };
+        let body = Body::Message(v1::Message { text: "hi".into(), ..Default::default() });
+        News { by, body, places: (0..users).map(place).collect() }
+    }
+
+    #[test]
+    fn news_comes_as_it_was_sent() {
+        let message = news(3);
+        let receipt = News { body: Body::Receipt(v1::Receipt { seq: 5, ..Default::default() }), ..news(1) };
+        for news in [message, receipt] {
+            assert_eq!(to_news(super::message(&news)), Some(news));
+        }
+    }
+
+    #[test]
+    fn news_without_room_is_a_hint() {
+        let mut waiting = Waiting::default();
+        let (large, small) = (news(PLACES), news(2));
+        waiting.news(&large, &Arc::new(message(&large)));
+        assert_eq!((waiting.news.len(), waiting.owed.len()), (1, 0));
+        waiting.news(&small, &Arc::new(message(&small)));
+        assert_eq!(waiting.news.len(), 1);
+        let [spared, all] = [0, 1].map(|n| waiting.owed[&small.places[n].user].clone());
+        assert_eq!((spared, all), (Some(small.by.id), None), "the device that caused it needs none");
     }
 }

@@ -163,6 +163,9 @@ async fn acknowledgements_only_rise_and_the_presented_key_alone_decides() {
     stage.sync("bob/d1", head).await;
     stage.service.quiet().await;
     assert!(stage.storage.take_commits().is_empty(), "what is stored is not stored again");
+    let before = stage.state("bob/d1").await;
+    stage.ack("bob/d1", head).await;
+    assert_eq!(stage.state("bob/d1").await, before, "storage sees that itself");
 }
 
 #[tokio::test(start_paused = true)]
