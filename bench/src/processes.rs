@@ -10,12 +10,12 @@ use crate::process::Process;
 /// Processes count as idle when they take less than 1 % of a core for so long, beside what they take without any load: those of a cluster ask each other for their health.
 const IDLE_WINDOW: Duration = Duration::from_secs(2);
 const IDLE_SHARE: f64 = 0.01;
+/// How long is waited for that.
+const IDLE_WAIT: Duration = Duration::from_secs(30);
 /// What is taken without any load is known so exactly.
 const STANDING_ERROR: f64 = 1.25;
 /// Connections and the first questions are behind the processes by then.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long is waited for that.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
 
 /// What a process is. The database's processes are the children of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

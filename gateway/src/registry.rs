@@ -171,7 +171,7 @@ impl Hints for Registry {
         for placed in &news.places {
             let shard = self.shard(&placed.user);
             for listener in shard.get(&placed.user).into_iter().flatten() {
-                let is_own = news.by.user == placed.user && news.by.id == listener.device;
+                let is_own = news.is_own(placed, &listener.device);
                 match listener.kind {
                     Kind::Session => listener.signal.tell(Fresh {
                         epoch: placed.epoch,

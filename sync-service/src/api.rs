@@ -136,13 +136,13 @@ pub trait SyncApi: Send + Sync + 'static {
 
 /// Hints to the links of a user. A lost, doubled or late hint costs latency only.
 pub trait Hints: Send + Sync + 'static {
-    /// Something new is committed in a timeline of `user`; `except` is the device that caused it and needs no hint.
+    /// Something new is committed in a timeline of `user`; `except` is the device that caused it and needs no hint; one of another user leaves nobody out.
     fn owed(&self, user: &UserId, except: Option<&Device>);
 
     /// The same for everybody in whose timeline it stands, with what it is, for who can use that. In the order of versions as far as possible.
     fn news(&self, news: News) {
         for placed in &news.places {
-            self.owed(&placed.user, Some(&news.by).filter(|by| by.user == placed.user));
+            self.owed(&placed.user, Some(&news.by));
         }
     }
 }

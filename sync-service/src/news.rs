@@ -70,11 +70,15 @@ impl News {
         }
     }
 
+    /// Whether this device of the user caused it.
+    pub fn is_own(&self, placed: &Placed, device: &DeviceId) -> bool {
+        self.by.id == *device && self.by.user == placed.user
+    }
+
     /// The entry as this device of the user would find it in a page.
     pub fn entry(&self, placed: &Placed, device: &DeviceId) -> v1::Entry {
-        let is_own = self.by.id == *device && self.by.user == placed.user;
         let body = match &self.body {
-            Body::Message(message) if is_own => Body::Stub(v1::Stub {
+            Body::Message(message) if self.is_own(placed, device) => Body::Stub(v1::Stub {
                 client_msg_id: message.client_msg_id,
                 server_msg_id: message.server_msg_id,
                 conversation: message.conversation.clone(),
@@ -99,7 +103,7 @@ pub(crate) fn of_receipts(hints: &dyn Hints, by: &Device, told: &[Told]) {
     for told in told {
         match News::of_receipt(by, told) {
             Some(news) => hints.news(news),
-            None => hints.owed(&told.user, Some(by).filter(|by| by.user == told.user)),
+            None => hints.owed(&told.user, Some(by)),
         }
     }
 }

@@ -151,6 +151,7 @@ mod tests {
         assert_eq!(of("b"), [(600, 7)], "another key does not wait, and what is learned is no work");
         assert!(paced.waiting().is_empty(), "quiet keys leave");
     }
+
     #[tokio::test(start_paused = true)]
     async fn what_a_run_has_learned_goes_with_what_came_meanwhile() {
         let runs: Arc<Mutex<Vec<Run>>> = Arc::default();

@@ -298,7 +298,7 @@ async fn store(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, by: Device, ops
             None => owed.extend(&*sent.owed),
         }
     }
-    owed.into_iter().for_each(|user| hints.owed(user, Some(&by).filter(|by| by.user == *user)));
+    owed.into_iter().for_each(|user| hints.owed(user, Some(&by)));
     outcomes
 }
 

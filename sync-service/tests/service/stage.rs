@@ -117,13 +117,16 @@ pub(crate) struct Recorded {
 
 impl Hints for Recorded {
     fn owed(&self, user: &UserId, except: Option<&Device>) {
-        let but = except.map(|device| format!(" but {}", device.id)).unwrap_or_default();
+        let but = except
+            .filter(|device| device.user == *user)
+            .map(|device| format!(" but {}", device.id))
+            .unwrap_or_default();
         self.hints.lock().unwrap().push(format!("{user}{but}"));
     }
 
     fn news(&self, news: News) {
         for Placed { user, .. } in &news.places {
-            self.owed(user, Some(&news.by).filter(|by| by.user == *user));
+            self.owed(user, Some(&news.by));
         }
         self.news.lock().unwrap().push(news);
     }
