@@ -267,3 +267,20 @@ impl Job for Sweep {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A database that was restored: what the last run knew of the old one may not take the place of what is known of the new one.
+    #[test]
+    fn of_two_epochs_the_later_one_stands() {
+        let id = DeviceId::new("d1").unwrap();
+        let of = |epoch, acked, derived| BTreeMap::from([(id.clone(), Standing { epoch, acked, derived })]);
+        let mut waiting = of(1, 0, 90);
+        Deliver::merge(&mut waiting, of(2, 7, 3));
+        assert_eq!(waiting, of(2, 7, 3));
+        Deliver::merge(&mut waiting, of(2, 5, 4));
+        assert_eq!(waiting, of(2, 7, 4));
+    }
+}

@@ -75,7 +75,9 @@ impl<J: Job> Paced<J> {
             let learned = self.job.run(&key, work).await;
             tokio::time::sleep(self.pace).await;
             if let (Some(learned), Some(Some(waiting))) = (learned, self.waiting().get_mut(&key)) {
-                J::merge(waiting, learned);
+                // What was learned is the older of the two.
+                let newer = std::mem::replace(waiting, learned);
+                J::merge(waiting, newer);
             }
         }
     }
