@@ -1,10 +1,11 @@
 //! Child processes that end with their owner.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// How often a child is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -32,6 +33,22 @@ impl Process {
         let status = self.end(limit)?;
         ensure!(status.success(), "{} ended with {status}", self.name);
         Ok(())
+    }
+
+    /// Waits for success, and shows what it prints meanwhile. If it fails, that is the cause in the error: the reason of a failure is then found at the end of a
+    /// long task too.
+    pub(crate) fn succeed_or_tell(command: &mut Command, limit: Duration) -> Result<()> {
+        let mut process = Process::spawn(command.stdout(Stdio::piped()))?;
+        let output = process.child.stdout.take().context("stdout is piped")?;
+        let told = thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.inspect(|line| println!("{line}")).collect::<Vec<String>>().join("\n")
+        });
+        let ended = process.succeed(limit);
+        // So that nothing holds the pipe open, whatever became of it.
+        drop(process);
+        let told = told.join().map_err(|_| anyhow!("reading what it printed"))?;
+        ended.map_err(|error| Error::msg(told).context(error))
     }
 
     /// Asks it to stop as an operator does, and expects a clean end.

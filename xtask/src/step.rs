@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 /// A piece of a task.
 pub(crate) struct Step {
@@ -36,28 +36,37 @@ impl Tally {
     }
 }
 
-/// Runs the steps one after the other, all of them even if one fails, and ends with a line of the total.
+/// Runs the steps one after the other, all of them even if one fails, and ends with why some failed and a line of the total.
 pub(crate) fn run(task: &str, steps: &[&Step]) -> Tally {
     let mut total = Tally::default();
+    let mut errors = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         println!("\n== [{}/{}] {}: {}", i + 1, steps.len(), step.name, step.what);
-        total.add(run_one(task, step));
+        let (tally, error) = run_one(task, step);
+        total.add(tally);
+        errors.extend(error.map(|error| (step.name, error)));
+    }
+    for (name, error) in errors {
+        println!("\n== {name}: {error:?}");
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     total
 }
 
-fn run_one(task: &str, step: &Step) -> Tally {
+fn run_one(task: &str, step: &Step) -> (Tally, Option<Error>) {
     let started = Instant::now();
-    let tally = (step.run)().unwrap_or_else(|error| {
-        println!("{error:#}");
-        Tally { passed: 0, failed: 1 }
-    });
+    let (tally, error) = match (step.run)() {
+        Ok(tally) => (tally, None),
+        Err(error) => (Tally { passed: 0, failed: 1 }, Some(error)),
+    };
     let (name, seconds) = (step.name, started.elapsed().as_secs_f32());
+    if let Some(error) = &error {
+        println!("{error}");
+    }
     if tally.failed == 0 {
         println!("== {name}: ok, {} passed ({seconds:.1} s)", tally.passed);
     } else {
         println!("== {name}: FAILED ({seconds:.1} s); to run it alone: cargo xtask {task} {name}");
     }
-    tally
+    (tally, error)
 }

@@ -48,6 +48,6 @@ pub(crate) fn planted() -> Result<Tally> {
 }
 
 fn check(binary: &Path, args: &[&str], limit: Duration) -> Result<Tally> {
-    Process::spawn(command(binary).arg("check").args(args))?.succeed(limit)?;
+    Process::succeed_or_tell(command(binary).arg("check").args(args), limit)?;
     Ok(Tally::passed(1))
 }
