@@ -1,11 +1,12 @@
 //! Every replica of a service behind a name, and which of them are well.
 //!
-//! The name is resolved again and again; each address is asked for its health all the time, over the connection that carries its calls. So a replica that is dead,
-//! stopped or behind a cut link is left within 2 s, and comes back once it answers. A call goes to the less busy of two well ones at random, or to one that it keeps to, and
+//! The name is resolved again and again; each address tells of its health over the connection that carries its calls, and that is pinged while it is silent. So a
+//! replica that is dead, stopped or behind a cut link is left within 2 s, and comes back once it answers. A call goes to the less busy of two well ones at random, or to one that it keeps to, and
 //! if that fails to another one: every call here may be made twice.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-use tonic_health::pb::HealthCheckRequest;
+use tonic::{Request, Status, Streaming};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -22,9 +23,9 @@ use crate::Target;
 
 /// Between two looks at the name: a new replica is asked for its health as soon as it is seen.
 const RESOLVE: Duration = Duration::from_secs(3);
-/// Between two questions for the health of a replica.
+/// From when a replica is not well to the next question for its health.
 const PROBE: Duration = Duration::from_millis(400);
-/// A replica that has not answered for so long is not well.
+/// A replica that has not answered it for so long is not well.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// A connection over which nothing comes back is closed after twice this time, and the calls on it fail.
 const PING: Duration = Duration::from_millis(900);
@@ -58,6 +59,8 @@ pub struct Replica {
     is_well: AtomicBool,
     in_flight: AtomicUsize,
     well: Arc<Notify>,
+    /// Told when it is not well any more, or nobody needs it.
+    ill: Arc<Notify>,
 }
 
 /// A call that has failed on every attempt.
@@ -191,7 +194,7 @@ impl Shared {
         for address in addresses {
             replicas.entry(address).or_insert_with(|| {
                 let replica = Arc::new(Replica::new(address, self.well.clone()));
-                tokio::spawn(probe(Arc::downgrade(&replica), self.service));
+                tokio::spawn(follow(Arc::downgrade(&replica), self.service));
                 replica
             });
         }
@@ -213,7 +216,8 @@ impl Replica {
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
             .connect_lazy();
-        Replica { address, channel, is_well: AtomicBool::new(false), in_flight: AtomicUsize::new(0), well }
+        let (is_well, in_flight, ill) = (AtomicBool::new(false), AtomicUsize::new(0), Arc::default());
+        Replica { address, channel, is_well, in_flight, well, ill }
     }
 
     /// Where it is.
@@ -242,6 +246,22 @@ impl Replica {
 
     fn falls_ill(&self) {
         self.is_well.store(false, Ordering::Relaxed);
+        self.ill.notify_waiters();
+    }
+
+    fn turns(&self, service: &'static str, is_well: bool) {
+        if self.is_well.swap(is_well, Ordering::Relaxed) != is_well {
+            tracing::info!(service, address = %self.address, is_well, "a replica has changed");
+        }
+        if is_well {
+            self.well.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.ill.notify_waiters();
     }
 }
 
@@ -255,21 +275,35 @@ async fn look(shared: Weak<Shared>) {
     }
 }
 
-/// Asks for the health of a replica until it is left for good.
-async fn probe(replica: Weak<Replica>, service: &'static str) {
+/// Follows the health of a replica until it is left for good. Whatever happens to one that is well, it is asked anew.
+async fn follow(replica: Weak<Replica>, service: &'static str) {
     loop {
-        let Some(replica) = replica.upgrade() else { return };
-        let mut health = HealthClient::new(replica.channel.clone());
-        // Of the server as a whole.
-        let asked = timeout(PROBE_WAIT, health.check(HealthCheckRequest { service: String::new() })).await;
-        let is_well = matches!(asked, Ok(Ok(reply)) if reply.get_ref().status() == ServingStatus::Serving);
-        if replica.is_well.swap(is_well, Ordering::Relaxed) != is_well {
-            tracing::info!(service, address = %replica.address, is_well, "a replica has changed");
+        let Some(known) = replica.upgrade() else { return };
+        let asked = timeout(PROBE_WAIT, health(known.channel.clone())).await;
+        if let Ok(Ok((mut changes, true))) = asked {
+            let ill = known.ill.clone();
+            // Heard from here on: what comes before this replica is well makes no difference.
+            let mut ill = pin!(ill.notified());
+            ill.as_mut().enable();
+            known.turns(service, true);
+            drop(known);
+            tokio::select! {
+                () = ill => {}
+                // Another health, or the end of the connection.
+                _ = changes.message() => {}
+            }
         }
-        if is_well {
-            replica.well.notify_waiters();
-        }
-        drop(replica);
+        let Some(known) = replica.upgrade() else { return };
+        known.turns(service, false);
+        drop(known);
         sleep(PROBE).await;
     }
+}
+
+/// Whether the server as a whole is well, and from where its changes come. They are not kept of one that is leaving: it waits for those who listen.
+async fn health(channel: Channel) -> Result<(Streaming<HealthCheckResponse>, bool), Status> {
+    let request = HealthCheckRequest { service: String::new() };
+    let mut changes = HealthClient::new(channel).watch(request).await?.into_inner();
+    let now = changes.message().await?;
+    Ok((changes, now.is_some_and(|now| now.status() == ServingStatus::Serving)))
 }
