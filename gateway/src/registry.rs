@@ -186,6 +186,10 @@ impl Hints for Registry {
             }
         }
     }
+
+    fn is_wanted(&self, user: &UserId) -> bool {
+        self.shard(user).contains_key(user)
+    }
 }
 
 impl Presence {

@@ -145,4 +145,9 @@ pub trait Hints: Send + Sync + 'static {
             self.owed(&placed.user, Some(&news.by));
         }
     }
+
+    /// Whether anybody here wants the hints of this user. Where it says no, they need not be given.
+    fn is_wanted(&self, _user: &UserId) -> bool {
+        true
+    }
 }

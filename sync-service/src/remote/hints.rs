@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use prost::Message as _;
+use prost::bytes::Bytes;
 use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_rpc::tonic::service::Routes;
@@ -50,8 +52,8 @@ struct Gateway {
 struct Waiting {
     /// By user the device that needs no hint, if there is but one such.
     owed: HashMap<UserId, Option<DeviceId>>,
-    /// In their order.
-    news: Vec<Arc<rpc::News>>,
+    /// In their order, encoded.
+    news: Vec<Bytes>,
     /// Of the news.
     places: usize,
 }
@@ -74,9 +76,9 @@ impl Hints for Broadcast {
     }
 
     fn news(&self, news: News) {
-        let message = Arc::new(message(&news));
+        let encoded = encode(&news);
         for gateway in self.shared.gateways().values() {
-            gateway.add(|waiting| waiting.news(&news, &message));
+            gateway.add(|waiting| waiting.news(&news, encoded.clone()));
         }
     }
 }
@@ -118,7 +120,7 @@ impl Gateway {
             except_device: except.map(|id| id.to_string()).unwrap_or_default(),
         };
         let owed = waiting_owed.into_iter().map(message).collect();
-        rpc::HintRequest { owed, news: news.into_iter().map(Arc::unwrap_or_clone).collect() }
+        rpc::HintRequest { owed, news }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -172,10 +174,10 @@ impl Waiting {
         }
     }
 
-    fn news(&mut self, news: &News, message: &Arc<rpc::News>) {
+    fn news(&mut self, news: &News, encoded: Bytes) {
         if self.places + news.places.len() <= PLACES {
             self.places += news.places.len();
-            return self.news.push(message.clone());
+            return self.news.push(encoded);
         }
         for placed in &news.places {
             self.owed(&placed.user, Some(&news.by.id).filter(|_| news.by.user == placed.user));
@@ -187,10 +189,10 @@ impl Waiting {
     }
 }
 
-fn message(news: &News) -> rpc::News {
+fn encode(news: &News) -> Bytes {
     let body = match &news.body {
-        Body::Message(message) => Some(rpc::news::Body::Message(message.clone())),
-        Body::Receipt(receipt) => Some(rpc::news::Body::Receipt(receipt.clone())),
+        Body::Message(message) => Some(rpc::fresh::Body::Message(message.clone())),
+        Body::Receipt(receipt) => Some(rpc::fresh::Body::Receipt(receipt.clone())),
         _ => None,
     };
     let placed = |placed: &Placed| rpc::Placed {
@@ -199,21 +201,28 @@ fn message(news: &News) -> rpc::News {
         before: placed.before,
         version: placed.version,
     };
-    rpc::News { by: Some(named(&news.by)), body, places: news.places.iter().map(placed).collect() }
+    let fresh = rpc::Fresh { by: Some(named(&news.by)), body }.encode_to_vec().into();
+    rpc::News { places: news.places.iter().map(placed).collect(), fresh }.encode_to_vec().into()
 }
 
-/// News that is not understood is lost.
-fn to_news(news: rpc::News) -> Option<News> {
-    let by = device(&news.by?).ok()?;
-    let body = match news.body? {
-        rpc::news::Body::Message(message) => Body::Message(message),
-        rpc::news::Body::Receipt(receipt) => Body::Receipt(receipt),
-    };
+/// News for those who are wanted. What is not understood, or for nobody, is lost.
+fn decode(encoded: Bytes, is_wanted: impl Fn(&UserId) -> bool) -> Option<News> {
+    let rpc::News { places, fresh } = rpc::News::decode(encoded).ok()?;
     let placed = |placed: rpc::Placed| {
         let rpc::Placed { user, epoch, before, version } = placed;
-        Some(Placed { user: UserId::new(&user).ok()?, epoch, before, version })
+        let user = UserId::new(&user).ok().filter(&is_wanted)?;
+        Some(Placed { user, epoch, before, version })
     };
-    Some(News { by, body, places: news.places.into_iter().filter_map(placed).collect() })
+    let places: Vec<Placed> = places.into_iter().filter_map(placed).collect();
+    if places.is_empty() {
+        return None;
+    }
+    let rpc::Fresh { by, body } = rpc::Fresh::decode(fresh).ok()?;
+    let body = match body? {
+        rpc::fresh::Body::Message(message) => Body::Message(message),
+        rpc::fresh::Body::Receipt(receipt) => Body::Receipt(receipt),
+    };
+    Some(News { by: device(&by?).ok()?, body, places })
 }
 
 /// How a gateway hears hints.
@@ -228,7 +237,8 @@ pub fn hint_routes(hints: Arc<dyn Hints>) -> Routes {
 impl Service for Hearing {
     async fn hint(&self, request: tonic::Request<rpc::HintRequest>) -> Result<Response<rpc::HintReply>, Status> {
         let rpc::HintRequest { owed, news } = request.into_inner();
-        news.into_iter().filter_map(to_news).for_each(|news| self.0.news(news));
+        let decode = |news| decode(news, |user| self.0.is_wanted(user));
+        news.into_iter().filter_map(decode).for_each(|news| self.0.news(news));
         for rpc::Owed { user, except_device } in owed {
             // A hint that is not understood is one that is lost.
             let Ok(user) = UserId::new(&user) else { continue };
@@ -258,17 +268,26 @@ mod tests {
         let message = news(3);
         let receipt = News { body: Body::Receipt(v1::Receipt { seq: 5, ..Default::default() }), ..news(1) };
         for news in [message, receipt] {
-            assert_eq!(to_news(super::message(&news)), Some(news));
+            assert_eq!(decode(encode(&news), |_| true), Some(news));
         }
+    }
+
+    #[test]
+    fn news_comes_for_those_who_are_wanted() {
+        let of_three = news(3);
+        let second = of_three.places[1].clone();
+        let for_second = decode(encode(&of_three), |user| *user == second.user);
+        assert_eq!(for_second, Some(News { places: vec![second], ..of_three.clone() }));
+        assert_eq!(decode(encode(&of_three), |_| false), None);
     }
 
     #[test]
     fn news_without_room_is_a_hint() {
         let mut waiting = Waiting::default();
         let (large, small) = (news(PLACES), news(2));
-        waiting.news(&large, &Arc::new(message(&large)));
+        waiting.news(&large, encode(&large));
         assert_eq!((waiting.news.len(), waiting.owed.len()), (1, 0));
-        waiting.news(&small, &Arc::new(message(&small)));
+        waiting.news(&small, encode(&small));
         assert_eq!(waiting.news.len(), 1);
         let [spared, all] = [0, 1].map(|n| waiting.owed[&small.places[n].user].clone());
         assert_eq!((spared, all), (Some(small.by.id), None), "the device that caused it needs none");

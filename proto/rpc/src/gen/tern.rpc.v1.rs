@@ -1311,8 +1311,9 @@ pub mod sync_server {
 pub struct HintRequest {
     #[prost(message, repeated, tag = "1")]
     pub owed: ::prost::alloc::vec::Vec<Owed>,
-    #[prost(message, repeated, tag = "2")]
-    pub news: ::prost::alloc::vec::Vec<News>,
+    /// Each a News: it is encoded once for all gateways.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub news: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owed {
@@ -1322,26 +1323,14 @@ pub struct Owed {
     #[prost(string, tag = "2")]
     pub except_device: ::prost::alloc::string::String,
 }
-/// An entry that was just committed.
+/// An entry that was just committed, and whose it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct News {
-    /// The device that caused it and needs no hint.
-    #[prost(message, optional, tag = "1")]
-    pub by: ::core::option::Option<Device>,
-    #[prost(message, repeated, tag = "4")]
+    #[prost(message, repeated, tag = "1")]
     pub places: ::prost::alloc::vec::Vec<Placed>,
-    #[prost(oneof = "news::Body", tags = "2, 3")]
-    pub body: ::core::option::Option<news::Body>,
-}
-/// Nested message and enum types in `News`.
-pub mod news {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Body {
-        #[prost(message, tag = "2")]
-        Message(::tern_proto::v1::Message),
-        #[prost(message, tag = "3")]
-        Receipt(::tern_proto::v1::Receipt),
-    }
+    /// A Fresh: it is decoded only where one of the users is.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub fresh: ::prost::bytes::Bytes,
 }
 /// Where it stands in somebody's timeline.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1356,6 +1345,24 @@ pub struct Placed {
     pub before: u64,
     #[prost(uint64, tag = "4")]
     pub version: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fresh {
+    /// The device that caused it and needs no hint.
+    #[prost(message, optional, tag = "1")]
+    pub by: ::core::option::Option<Device>,
+    #[prost(oneof = "fresh::Body", tags = "2, 3")]
+    pub body: ::core::option::Option<fresh::Body>,
+}
+/// Nested message and enum types in `Fresh`.
+pub mod fresh {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "2")]
+        Message(::tern_proto::v1::Message),
+        #[prost(message, tag = "3")]
+        Receipt(::tern_proto::v1::Receipt),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HintReply {}
