@@ -12,6 +12,7 @@ use crate::link::Hub;
 use crate::load::Load;
 use crate::measure::Plan;
 use crate::order::Faults;
+use crate::processes::Standing;
 use crate::report::Report;
 use crate::samples::Samples;
 use crate::server::Server;
@@ -101,7 +102,7 @@ async fn store(fill: Fill, server: &mut Server, crowd: &mut Crowd, report: &mut 
     crowd.disconnect().await?;
     let started_in = server.restart().await?;
     eprintln!("started on them in {started_in:?}");
-    server.process.idle().await?;
+    server.process.idle(Standing::default()).await?;
     crowd.connect_all(server.long_links()).await?;
     (report.stored, report.stored_pairs) = (Some(fill.messages), Some(fill.pairs));
     report.stored_per_s = Some(fill.messages as f64 / filled.took.as_secs_f64());

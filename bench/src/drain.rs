@@ -26,6 +26,7 @@ pub(crate) struct SyncArgs {
 pub(crate) async fn run(args: &SyncArgs, server: &mut Server, report: &mut Report) -> Result<()> {
     let mut crowd = Crowd::all_to_one(&Hub::new(), &server.secret, args.senders.into(), args.bytes.into());
     let (senders, receiver) = (crowd.senders.lines.clone(), crowd.receivers.lines.clone());
+    let standing = server.process.standing().await?;
     crowd.connect(server.long_links(), &senders).await?;
     crowd.store(args.entries).await?;
     crowd.disconnect().await?;
@@ -33,7 +34,8 @@ pub(crate) async fn run(args: &SyncArgs, server: &mut Server, report: &mut Repor
         // What the filling left in its memory would hide what the device costs.
         report.start_s = Some(server.restart().await?.as_secs_f64());
     }
-    report.server_idle = Some(server.process.idle().await?);
+    report.cost.standing_cpu_share = standing.share();
+    report.server_idle = Some(server.process.idle(standing).await?);
 
     let resident = server.process.resident()?;
     server.process.forget_peak()?;

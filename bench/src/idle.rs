@@ -29,13 +29,15 @@ pub(crate) struct IdleArgs {
 pub(crate) async fn run(args: &IdleArgs, server: &Server, report: &mut Report) -> Result<()> {
     let connections = args.connections;
     let mut crowd = Crowd::idle(&Hub::new(), &server.secret, connections);
-    server.process.idle().await?;
+    let standing = server.process.standing().await?;
+    server.process.idle(standing).await?;
     let (resident, cpu, began) = (server.process.resident()?, server.process.cpu()?, Instant::now());
     crowd.connect_all(server.long_links()).await?;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("{connections} links after {seconds:.1} s");
     report.connect_s = Some(seconds);
-    report.server_idle = Some(server.process.idle().await?);
+    report.cost.standing_cpu_share = standing.share();
+    report.server_idle = Some(server.process.idle(standing).await?);
     crowd.check()?;
     let now = server.process.resident()?;
     report.connections = Some(connections);

@@ -117,7 +117,6 @@ async fn measure(args: &BenchArgs, cores: Cores) -> Result<Report> {
 impl Bench {
     async fn run(&self, server: &mut Server) -> Result<Report> {
         let mut report = Report { bench: self.name(), ..Report::default() };
-        report.standing_cpu_share = server.process.standing();
         match self {
             Bench::Idle(args) => idle::run(args, server, &mut report).await?,
             Bench::Chat(args) => chat::run(args, server, &mut report).await?,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::crowd::Crowd;
 use crate::load::Load;
 use crate::process::Process;
-use crate::processes::{Part, Processes};
+use crate::processes::Standing;
 use crate::report::{Cost, CpuOfParts, WireBytes};
 use crate::server::{Server, StoreCounts};
 use crate::tally::Counts;
@@ -40,10 +40,14 @@ impl Plan {
     /// # Errors
     /// A link ended, or not everything was acknowledged.
     pub(crate) async fn measure(self, server: &Server, crowd: &mut Crowd) -> Result<(Cost, bool)> {
+        // With the links there: some of them are looked after from time to time.
+        let standing = server.process.standing().await?;
         let (began, ended) = self.run(server, crowd).await?;
-        let idle = server.process.idle().await?;
-        let settled = Moment::now(server, crowd).await?;
+        let waited = Instant::now();
+        let idle = server.process.idle(standing).await?;
+        let settled = Moment::now(server, crowd).await?.without(standing, waited.elapsed());
         let mut cost = Cost::of([began, ended, settled]);
+        cost.standing_cpu_share = standing.share();
         cost.ack_ms = crowd.senders.tally_mut().ack.spread();
         cost.delivery_ms = crowd.receivers.tally_mut().delivery.spread();
         cost.server_rss_bytes = Some(server.process.resident()?);
@@ -72,10 +76,19 @@ impl Moment {
             senders: crowd.senders.tally().counts,
             receivers: crowd.receivers.tally().counts,
             server_cpu: server.process.cpu()?,
-            cpu_of_parts: cpu_of_parts(&server.process)?,
+            cpu_of_parts: server.process.cpu_of_parts()?,
             client_cpu: Process::own().cpu()?,
             at: Instant::now(),
         })
+    }
+
+    /// Without what the server takes of itself in so long a time: a wait for it costs no message anything.
+    fn without(mut self, standing: Standing, time: Duration) -> Moment {
+        for (cpu, standing) in self.cpu_of_parts.iter_mut().zip(standing.cpu(time)) {
+            *cpu = cpu.saturating_sub(standing);
+            self.server_cpu = self.server_cpu.saturating_sub(standing);
+        }
+        self
     }
 
     /// Messages acknowledged each second since an earlier moment.
@@ -104,11 +117,6 @@ impl Moment {
     }
 }
 
-fn cpu_of_parts(processes: &Processes) -> Result<[Duration; 4]> {
-    let [gateway, sync, storage, postgres] = Part::OF_CLUSTER.map(|part| processes.cpu_of(part));
-    Ok([gateway?, sync?, storage?, postgres?])
-}
-
 impl Cost {
     /// Rates and shares are those of the measurement; what a message costs is counted to the end, over all that were acknowledged
     /// from the beginning on.
@@ -119,7 +127,7 @@ impl Cost {
         let cpu = settled.server_cpu_since(&began);
         let store = began.store.zip(settled.store);
         let parts: [f64; 4] = std::array::from_fn(|part| {
-            (settled.cpu_of_parts[part] - began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
+            settled.cpu_of_parts[part].saturating_sub(began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
         });
         let [gateway, sync, storage, postgres] = parts;
         let of_parts = CpuOfParts { gateway, sync, storage, tern: gateway + sync + storage, postgres };

@@ -16,6 +16,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(30);
 const STANDING_ERROR: f64 = 1.25;
 /// Connections and the first questions are behind the processes by then.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long is looked at what is taken without any load: it is little, and counted to 10 ms by process.
+const STANDING_WINDOW: Duration = Duration::from_secs(4);
 
 /// What a process is. The database's processes are the children of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,30 +38,46 @@ impl Part {
 #[derive(Clone, Debug)]
 pub(crate) struct Processes {
     parts: Vec<(Part, Process)>,
-    /// The share of a core that they take without any load.
-    standing: f64,
+}
+
+/// What processes take without any load: shares of a core, by [`Part::OF_CLUSTER`]. Of a server that is one process it is nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing([f64; 4]);
+
+impl Standing {
+    /// Of all parts; `None` of one process.
+    pub(crate) fn share(self) -> Option<f64> {
+        Some(self.0.iter().sum()).filter(|share| *share > 0.0)
+    }
+
+    /// By part, the processor time of so long a time.
+    pub(crate) fn cpu(self, time: Duration) -> [Duration; 4] {
+        self.0.map(|share| time.mul_f64(share))
+    }
 }
 
 impl Processes {
     /// A server that is one process.
     pub(crate) fn one(pid: u32) -> Processes {
-        Processes { parts: vec![(Part::Server, Process(pid))], standing: 0.0 }
+        Processes { parts: vec![(Part::Server, Process(pid))] }
     }
 
-    /// Those of a cluster that has just come up. Blocks until it is known what they take without any load.
-    pub(crate) fn of(parts: Vec<(Part, u32)>) -> Result<Processes> {
-        let parts = parts.into_iter().map(|(part, pid)| (part, Process(pid))).collect();
-        let processes = Processes { parts, standing: 0.0 };
-        std::thread::sleep(SETTLED);
-        let before = processes.cpu()?;
-        std::thread::sleep(IDLE_WINDOW);
-        let standing = processes.cpu()?.saturating_sub(before).div_duration_f64(IDLE_WINDOW);
-        Ok(Processes { standing, ..processes })
+    /// Those of a cluster.
+    pub(crate) fn of(parts: Vec<(Part, u32)>) -> Processes {
+        Processes { parts: parts.into_iter().map(|(part, pid)| (part, Process(pid))).collect() }
     }
 
-    /// The share of a core that they take without any load, if that was measured.
-    pub(crate) fn standing(&self) -> Option<f64> {
-        Some(self.standing).filter(|_| self.parts.len() > 1)
+    /// Finds out what they take now, when there is no load. Takes some seconds.
+    pub(crate) async fn standing(&self) -> Result<Standing> {
+        if self.parts.len() == 1 {
+            return Ok(Standing::default());
+        }
+        sleep(SETTLED).await;
+        let before = self.cpu_of_parts()?;
+        sleep(STANDING_WINDOW).await;
+        let now = self.cpu_of_parts()?;
+        let share = |part: usize| now[part].saturating_sub(before[part]).div_duration_f64(STANDING_WINDOW);
+        Ok(Standing(std::array::from_fn(share)))
     }
 
     /// Processor time of all of them.
@@ -67,9 +85,13 @@ impl Processes {
         self.parts.iter().map(|(part, process)| process.cpu_as(*part)).sum()
     }
 
-    /// That of one part.
-    pub(crate) fn cpu_of(&self, wanted: Part) -> Result<Duration> {
-        self.parts.iter().filter(|(part, _)| *part == wanted).map(|(part, process)| process.cpu_as(*part)).sum()
+    /// The same by [`Part::OF_CLUSTER`].
+    pub(crate) fn cpu_of_parts(&self) -> Result<[Duration; 4]> {
+        let of = |wanted| -> Result<Duration> {
+            self.parts.iter().filter(|(part, _)| *part == wanted).map(|(part, process)| process.cpu_as(*part)).sum()
+        };
+        let [gateway, sync, storage, postgres] = Part::OF_CLUSTER.map(of);
+        Ok([gateway?, sync?, storage?, postgres?])
     }
 
     /// Bytes of memory that are resident.
@@ -87,9 +109,9 @@ impl Processes {
         self.parts.iter().map(|(_, process)| process.peak()).sum()
     }
 
-    /// Waits until they are idle; `false` if they are not after 30 s.
-    pub(crate) async fn idle(&self) -> Result<bool> {
-        let share = IDLE_SHARE + self.standing * STANDING_ERROR;
+    /// Waits until they take no more than that again; `false` if they do after 30 s.
+    pub(crate) async fn idle(&self, standing: Standing) -> Result<bool> {
+        let share = IDLE_SHARE + standing.share().unwrap_or_default() * STANDING_ERROR;
         let end = Instant::now() + IDLE_WAIT;
         while Instant::now() < end {
             let before = self.cpu()?;

@@ -10,6 +10,7 @@ use crate::disk::append_and_sync;
 use crate::idle::beat;
 use crate::link::Hub;
 use crate::measure::Moment;
+use crate::processes::Standing;
 use crate::report::{Echo, Report};
 use crate::samples::Samples;
 use crate::server::Server;
@@ -44,7 +45,7 @@ pub(crate) async fn run(args: &RawArgs, server: &Server, report: &mut Report) ->
     let resident = server.process.resident()?;
     let mut idle = Crowd::probes(&hub, args.connections);
     idle.connect_all(server.long_links()).await?;
-    server.process.idle().await?;
+    server.process.idle(Standing::default()).await?;
     report.connections = Some(args.connections);
     let grown = server.process.resident()? as f64 - resident as f64;
     report.rss_bytes_per_connection = Some(grown / args.connections as f64);

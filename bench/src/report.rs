@@ -26,8 +26,6 @@ pub(crate) struct Report {
     pub(crate) faults: FaultCounts,
     /// Whether the server's background work came to an end before its processor time was read.
     pub(crate) server_idle: Option<bool>,
-    /// The share of a core that a cluster takes without any load.
-    pub(crate) standing_cpu_share: Option<f64>,
 
     /// Append of 4 KiB and fdatasync on a growing file of the same disk.
     pub(crate) append_sync_ms: Option<Spread>,
@@ -86,6 +84,8 @@ pub(crate) struct Cost {
     pub(crate) server_cpu_share: Option<f64>,
     /// The same of the bench itself: near 1 it was the limit, and the rates say nothing.
     pub(crate) client_cpu_share: Option<f64>,
+    /// What a cluster takes of a core with the links but without any load.
+    pub(crate) standing_cpu_share: Option<f64>,
     pub(crate) server_rss_bytes: Option<u64>,
     pub(crate) acks_per_message: Option<f64>,
     pub(crate) pushes_per_message: Option<f64>,

@@ -176,7 +176,7 @@ impl Server {
         let http = cluster.gateways().find_map(|gateway| at(gateway.http)).context("a gateway")?;
         let secret = read_secret(&cluster.secret_file())?;
         let at = Addresses { long_links, http, metrics: None };
-        Ok(Server { process: Processes::of(parts)?, secret, at, own: None, cluster: Some(cluster), home })
+        Ok(Server { process: Processes::of(parts), secret, at, own: None, cluster: Some(cluster), home })
     }
 
     /// Where long links go: to each gateway in turn.
