@@ -43,9 +43,9 @@ impl Plan {
         // With the links there: some of them are looked after from time to time.
         let standing = server.process.standing().await?;
         let (began, ended) = self.run(server, crowd).await?;
-        let waited = Instant::now();
+        let drained = Moment::now(server, crowd).await?;
         let idle = server.process.idle(standing).await?;
-        let settled = Moment::now(server, crowd).await?.without(standing, waited.elapsed());
+        let settled = Moment::now(server, crowd).await?.without(standing, &drained);
         let mut cost = Cost::of([began, ended, settled]);
         cost.standing_cpu_share = standing.share();
         cost.ack_ms = crowd.senders.tally_mut().ack.spread();
@@ -82,11 +82,12 @@ impl Moment {
         })
     }
 
-    /// Without what the server takes of itself in so long a time: a wait for it costs no message anything.
-    fn without(mut self, standing: Standing, time: Duration) -> Moment {
-        for (cpu, standing) in self.cpu_of_parts.iter_mut().zip(standing.cpu(time)) {
-            *cpu = cpu.saturating_sub(standing);
-            self.server_cpu = self.server_cpu.saturating_sub(standing);
+    /// Without what the server has taken of itself since an earlier moment, as far as it has taken that: waiting for it costs no message anything.
+    fn without(mut self, standing: Standing, earlier: &Moment) -> Moment {
+        for (part, standing) in standing.cpu(self.at - earlier.at).into_iter().enumerate() {
+            let taken = standing.min(self.cpu_of_parts[part].saturating_sub(earlier.cpu_of_parts[part]));
+            self.cpu_of_parts[part] -= taken;
+            self.server_cpu = self.server_cpu.saturating_sub(taken);
         }
         self
     }
@@ -127,7 +128,7 @@ impl Cost {
         let cpu = settled.server_cpu_since(&began);
         let store = began.store.zip(settled.store);
         let parts: [f64; 4] = std::array::from_fn(|part| {
-            settled.cpu_of_parts[part].saturating_sub(began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
+            (settled.cpu_of_parts[part] - began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
         });
         let [gateway, sync, storage, postgres] = parts;
         let of_parts = CpuOfParts { gateway, sync, storage, tern: gateway + sync + storage, postgres };

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::process::Process;
 
-/// Processes count as idle when they take less than 1 % of a core for so long, beside what they take without any load: those of a cluster ask each other for their health.
+/// Processes count as idle when they take less than 1 % of a core for so long, beside what they take without any load: those of a cluster ping each other.
 const IDLE_WINDOW: Duration = Duration::from_secs(2);
 const IDLE_SHARE: f64 = 0.01;
 /// How long is waited for that.
@@ -17,7 +17,7 @@ const STANDING_ERROR: f64 = 1.25;
 /// Connections and the first questions are behind the processes by then.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long is looked at what is taken without any load: it is little, and counted to 10 ms by process.
-const STANDING_WINDOW: Duration = Duration::from_secs(4);
+const STANDING_WINDOW: Duration = Duration::from_secs(3);
 
 /// What a process is. The database's processes are the children of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl Standing {
     pub(crate) fn cpu(self, time: Duration) -> [Duration; 4] {
         self.0.map(|share| time.mul_f64(share))
     }
+
+    /// The less of both, by part.
+    fn min(self, other: Standing) -> Standing {
+        Standing(std::array::from_fn(|part| self.0[part].min(other.0[part])))
+    }
 }
 
 impl Processes {
@@ -73,6 +78,11 @@ impl Processes {
             return Ok(Standing::default());
         }
         sleep(SETTLED).await;
+        // Something that is still under way is in one of them at most.
+        Ok(self.share_now().await?.min(self.share_now().await?))
+    }
+
+    async fn share_now(&self) -> Result<Standing> {
         let before = self.cpu_of_parts()?;
         sleep(STANDING_WINDOW).await;
         let now = self.cpu_of_parts()?;

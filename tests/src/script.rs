@@ -4,11 +4,13 @@ mod group;
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tern_proto::v1::{self, entry::Body};
+use tokio::time::sleep;
 
 use crate::device::is_group;
 use crate::event::{Reply, Request, What};
+use crate::settle::{PAUSE, TRIES, surely};
 use crate::wire::{Path, Wire};
 
 /// How many times the sender waits for the receipt of what was acknowledged.
@@ -47,20 +49,21 @@ pub(crate) async fn carry_out(path: Path, left: Wire, right: Wire) -> anyhow::Re
     script.step("late id", 0, send(vec![message(2, &b, "three")])).await?;
     script.step("answer", 1, send(vec![message(1, &a, "four")])).await?;
     let sync = |key: Option<v1::SyncKey>, limit: u32, peek: bool| Request::Sync(v1::SyncRequest { key, peek, limit });
+    // Before the other side acknowledges anything: from then on a receipt may be among them.
+    let own = script.step("own stubs", 0, sync(None, 0, false)).await?;
+    let mut own = key_of(&own).context("no key")?;
+    own.classes.retain(|position| position.class == 1);
+    own.classes.push(v1::Position { class: 2, version: 0 });
     script.step("peek", 1, sync(None, 1, true)).await?;
-    let (_, first) = script.step("first page", 1, sync(None, 1, false)).await?;
+    let first = script.step("first page", 1, sync(None, 1, false)).await?;
     let first = key_of(&first).context("no key")?;
-    let (_, rest) = script.step("the rest", 1, sync(Some(first.clone()), 0, false)).await?;
+    let rest = script.step("the rest", 1, sync(Some(first.clone()), 0, false)).await?;
     let rest = key_of(&rest).context("no key")?;
     script.step("again", 1, sync(Some(first), 0, true)).await?;
     let check = |key: &v1::SyncKey, wait_ms: u32| {
         Request::Check(v1::CheckRequest { key: Some(key.clone()), peek: true, wait_ms })
     };
     script.step("check", 1, check(&rest, 0)).await?;
-    let (_, own) = script.step("own stubs", 0, sync(None, 0, false)).await?;
-    let mut own = key_of(&own).context("no key")?;
-    own.classes.retain(|position| position.class == 1);
-    own.classes.push(v1::Position { class: 2, version: 0 });
     script.step("ack", 1, Request::Ack(v1::AckRequest { key: Some(rest.clone()) })).await?;
     // All of the other side's messages: three. A sync on the way may have been told before as delivered up to one.
     script.await_receipt(&own, v1::ReceiptKind::Delivered, 3).await?;
@@ -92,19 +95,24 @@ struct Script {
 
 impl Script {
     async fn open(&mut self, side: usize, hello: Request) -> anyhow::Result<()> {
-        if self.path == Path::Long {
-            let reply = self.wires[side].open(vec![hello]).await.pop().flatten().context("no answer to hello")?;
-            self.tell("hello", reply.1);
-        } else {
-            self.step("hello", side, hello).await?;
+        if self.path != Path::Long {
+            return self.step("hello", side, hello).await.map(drop);
         }
-        Ok(())
+        for _ in 0..TRIES {
+            if let Some((_, reply)) = self.wires[side].open(vec![hello.clone()]).await.pop().flatten() {
+                self.tell("hello", reply);
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+        bail!("no answer to hello")
     }
 
-    async fn step(&mut self, name: &str, side: usize, request: Request) -> anyhow::Result<(u64, Reply)> {
-        let answer = self.wires[side].ask(self.path, request).await.with_context(|| format!("no answer to {name}"))?;
-        self.tell(name, answer.1.clone());
-        Ok(answer)
+    /// Every step may be made twice, so it is made until it has an outcome.
+    async fn step(&mut self, name: &str, side: usize, request: Request) -> anyhow::Result<Reply> {
+        let reply = surely(&mut self.wires[side], self.path, request).await.context(name.to_owned())?;
+        self.tell(name, reply.clone());
+        Ok(reply)
     }
 
     /// Waits with checks until the sender is owed a receipt of this kind that goes as far as `seq`, and tells which it then gets.
@@ -113,9 +121,9 @@ impl Script {
         let mut told = "none came".to_owned();
         for _ in 0..WAITS {
             let check = v1::CheckRequest { key: Some(key.clone()), peek: true, wait_ms: 1000 };
-            self.wires[0].ask(self.path, Request::Check(check)).await?;
+            surely(&mut self.wires[0], self.path, Request::Check(check)).await?;
             let sync = v1::SyncRequest { key: Some(above.clone()), peek: true, limit: 0 };
-            let (_, Reply::Sync(reply)) = self.wires[0].ask(self.path, Request::Sync(sync)).await? else { break };
+            let Reply::Sync(reply) = surely(&mut self.wires[0], self.path, Request::Sync(sync)).await? else { break };
             let receipts = reply.entries.iter().filter_map(crate::model::case::receipt);
             if let Some(receipt) = receipts.into_iter().find(|receipt| receipt.kind() == kind && receipt.seq >= seq) {
                 told = format!("{:?} up to {}", receipt.kind(), receipt.seq);

@@ -13,8 +13,8 @@ use crate::long_link::Lost;
 use crate::wire::{Path, Wire};
 
 /// How often something is tried again on a healed network, and the pause between.
-const TRIES: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const TRIES: u32 = 50;
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// Nothing new for this many rounds, one [`ROUND`] apart, is quiet: receipts may come late, one per 250 ms.
 const QUIET_ROUNDS: u32 = 4;
 const ROUND: Duration = Duration::from_millis(300);
@@ -65,6 +65,10 @@ pub(crate) async fn rest(actors: &mut [Actor]) -> anyhow::Result<()> {
                 insist(async || actor.ack_now().await).await.context("acknowledging")?;
                 quiet = 0;
             }
+        }
+        // Behind whatever the server is still storing: a disk that takes its time is not quiet.
+        if let Some(first) = actors.first_mut() {
+            insist(async || first.resend_settled().await).await.context("resending")?;
         }
         sleep(ROUND).await;
     }
@@ -167,19 +171,30 @@ async fn read_history(wire: &mut Wire, path: Path, conversation: &str, all_of_it
     }
 }
 
-/// Asks until it is answered.
-async fn surely(wire: &mut Wire, path: Path, request: Request) -> anyhow::Result<Reply> {
+/// Asks until there is an outcome, with what may be asked twice.
+///
+/// # Errors
+/// There is none again and again.
+pub(crate) async fn surely(wire: &mut Wire, path: Path, request: Request) -> anyhow::Result<Reply> {
     for _ in 0..TRIES {
         if path == Path::Long && !wire.is_open() {
             let hello = v1::HelloRequest { protocol: 1, peek: true, ..Default::default() };
             wire.open(vec![Request::Hello(hello)]).await;
         }
-        if let Ok((_, reply)) = wire.ask(path, request.clone()).await {
-            return Ok(reply);
+        match wire.ask(path, request.clone()).await {
+            Ok((_, reply)) if !is_to_be_retried(&reply) => return Ok(reply),
+            _ => sleep(PAUSE).await,
         }
-        sleep(PAUSE).await;
     }
-    bail!("no answer to {:?}", request.command())
+    bail!("no outcome of {:?}", request.command())
+}
+
+fn is_to_be_retried(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error(error) => error.code().is_retryable(),
+        Reply::Send(reply) => reply.results.iter().any(|result| result.code().is_retryable()),
+        _ => false,
+    }
 }
 
 async fn insist(mut body: impl AsyncFnMut() -> Result<(), Lost>) -> Result<(), Lost> {

@@ -1,8 +1,8 @@
 //! Child processes that end with their owner.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::{self, sleep};
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
@@ -11,6 +11,9 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 const POLL: Duration = Duration::from_millis(20);
 /// How long a child may take to obey SIGTERM.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// Lines of its stderr that tell why a child has failed.
+const LAST_ERRORS: usize = 20;
 
 /// A child process; killed when dropped, so that a failed step leaves nothing behind.
 #[derive(Debug)]
@@ -38,17 +41,18 @@ impl Process {
     /// Waits for success, and shows what it prints meanwhile. If it fails, that is the cause in the error: the reason of a failure is then found at the end of a
     /// long task too.
     pub(crate) fn succeed_or_tell(command: &mut Command, limit: Duration) -> Result<()> {
-        let mut process = Process::spawn(command.stdout(Stdio::piped()))?;
+        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
         let output = process.child.stdout.take().context("stdout is piped")?;
-        let told = thread::spawn(move || {
-            let lines = BufReader::new(output).lines().map_while(Result::ok);
-            lines.inspect(|line| println!("{line}")).collect::<Vec<String>>().join("\n")
-        });
+        let errors = process.child.stderr.take().context("stderr is piped")?;
+        let output = thread::spawn(move || pass_on(output, |line| println!("{line}")));
+        let errors = thread::spawn(move || pass_on(errors, |line| eprintln!("{line}")));
         let ended = process.succeed(limit);
-        // So that nothing holds the pipe open, whatever became of it.
+        // So that nothing holds the pipes open, whatever became of it.
         drop(process);
-        let told = told.join().map_err(|_| anyhow!("reading what it printed"))?;
-        ended.map_err(|error| Error::msg(told).context(error))
+        let told = |thread: JoinHandle<Vec<String>>| thread.join().map_err(|_| anyhow!("reading what it printed"));
+        let (output, errors) = (told(output)?, told(errors)?);
+        let errors = &errors[errors.len().saturating_sub(LAST_ERRORS)..];
+        ended.map_err(|error| Error::msg([&output, errors].concat().join("\n")).context(error))
     }
 
     /// Asks it to stop as an operator does, and expects a clean end.
@@ -79,6 +83,11 @@ impl Process {
             sleep(POLL);
         }
     }
+}
+
+/// Shows each line as it comes, and keeps all of them.
+fn pass_on(from: impl Read, show: impl Fn(&str)) -> Vec<String> {
+    BufReader::new(from).lines().map_while(Result::ok).inspect(|line| show(line)).collect()
 }
 
 impl Drop for Process {

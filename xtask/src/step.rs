@@ -39,15 +39,19 @@ impl Tally {
 /// Runs the steps one after the other, all of them even if one fails, and ends with why some failed and a line of the total.
 pub(crate) fn run(task: &str, steps: &[&Step]) -> Tally {
     let mut total = Tally::default();
-    let mut errors = Vec::new();
+    let (mut errors, mut failed) = (Vec::new(), Vec::new());
     for (i, step) in steps.iter().enumerate() {
         println!("\n== [{}/{}] {}: {}", i + 1, steps.len(), step.name, step.what);
         let (tally, error) = run_one(task, step);
         total.add(tally);
+        failed.extend((tally.failed > 0).then_some(step.name));
         errors.extend(error.map(|error| (step.name, error)));
     }
     for (name, error) in errors {
         println!("\n== {name}: {error:?}");
+    }
+    if !failed.is_empty() {
+        println!("\nfailed: {}", failed.join(", "));
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     total

@@ -15,15 +15,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::Target;
 
 /// Between two looks at the name: a new replica is asked for its health as soon as it is seen.
 const RESOLVE: Duration = Duration::from_secs(3);
-/// From when a replica is not well to the next question for its health.
+/// Between two questions for the health of a replica that is not well.
 const PROBE: Duration = Duration::from_millis(400);
 /// A replica that has not answered it for so long is not well.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
@@ -279,24 +279,23 @@ async fn look(shared: Weak<Shared>) {
 async fn follow(replica: Weak<Replica>, service: &'static str) {
     loop {
         let Some(known) = replica.upgrade() else { return };
-        let asked = timeout(PROBE_WAIT, health(known.channel.clone())).await;
-        if let Ok(Ok((mut changes, true))) = asked {
-            let ill = known.ill.clone();
-            // Heard from here on: what comes before this replica is well makes no difference.
-            let mut ill = pin!(ill.notified());
-            ill.as_mut().enable();
-            known.turns(service, true);
+        let Ok(Ok((mut changes, true))) = timeout(PROBE_WAIT, health(known.channel.clone())).await else {
+            known.turns(service, false);
             drop(known);
-            tokio::select! {
-                () = ill => {}
-                // Another health, or the end of the connection.
-                _ = changes.message() => {}
-            }
-        }
-        let Some(known) = replica.upgrade() else { return };
-        known.turns(service, false);
+            sleep(PROBE).await;
+            continue;
+        };
+        let ill = known.ill.clone();
+        // Heard from here on: what comes before this replica is well makes no difference.
+        let mut ill = pin!(ill.notified());
+        ill.as_mut().enable();
+        known.turns(service, true);
         drop(known);
-        sleep(PROBE).await;
+        tokio::select! {
+            () = ill => {}
+            // Another health, or the end of the connection.
+            _ = changes.message() => {}
+        }
     }
 }
 

@@ -135,7 +135,8 @@ impl Progress {
         }
         let Some((answer, reply)) = exchange.answer else { return };
         let remembered = match (exchange.request, reply) {
-            (Request::Hello(_), Reply::Hello(reply)) => reply.key_order() == KeyOrder::Start,
+            // Of one that peeks nothing is remembered.
+            (Request::Hello(hello), Reply::Hello(reply)) => reply.key_order() == KeyOrder::Start && !hello.peek,
             (Request::Ack(_), Reply::Ack(reply)) => reply.key_order() == KeyOrder::None,
             _ => false,
         };

@@ -15,7 +15,7 @@ pub(super) async fn carry_out(script: &mut Script, left: u64, right: u64, seen: 
     let [a, b] = script.names.clone();
     let guests: Vec<String> = (0..GUESTS).map(|guest| format!("guest-{guest}")).collect();
     let found = v1::GroupChange { title: Some("team".into()), ..naming(&[&b, "helper"], &[]) };
-    let (_, reply) = script.step("found", 0, changing(left + 1, "", found.clone())).await?;
+    let reply = script.step("found", 0, changing(left + 1, "", found.clone())).await?;
     let group = conversation_of(&reply).context("no group was made")?;
     script.step("found again", 0, changing(left + 1, "", found)).await?;
     script.step("text into it", 1, texting(right + 1, &group, "five")).await?;
