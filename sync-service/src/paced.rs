@@ -71,6 +71,7 @@ impl<J: Job> Paced<J> {
     }
 
     async fn run(self: Arc<Paced<J>>, key: J::Key) {
+        let _leaving = Leaving { paced: &self, key: &key };
         while let Some(work) = self.take(&key) {
             let learned = self.job.run(&key, work).await;
             tokio::time::sleep(self.pace).await;
@@ -101,6 +102,22 @@ impl<J: Job> Paced<J> {
     }
 }
 
+/// Takes a key whose job has panicked out of the map: else its later work would wait for a run that never comes.
+struct Leaving<'a, J: Job> {
+    paced: &'a Paced<J>,
+    key: &'a J::Key,
+}
+
+impl<J: Job> Drop for Leaving<'_, J> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What waits goes with it: whoever waits for that is told by its end.
+            self.paced.waiting().insert(self.key.clone(), None);
+            self.paced.take(self.key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::{Instant, sleep};
@@ -128,6 +145,7 @@ mod tests {
 
         async fn run(&self, key: &&'static str, work: u64) -> Option<u64> {
             self.runs.lock().unwrap().push((self.since.elapsed(), key, work));
+            assert_ne!(work, 666, "a job that panics");
             Some(100).filter(|_| work == 7)
         }
     }
@@ -163,5 +181,16 @@ mod tests {
         paced.add("a", 8);
         paced.quiet().await;
         assert_eq!(runs.lock().unwrap().iter().map(|run| run.2).collect::<Vec<_>>(), [7, 100]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_whose_job_has_panicked_works_again() {
+        let runs: Arc<Mutex<Vec<Run>>> = Arc::default();
+        let paced = Paced::new(Noting { since: Instant::now(), runs: runs.clone() }, PACE);
+        paced.add("a", 666);
+        paced.quiet().await;
+        paced.add("a", 1);
+        paced.quiet().await;
+        assert_eq!(runs.lock().unwrap().iter().map(|run| run.2).collect::<Vec<_>>(), [666, 1]);
     }
 }
