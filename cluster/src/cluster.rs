@@ -26,7 +26,7 @@ const STATE: &str = "cluster.json";
 const DATABASE: &str = "tern";
 
 /// How large a cluster is.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Gateways.
     pub gateways: usize,
@@ -171,6 +171,39 @@ impl Cluster {
         self.write_down()
     }
 
+    /// Starts what of a cluster that is up does not run, and writes it down. How many processes that were.
+    ///
+    /// # Errors
+    /// [`ClusterError`] says what to do. What runs goes on.
+    pub fn start_missing(&mut self) -> Result<usize, ClusterError> {
+        let mut started = 0;
+        if !self.database_runs() {
+            self.start_postgres()?;
+            started += 1;
+        }
+        for index in 0..self.services.len() {
+            if !self.services[index].is_running() {
+                self.start(index)?;
+                started += 1;
+            }
+        }
+        self.write_down()?;
+        Ok(started)
+    }
+
+    /// Whether the database is there.
+    pub fn database_runs(&self) -> bool {
+        let pid = self.postgres().and_then(Postgres::pid);
+        pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    }
+
+    /// How large it is.
+    pub fn layout(&self) -> Layout {
+        let count = |kind: Kind| self.services.iter().filter(|service| service.kind == kind).count();
+        let [storages, syncs, medias, gateways] = Kind::ALL.map(count);
+        Layout { gateways, syncs, storages, medias }
+    }
+
     /// Starts the database, and makes Tern's in it if it is new.
     fn start_postgres(&mut self) -> Result<(), ClusterError> {
         let options = PostgresOptions { port: self.postgres_port, ..PostgresOptions::new(self.dir.join("postgres")) };
@@ -219,7 +252,7 @@ impl Cluster {
                 }
             }
         }
-        if let Some(postgres) = &self.postgres {
+        if let Some(postgres) = self.postgres.as_ref().filter(|_| self.database_runs()) {
             clean &= postgres.stop("fast").is_ok();
         }
         let _ = self.write_down();

@@ -122,7 +122,7 @@ impl Service {
         if matches!(self.ended(), Ok(Some(_))) {
             return false;
         }
-        self.process().is_some_and(|pid| test_kill_process(pid).is_ok())
+        self.process().is_some_and(|pid| test_kill_process(pid).is_ok() && !is_zombie(pid))
     }
 
     /// Sends a signal; nothing if it is not there.
@@ -155,4 +155,10 @@ impl Service {
     fn process(&self) -> Option<Pid> {
         self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
     }
+}
+
+/// Whether it has ended, and nobody has asked how.
+fn is_zombie(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }

@@ -22,8 +22,8 @@ use config::{Value, ValueKind};
 use self::duration::format_duration;
 pub use self::duration::parse_duration;
 pub use self::errors::{BadSetting, BadSettings};
-use self::sources::origin;
 pub use self::sources::{Flag, Sources};
+use self::sources::{origin, unset};
 
 /// The exit code of a process whose settings are wrong (`EX_USAGE` of sysexits.h).
 pub const EXIT_BAD_SETTINGS: u8 = 64;
@@ -134,7 +134,7 @@ impl Settings {
 
     /// Adds what only the caller can judge, such as two settings that exclude each other.
     pub fn refuse(&mut self, name: &'static str, reason: &str) {
-        let origin = find(&self.root, name).map_or_else(|| "the default".into(), |value| origin(name, value));
+        let origin = find(&self.root, name).map_or_else(|| unset(name), |value| origin(name, value));
         self.bad.push(BadSetting::Value { name: name.into(), reason: reason.into(), origin });
     }
 
@@ -265,7 +265,10 @@ mod tests {
         assert!(reasons[2].starts_with("listen.http: \"localhost\" is not an address"), "{reasons:?}");
         assert_eq!(reasons[3], "storage.durability: \"none\" is not one of disk, os (from --flag)");
         assert!(reasons[4].starts_with("log.level: is not a single value"), "{reasons:?}");
-        assert_eq!(reasons[5], "token.secret: and token.secret_file exclude each other (from the default)");
+        assert_eq!(
+            reasons[5],
+            "token.secret: and token.secret_file exclude each other (from the default; TERN_TOKEN__SECRET sets it)"
+        );
         assert_eq!(reasons[6], "limk.limit: no such setting (from TERN_LIMK__LIMIT)");
         assert!(reasons[7].starts_with("link.speed: no such setting") && from_file(&reasons[7]), "{reasons:?}");
         assert_eq!(reasons.len(), 8);

@@ -54,6 +54,8 @@ struct Shared {
 
 /// One replica.
 pub struct Replica {
+    /// Of which service, for messages about it.
+    service: &'static str,
     address: SocketAddr,
     channel: Channel,
     is_well: AtomicBool,
@@ -193,8 +195,8 @@ impl Shared {
         replicas.retain(|address, _| addresses.contains(address));
         for address in addresses {
             replicas.entry(address).or_insert_with(|| {
-                let replica = Arc::new(Replica::new(address, self.well.clone()));
-                tokio::spawn(follow(Arc::downgrade(&replica), self.service));
+                let replica = Arc::new(Replica::new(self.service, address, self.well.clone()));
+                tokio::spawn(follow(Arc::downgrade(&replica)));
                 replica
             });
         }
@@ -202,7 +204,7 @@ impl Shared {
 }
 
 impl Replica {
-    fn new(address: SocketAddr, well: Arc<Notify>) -> Replica {
+    fn new(service: &'static str, address: SocketAddr, well: Arc<Notify>) -> Replica {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap_or_else(|_| {
             // An address always makes a URI; if not, nothing ever answers there.
             Endpoint::from_static("http://127.0.0.1:1")
@@ -217,7 +219,7 @@ impl Replica {
             .initial_connection_window_size(16 * 1024 * 1024)
             .connect_lazy();
         let (is_well, in_flight, ill) = (AtomicBool::new(false), AtomicUsize::new(0), Arc::default());
-        Replica { address, channel, is_well, in_flight, well, ill }
+        Replica { service, address, channel, is_well, in_flight, well, ill }
     }
 
     /// Where it is.
@@ -245,13 +247,13 @@ impl Replica {
     }
 
     fn falls_ill(&self) {
-        self.is_well.store(false, Ordering::Relaxed);
+        self.turns(false);
         self.ill.notify_waiters();
     }
 
-    fn turns(&self, service: &'static str, is_well: bool) {
+    fn turns(&self, is_well: bool) {
         if self.is_well.swap(is_well, Ordering::Relaxed) != is_well {
-            tracing::info!(service, address = %self.address, is_well, "a replica has changed");
+            tracing::info!(service = self.service, address = %self.address, is_well, "a replica has changed");
         }
         if is_well {
             self.well.notify_waiters();
@@ -276,11 +278,11 @@ async fn look(shared: Weak<Shared>) {
 }
 
 /// Follows the health of a replica until it is left for good. Whatever happens to one that is well, it is asked anew.
-async fn follow(replica: Weak<Replica>, service: &'static str) {
+async fn follow(replica: Weak<Replica>) {
     loop {
         let Some(known) = replica.upgrade() else { return };
         let Ok(Ok((mut changes, true))) = timeout(PROBE_WAIT, health(known.channel.clone())).await else {
-            known.turns(service, false);
+            known.turns(false);
             drop(known);
             sleep(PROBE).await;
             continue;
@@ -289,7 +291,7 @@ async fn follow(replica: Weak<Replica>, service: &'static str) {
         // Heard from here on: what comes before this replica is well makes no difference.
         let mut ill = pin!(ill.notified());
         ill.as_mut().enable();
-        known.turns(service, true);
+        known.turns(true);
         drop(known);
         tokio::select! {
             () = ill => {}

@@ -92,6 +92,11 @@ fn merge(file: Option<Config>, variables: HashMap<String, String>, flags: Vec<Fl
     builder.build()
 }
 
+/// What stands where a setting that was not given would come from.
+pub(super) fn unset(name: &str) -> String {
+    format!("the default; {PREFIX}{} sets it", name.to_uppercase().replace('.', SEPARATOR))
+}
+
 /// Where a value stands, as its writer knows it.
 pub(super) fn origin(name: &str, value: &Value) -> String {
     match value.origin() {

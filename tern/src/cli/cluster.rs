@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tern_cluster::{Cluster, Kind, Layout};
+use tern_cluster::{Cluster, Kind, Layout, Service};
 
 use super::program::{program, quoted};
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Clone, Copy, Debug)]
 enum Action {
-    /// Starts it: the database first, each service when the one that it needs is ready
+    /// Starts it: the database first, each service when the one that it needs is ready. Of one that is up, what has died
     Up {
         /// Gateways
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -59,17 +59,44 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 }
 
 fn up(dir: &Path, layout: Layout) -> Result<bool> {
-    let known = Cluster::open(dir).ok();
-    if let Some(mut running) = known {
-        let any = running.services.iter_mut().any(|service| service.is_running());
-        ensure!(!any, "a cluster is up in {}: `tern cluster down` stops it", dir.display());
-    }
-    let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
-    let mut cluster = Cluster::plan(dir, &programs, layout)?;
-    eprintln!("starting PostgreSQL and {} services in {}", cluster.services.len(), cluster.dir().display());
-    cluster.up()?;
+    let known = Cluster::open(dir).ok().map(|mut cluster| (any_runs(&mut cluster), cluster));
+    let mut cluster = match known {
+        Some((true, mut running)) => {
+            ensure!(
+                running.layout() == layout,
+                "a cluster of another size is up in {}: `tern cluster down` stops it",
+                dir.display()
+            );
+            match running.start_missing()? {
+                0 => eprintln!("all of it runs already"),
+                started => eprintln!("started {started} that did not run"),
+            }
+            running
+        }
+        _ => {
+            let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
+            let mut cluster = Cluster::plan(dir, &programs, layout)?;
+            eprintln!("starting PostgreSQL and {} services in {}", cluster.services.len(), cluster.dir().display());
+            cluster.up()?;
+            cluster
+        }
+    };
     tell(&mut cluster);
-    let gateway = cluster.gateways().next().context("a gateway")?;
+    let options = cluster.gateways().map(|gateway| options(&cluster, gateway)).collect::<Vec<_>>();
+    let (first, last) = options.first().zip(options.last()).context("a gateway")?;
+    let tern = program();
+    println!("Try it:");
+    println!("  {tern} smoke{first}");
+    println!("  {tern} chat --as alice --to bob{first}");
+    println!("  {tern} chat --as bob --to alice{last}");
+    let dir = quoted(cluster.dir());
+    println!("What runs, and again what has died: {tern} cluster status --dir {dir}; {tern} cluster up --dir {dir}");
+    println!("Stop it: {tern} cluster down --dir {dir}");
+    Ok(true)
+}
+
+/// With which options commands reach a gateway.
+fn options(cluster: &Cluster, gateway: &Service) -> String {
     let mut options = format!(" --secret-file {}", quoted(&cluster.secret_file()));
     let mut add = |name: &str, port: Option<u16>, default: u16| {
         if let Some(port) = port.filter(|port| *port != default) {
@@ -78,19 +105,21 @@ fn up(dir: &Path, layout: Layout) -> Result<bool> {
     };
     add("long-link", gateway.long_link, tern_gateway::setup::LONG_LINK_PORT);
     add("http", gateway.http, tern_gateway::setup::HTTP_PORT);
-    let tern = program();
-    println!("Try it:");
-    println!("  {tern} smoke{options}");
-    println!("  {tern} chat --as alice --to bob{options}");
-    println!("  {tern} chat --as bob --to alice{options}");
-    println!("Stop it: {tern} cluster down --dir {}", quoted(dir));
-    Ok(true)
+    options
+}
+
+fn any_runs(cluster: &mut Cluster) -> bool {
+    cluster.database_runs() || cluster.services.iter_mut().any(|service| service.is_running())
 }
 
 fn down(dir: &Path) -> Result<bool> {
     let mut cluster = Cluster::open(dir)?;
+    if !any_runs(&mut cluster) {
+        println!("nothing of it runs");
+        return Ok(true);
+    }
     let clean = cluster.down();
-    println!("{}", if clean { "stopped" } else { "stopped, though not everything did so by itself: see the logs" });
+    println!("{}", if clean { "stopped" } else { "stopped; what did not end by itself within 25 s was killed" });
     Ok(clean)
 }
 
@@ -101,8 +130,7 @@ fn status(dir: &Path) -> Result<bool> {
 
 /// A line for each process; whether all of them run.
 fn tell(cluster: &mut Cluster) -> bool {
-    let pid = cluster.postgres().and_then(tern_cluster::Postgres::pid);
-    let runs = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let runs = cluster.database_runs();
     let state = |runs: bool| if runs { "runs" } else { "does not run" };
     println!("{:<12} {:<12} 127.0.0.1:{}", "postgres", state(runs), cluster.postgres_port());
     let mut all = runs;

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tern_cluster::Cluster;
 
 use crate::build;
@@ -13,7 +13,7 @@ use crate::step::Tally;
 /// Far more than each takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Up, tried at every gateway, down, and up again on the same data.
+/// Up, tried at every gateway, down, and up again on the same data; then up again what has died, and down twice.
 pub(crate) fn run() -> Result<Tally> {
     let tern = build::tern()?;
     let home = tempfile::Builder::new().prefix("tern-test-").tempdir()?;
@@ -30,8 +30,16 @@ pub(crate) fn run() -> Result<Tally> {
     act("down")?;
     act("up")?;
     smoke(&tern, &dir)?;
+    let mut cluster = Cluster::open(&dir)?;
+    let last = cluster.services.last_mut().context("a service")?;
+    last.kill();
+    ensure!(act("status").is_err(), "{} is dead, and the status says nothing of it", last.name());
+    act("up")?;
+    act("status")?;
+    smoke(&tern, &dir)?;
     act("down")?;
-    Ok(Tally::passed(7))
+    act("down")?;
+    Ok(Tally::passed(12))
 }
 
 fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {
