@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::free_port;
+use crate::service::runs;
 use crate::{Kind, Postgres, PostgresError, PostgresOptions, Service};
 
 /// A start takes a second or two; the first one makes the tables.
@@ -193,8 +194,7 @@ impl Cluster {
 
     /// Whether the database is there.
     pub fn database_runs(&self) -> bool {
-        let pid = self.postgres().and_then(Postgres::pid);
-        pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+        self.postgres().and_then(Postgres::pid).is_some_and(runs)
     }
 
     /// How large it is.

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
+
+use crate::service::process;
 
 /// The longest wait for the server to take connections, after a crash too.
 const READY: Duration = Duration::from_secs(60);
@@ -179,7 +181,7 @@ impl Postgres {
 
     /// Kills the server's first process as a crash would. Its others notice and leave.
     pub fn kill(&self) {
-        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self.pid().and_then(process);
         if let Some(pid) = pid {
             // It may have gone by itself.
             let _ = kill_process(pid, Signal::KILL);

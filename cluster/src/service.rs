@@ -122,7 +122,7 @@ impl Service {
         if matches!(self.ended(), Ok(Some(_))) {
             return false;
         }
-        self.process().is_some_and(|pid| test_kill_process(pid).is_ok() && !is_zombie(pid))
+        self.pid.is_some_and(runs)
     }
 
     /// Sends a signal; nothing if it is not there.
@@ -153,8 +153,17 @@ impl Service {
     }
 
     fn process(&self) -> Option<Pid> {
-        self.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
+        self.pid.and_then(process)
     }
+}
+
+/// Whether there is such a process that has not ended.
+pub(crate) fn runs(pid: u32) -> bool {
+    process(pid).is_some_and(|pid| test_kill_process(pid).is_ok() && !is_zombie(pid))
+}
+
+pub(crate) fn process(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
 /// Whether it has ended, and nobody has asked how.

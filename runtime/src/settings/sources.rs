@@ -94,13 +94,17 @@ fn merge(file: Option<Config>, variables: HashMap<String, String>, flags: Vec<Fl
 
 /// What stands where a setting that was not given would come from.
 pub(super) fn unset(name: &str) -> String {
-    format!("the default; {PREFIX}{} sets it", name.to_uppercase().replace('.', SEPARATOR))
+    format!("the default; {} sets it", variable(name))
+}
+
+fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_uppercase().replace('.', SEPARATOR))
 }
 
 /// Where a value stands, as its writer knows it.
 pub(super) fn origin(name: &str, value: &Value) -> String {
     match value.origin() {
-        Some(ENVIRONMENT) => format!("{PREFIX}{}", name.to_uppercase().replace('.', SEPARATOR)),
+        Some(ENVIRONMENT) => variable(name),
         Some(origin) => origin.to_owned(),
         // Tables that several sources share have no origin of their own.
         None => "several places".into(),

@@ -69,7 +69,6 @@ impl Broadcast {
 
 impl Hints for Broadcast {
     fn owed(&self, user: &UserId, except: Option<&Device>) {
-        let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         for gateway in self.shared.gateways().values() {
             gateway.add(|waiting| waiting.owed(user, except));
         }
@@ -161,7 +160,8 @@ async fn tell(gateway: Weak<Gateway>) {
 }
 
 impl Waiting {
-    fn owed(&mut self, user: &UserId, except: Option<&DeviceId>) {
+    fn owed(&mut self, user: &UserId, except: Option<&Device>) {
+        let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         let is_full = self.owed.len() >= WAITING;
         match self.owed.get_mut(user) {
             Some(known) if known.as_ref() == except => {}
@@ -180,7 +180,7 @@ impl Waiting {
             return self.news.push(encoded);
         }
         for placed in &news.places {
-            self.owed(&placed.user, Some(&news.by.id).filter(|_| news.by.user == placed.user));
+            self.owed(&placed.user, Some(&news.by));
         }
     }
 
