@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::free_port;
+use crate::ports::free_port;
 use crate::service::runs;
 use crate::{Kind, Postgres, PostgresError, PostgresOptions, Service};
 

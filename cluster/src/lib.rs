@@ -4,9 +4,11 @@
 //! - [`Postgres`]: the database under them, from the machine's packages
 
 mod cluster;
+mod ports;
 mod postgres;
 mod service;
 
 pub use cluster::{Cluster, ClusterError, Layout};
-pub use postgres::{Postgres, PostgresError, PostgresOptions, free_port};
+pub use ports::free_port;
+pub use postgres::{Postgres, PostgresError, PostgresOptions};
 pub use service::{Kind, Service};

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
+use crate::ports::free_port;
 use crate::service::process;
 
 /// The longest wait for the server to take connections, after a crash too.
@@ -327,15 +327,4 @@ fn write_private(path: &Path, text: &str, owner: Option<(u32, u32)>) -> io::Resu
         Some((user, group)) => chown(path, Some(user), Some(group)),
         None => Ok(()),
     }
-}
-
-/// A port that nobody listens on now. Not one of those that the system gives to connections: it might have gone to one by the time that it is listened on.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> io::Result<u16> {
-    const TRIES: usize = 100;
-    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(TRIES);
-    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.ok_or_else(|| io::Error::other("no port from 20000 to 32000 is free"))
 }

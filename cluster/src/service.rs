@@ -97,13 +97,10 @@ impl Service {
                 return Ok(());
             }
             if let Some(status) = self.ended()? {
-                return Err(io::Error::other(format!(
-                    "ended at its start with {status}; its log is {}",
-                    log.display()
-                )));
+                return Err(unready(&format!("ended at its start with {status}"), log));
             }
             if began.elapsed() > patience {
-                return Err(io::Error::other(format!("is not ready; its log is {}", log.display())));
+                return Err(unready("is not ready", log));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -155,6 +152,14 @@ impl Service {
     fn process(&self) -> Option<Pid> {
         self.pid.and_then(process)
     }
+}
+
+/// With what the service said last: its log may be gone by the time that somebody reads this.
+fn unready(what: &str, log: &Path) -> io::Error {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    io::Error::other(format!("{what}; its log, {}, ends with: {last}", log.display()))
 }
 
 /// Whether there is such a process that has not ended.
