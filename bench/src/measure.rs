@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::crowd::Crowd;
 use crate::load::Load;
 use crate::process::Process;
-use crate::processes::Standing;
+use crate::processes::{PARTS, Standing};
 use crate::report::{Cost, CpuOfParts, WireBytes};
 use crate::server::{Server, StoreCounts};
 use crate::tally::Counts;
@@ -29,7 +29,7 @@ pub(crate) struct Moment {
     receivers: Counts,
     server_cpu: Duration,
     /// By [`Part::OF_CLUSTER`].
-    cpu_of_parts: [Duration; 4],
+    cpu_of_parts: [Duration; PARTS],
     client_cpu: Duration,
     store: Option<StoreCounts>,
 }
@@ -127,17 +127,18 @@ impl Cost {
         let seconds = ended.seconds_since(&began);
         let cpu = settled.server_cpu_since(&began);
         let store = began.store.zip(settled.store);
-        let parts: [f64; 4] = std::array::from_fn(|part| {
+        let parts: [f64; PARTS] = std::array::from_fn(|part| {
             (settled.cpu_of_parts[part] - began.cpu_of_parts[part]).as_secs_f64() / senders.acked as f64 * 1e6
         });
-        let [gateway, sync, storage, postgres] = parts;
-        let of_parts = CpuOfParts { gateway, sync, storage, tern: gateway + sync + storage, postgres };
+        let [gateway, sync, storage, redis, nats, postgres] = parts;
+        let tern = gateway + sync + storage;
+        let of_parts = CpuOfParts { gateway, sync, storage, tern, redis, nats, postgres };
         Cost {
             messages: Some(senders.acked),
             acked_per_s: Some(ended.acked_per_s_since(&began)),
             deliveries_per_s: Some((ended.receivers.delivered - began.receivers.delivered) as f64 / seconds),
             server_cpu_s_per_million: Some(cpu / senders.acked as f64 * 1e6),
-            cpu_s_per_million_of: (parts != [0.0; 4]).then_some(of_parts),
+            cpu_s_per_million_of: (parts != [0.0; PARTS]).then_some(of_parts),
             server_cpu_s_per_million_deliveries: Some(cpu / receivers.delivered as f64 * 1e6),
             server_cpu_share: Some(ended.server_cpu_since(&began) / seconds),
             client_cpu_share: Some(ended.client_cpu_since(&began) / seconds),

@@ -26,12 +26,18 @@ pub(crate) enum Part {
     Gateway,
     Sync,
     Storage,
+    Redis,
+    Nats,
     Postgres,
 }
 
+/// So many parts a cluster has.
+pub(crate) const PARTS: usize = Part::OF_CLUSTER.len();
+
 impl Part {
     /// Those of a cluster.
-    pub(crate) const OF_CLUSTER: [Part; 4] = [Part::Gateway, Part::Sync, Part::Storage, Part::Postgres];
+    pub(crate) const OF_CLUSTER: [Part; 6] =
+        [Part::Gateway, Part::Sync, Part::Storage, Part::Redis, Part::Nats, Part::Postgres];
 }
 
 /// The processes.
@@ -42,7 +48,7 @@ pub(crate) struct Processes {
 
 /// What processes take without any load: shares of a core, by [`Part::OF_CLUSTER`]. Of a server that is one process it is nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Standing([f64; 4]);
+pub(crate) struct Standing([f64; PARTS]);
 
 impl Standing {
     /// Of all parts; `None` of one process.
@@ -51,7 +57,7 @@ impl Standing {
     }
 
     /// By part, the processor time of so long a time.
-    pub(crate) fn cpu(self, time: Duration) -> [Duration; 4] {
+    pub(crate) fn cpu(self, time: Duration) -> [Duration; PARTS] {
         self.0.map(|share| time.mul_f64(share))
     }
 
@@ -96,12 +102,15 @@ impl Processes {
     }
 
     /// The same by [`Part::OF_CLUSTER`].
-    pub(crate) fn cpu_of_parts(&self) -> Result<[Duration; 4]> {
+    pub(crate) fn cpu_of_parts(&self) -> Result<[Duration; PARTS]> {
         let of = |wanted| -> Result<Duration> {
             self.parts.iter().filter(|(part, _)| *part == wanted).map(|(part, process)| process.cpu_as(*part)).sum()
         };
-        let [gateway, sync, storage, postgres] = Part::OF_CLUSTER.map(of);
-        Ok([gateway?, sync?, storage?, postgres?])
+        let mut cpu = [Duration::ZERO; PARTS];
+        for (cpu, part) in cpu.iter_mut().zip(Part::OF_CLUSTER) {
+            *cpu = of(part)?;
+        }
+        Ok(cpu)
     }
 
     /// Bytes of memory that are resident.

@@ -99,13 +99,15 @@ pub(crate) struct Cost {
     pub(crate) wire_bytes_per_message: Option<WireBytes>,
 }
 
-/// By service; `tern` is all of them but the database.
+/// By service; `tern` is all of Tern's own.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct CpuOfParts {
     pub(crate) gateway: f64,
     pub(crate) sync: f64,
     pub(crate) storage: f64,
     pub(crate) tern: f64,
+    pub(crate) redis: f64,
+    pub(crate) nats: f64,
     pub(crate) postgres: f64,
 }
 

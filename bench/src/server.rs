@@ -167,6 +167,8 @@ impl Server {
                 tern_cluster::Kind::Gateway => Part::Gateway,
                 tern_cluster::Kind::Sync => Part::Sync,
                 tern_cluster::Kind::Storage => Part::Storage,
+                tern_cluster::Kind::Redis => Part::Redis,
+                tern_cluster::Kind::Nats => Part::Nats,
                 tern_cluster::Kind::Media => continue,
             };
             parts.push((part, service.pid.context("a service's process")?));

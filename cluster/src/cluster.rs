@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::ports::free_port;
-use crate::service::runs;
+use crate::service::{Program, runs};
 use crate::{Kind, Postgres, PostgresError, PostgresOptions, Service};
 
 /// A start takes a second or two; the first one makes the tables.
@@ -23,6 +23,10 @@ const LONG_LINK: u16 = 7180;
 const HTTP: u16 = 7181;
 /// The file in which the cluster is written down.
 const STATE: &str = "cluster.json";
+/// The file with the password of Redis and NATS.
+const PASSWORD: &str = "password";
+/// Where Debian and its kin keep servers; not on everybody's PATH.
+const SERVERS: &str = "/usr/sbin";
 /// The database.
 const DATABASE: &str = "tern";
 
@@ -54,6 +58,9 @@ pub enum ClusterError {
     /// A program that is not built.
     #[error("{} is not there: `cargo build --release --workspace` builds it", .0.display())]
     NotBuilt(PathBuf),
+    /// A program that is not installed.
+    #[error("{0} is not there: install the package {0}, or put it on the PATH")]
+    NotInstalled(String),
     /// A service.
     #[error("{name} {error}")]
     Service {
@@ -112,18 +119,20 @@ impl Cluster {
         let mut services = Vec::new();
         for kind in Kind::ALL {
             let count = match kind {
+                Kind::Redis | Kind::Nats => 1,
                 Kind::Storage => layout.storages,
                 Kind::Sync => layout.syncs,
                 Kind::Media => layout.medias,
                 Kind::Gateway => layout.gateways,
             };
-            let program = programs.join(format!("tern-{}", kind.name()));
-            if count > 0 && !program.exists() {
-                return Err(ClusterError::NotBuilt(program));
+            if count > 0 {
+                find(kind, programs)?;
             }
             for number in 1..=count {
-                let mut service = Service::new(kind, number, port()?);
-                if kind == Kind::Gateway {
+                let mut service = Service::new(kind, number);
+                if kind != Kind::Gateway {
+                    service.port = Some(port()?);
+                } else {
                     let free = |wanted: u16| number == 1 && TcpListener::bind(("127.0.0.1", wanted)).is_ok();
                     service.long_link = Some(if free(LONG_LINK) { LONG_LINK } else { port()? });
                     service.http = Some(if free(HTTP) { HTTP } else { port()? });
@@ -136,7 +145,7 @@ impl Cluster {
         let programs = programs.to_owned();
         let (database_port, postgres) = (None, None);
         let cluster = Cluster { dir, programs, postgres_port, services, settings, special, database_port, postgres };
-        cluster.make_secret().map_err(io(&cluster.dir))?;
+        cluster.make_secrets().map_err(io(&cluster.dir))?;
         Ok(cluster)
     }
 
@@ -200,8 +209,12 @@ impl Cluster {
     /// How large it is.
     pub fn layout(&self) -> Layout {
         let count = |kind: Kind| self.services.iter().filter(|service| service.kind == kind).count();
-        let [storages, syncs, medias, gateways] = Kind::ALL.map(count);
-        Layout { gateways, syncs, storages, medias }
+        Layout {
+            gateways: count(Kind::Gateway),
+            syncs: count(Kind::Sync),
+            storages: count(Kind::Storage),
+            medias: count(Kind::Media),
+        }
     }
 
     /// Starts the database, and makes Tern's in it if it is new.
@@ -226,11 +239,13 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError::Service`].
     pub fn start(&mut self, index: usize) -> Result<(), ClusterError> {
-        let settings = self.settings_of(&self.services[index]);
-        let service = &mut self.services[index];
-        let program = self.programs.join(format!("tern-{}", service.kind.name()));
+        let service = &self.services[index];
+        let path = find(service.kind, &self.programs)?;
+        let config = (!service.kind.is_own()).then(|| self.write_config(service)).transpose()?;
+        let program = Program { path, arguments: self.arguments_of(service, config) };
+        let settings = self.settings_of(service)?;
         let log = self.dir.join(format!("{}.log", service.name()));
-        let name = service.name();
+        let (name, service) = (service.name(), &mut self.services[index]);
         service.start(&program, &settings, &log, START).map_err(|error| ClusterError::Service { name, error })
     }
 
@@ -288,15 +303,63 @@ impl Cluster {
         self.services.iter().filter(|service| service.kind == Kind::Gateway)
     }
 
+    /// Of one that is not Tern's own; with the password, so it is for its user alone.
+    fn write_config(&self, service: &Service) -> Result<PathBuf, ClusterError> {
+        let path = self.dir.join(format!("{}.conf", service.kind.name()));
+        let (port, password) = (service.port.unwrap_or(0), self.password()?);
+        let text = match service.kind {
+            Kind::Redis => format!(
+                "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {}\nsave \"\"\nappendonly no\n",
+                self.dir.display()
+            ),
+            _ => {
+                format!("listen: \"127.0.0.1:{port}\"\nauthorization {{ user: \"tern\", password: \"{password}\" }}\n")
+            }
+        };
+        let _ = fs::remove_file(&path);
+        write_secret(&path, &text).map_err(|error| ClusterError::Io { path: path.clone(), error })?;
+        Ok(path)
+    }
+
+    fn arguments_of(&self, service: &Service, config: Option<PathBuf>) -> Vec<PathBuf> {
+        match service.kind {
+            Kind::Nats => ["-c".into()].into_iter().chain(config).collect(),
+            _ => config.into_iter().collect(),
+        }
+    }
+
+    /// That of the servers which are not Tern's own.
+    fn password(&self) -> Result<String, ClusterError> {
+        let path = self.dir.join(PASSWORD);
+        fs::read_to_string(&path).map_err(|error| ClusterError::Io { path, error })
+    }
+
+    /// Where one of the servers that are not Tern's own is found, at its port or at that of somebody who forwards to it.
+    ///
+    /// # Errors
+    /// Its password cannot be read.
+    pub fn url_of(&self, kind: Kind, port: Option<u16>) -> Result<String, ClusterError> {
+        let own = self.services.iter().find(|service| service.kind == kind).and_then(|service| service.port);
+        let (port, password) = (port.or(own).unwrap_or(0), self.password()?);
+        Ok(match kind {
+            Kind::Nats => format!("nats://tern:{password}@127.0.0.1:{port}"),
+            _ => format!("redis://:{password}@127.0.0.1:{port}"),
+        })
+    }
+
     /// What a service is told, as variables of the environment.
-    fn settings_of(&self, service: &Service) -> Vec<(String, String)> {
+    fn settings_of(&self, service: &Service) -> Result<Vec<(String, String)>, ClusterError> {
         let at = |port: u16| format!("127.0.0.1:{port}");
         let all = |kind: Kind| {
             let of_kind = self.services.iter().filter(|service| service.kind == kind);
-            of_kind.map(|service| at(service.rpc)).collect::<Vec<_>>().join(",")
+            of_kind.filter_map(|service| service.port).map(at).collect::<Vec<_>>().join(",")
         };
-        let mut settings = vec![("TERN_RPC__LISTEN", at(service.rpc))];
+        if !service.kind.is_own() {
+            return Ok(Vec::new());
+        }
+        let mut settings: Vec<_> = service.port.map(|port| ("TERN_RPC__LISTEN", at(port))).into_iter().collect();
         match service.kind {
+            Kind::Redis | Kind::Nats => {}
             Kind::Storage => {
                 let port = self.database_port.unwrap_or(self.postgres_port);
                 let url = self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE)).unwrap_or_default();
@@ -304,11 +367,13 @@ impl Cluster {
             }
             Kind::Sync => {
                 settings.push(("TERN_RPC__STORAGE", all(Kind::Storage)));
-                settings.push(("TERN_RPC__GATEWAYS", all(Kind::Gateway)));
+                settings.push(("TERN_REDIS__URL", self.url_of(Kind::Redis, None)?));
+                settings.push(("TERN_NATS__URL", self.url_of(Kind::Nats, None)?));
             }
             Kind::Media => {}
             Kind::Gateway => {
                 settings.push(("TERN_RPC__SYNC", all(Kind::Sync)));
+                settings.push(("TERN_NATS__URL", self.url_of(Kind::Nats, None)?));
                 settings.push(("TERN_LISTEN__LONG_LINK", at(service.long_link.unwrap_or(0))));
                 settings.push(("TERN_LISTEN__HTTP", at(service.http.unwrap_or(0))));
                 settings.push(("TERN_TOKEN__SECRET_FILE", self.secret_file().display().to_string()));
@@ -319,16 +384,17 @@ impl Cluster {
         all.extend(self.settings.iter().cloned());
         let special = self.special.iter().filter(|(kind, ..)| *kind == service.kind);
         all.extend(special.map(|(_, name, value)| (name.clone(), value.clone())));
-        all
+        Ok(all)
     }
 
-    fn make_secret(&self) -> io::Result<()> {
-        if self.secret_file().exists() {
-            return Ok(());
+    fn make_secrets(&self) -> io::Result<()> {
+        for path in [self.secret_file(), self.dir.join(PASSWORD)] {
+            if !path.exists() {
+                let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(48).collect();
+                write_secret(&path, &secret)?;
+            }
         }
-        let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(48).collect();
-        let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(self.secret_file());
-        file?.write_all(secret.as_bytes())
+        Ok(())
     }
 
     fn write_down(&self) -> Result<(), ClusterError> {
@@ -337,4 +403,22 @@ impl Cluster {
             serde_json::to_string_pretty(self).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
         written.map_err(|error| ClusterError::Io { path, error })
     }
+}
+
+fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    file?.write_all(text.as_bytes())
+}
+
+/// The program of a service: built, or the machine's.
+fn find(kind: Kind, built: &Path) -> Result<PathBuf, ClusterError> {
+    if kind.is_own() {
+        let program = built.join(format!("tern-{}", kind.name()));
+        return if program.exists() { Ok(program) } else { Err(ClusterError::NotBuilt(program)) };
+    }
+    let name = format!("{}-server", kind.name());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).chain([PathBuf::from(SERVERS)]);
+    let found = places.find_map(|place| Some(place.join(&name)).filter(|program| program.is_file()));
+    found.ok_or(ClusterError::NotInstalled(name))
 }

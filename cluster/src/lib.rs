@@ -1,7 +1,7 @@
 //! All processes of a Tern cluster on this machine: for a first try, for tests and for benchmarks.
 //!
 //! - [`Cluster`]: which services there are, with what ports; starts, stops, kills and stalls them
-//! - [`Postgres`]: the database under them, from the machine's packages
+//! - [`Postgres`]: the database under them, from the machine's packages, as are Redis and NATS
 
 mod cluster;
 mod ports;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// What may be lost: who is where. The machine's `redis-server`, which keeps nothing over a restart.
+    Redis,
+    /// Carries hints. The machine's `nats-server`.
+    Nats,
     /// Timelines, over PostgreSQL.
     Storage,
     /// Decisions, over storage.
@@ -26,17 +30,39 @@ pub enum Kind {
 
 impl Kind {
     /// In the order in which they are started: each finds the one it needs.
-    pub const ALL: [Kind; 4] = [Kind::Storage, Kind::Sync, Kind::Media, Kind::Gateway];
+    pub const ALL: [Kind; 6] = [Kind::Redis, Kind::Nats, Kind::Storage, Kind::Sync, Kind::Media, Kind::Gateway];
 
     /// As in the name of its program.
     pub fn name(self) -> &'static str {
         match self {
+            Kind::Redis => "redis",
+            Kind::Nats => "nats",
             Kind::Storage => "storage",
             Kind::Sync => "sync",
             Kind::Media => "media",
             Kind::Gateway => "gateway",
         }
     }
+
+    /// Whether it is one of Tern's own.
+    pub fn is_own(self) -> bool {
+        !matches!(self, Kind::Redis | Kind::Nats)
+    }
+
+    /// What it says when it can be used.
+    fn ready(self) -> &'static str {
+        match self {
+            Kind::Redis => "Ready to accept connections",
+            Kind::Nats => "Server is ready",
+            Kind::Storage | Kind::Sync | Kind::Media | Kind::Gateway => " ready:",
+        }
+    }
+}
+
+/// What is started.
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) arguments: Vec<PathBuf>,
 }
 
 /// A process of a service, running or not.
@@ -46,8 +72,8 @@ pub struct Service {
     pub kind: Kind,
     /// The how many-th of its kind, from 1.
     pub number: usize,
-    /// Where it is called.
-    pub rpc: u16,
+    /// Where the other services call it. A gateway is called by none.
+    pub port: Option<u16>,
     /// Of a gateway: where long links go.
     pub long_link: Option<u16>,
     /// Of a gateway: where short links go.
@@ -60,8 +86,8 @@ pub struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(kind: Kind, number: usize, rpc: u16) -> Service {
-        Service { kind, number, rpc, long_link: None, http: None, pid: None, child: None }
+    pub(crate) fn new(kind: Kind, number: usize) -> Service {
+        Service { kind, number, port: None, long_link: None, http: None, pid: None, child: None }
     }
 
     /// `gateway-1`.
@@ -72,14 +98,15 @@ impl Service {
     /// Starts it and waits until it says that it is ready. Its output is appended to its log.
     pub(crate) fn start(
         &mut self,
-        program: &Path,
+        program: &Program,
         settings: &[(String, String)],
         log: &Path,
         patience: Duration,
     ) -> io::Result<()> {
         let file = File::options().create(true).append(true).open(log)?;
         let before = file.metadata()?.len() as usize;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&program.path);
+        command.args(&program.arguments);
         // A group of its own: what interrupts this program in its terminal is not meant for the cluster.
         command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TERN_"));
@@ -90,10 +117,10 @@ impl Service {
         let child = command.spawn()?;
         (self.pid, self.child) = (Some(child.id()), Some(child));
         let began = Instant::now();
-        let ready = format!("tern-{} ready:", self.kind.name());
+        let ready = self.kind.ready();
         loop {
             let told = std::fs::read(log)?;
-            if String::from_utf8_lossy(told.get(before..).unwrap_or_default()).contains(&ready) {
+            if String::from_utf8_lossy(told.get(before..).unwrap_or_default()).contains(ready) {
                 return Ok(());
             }
             if let Some(status) = self.ended()? {

@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, Tokens, bind, links, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
-use tern_rpc::{Serving, Target};
+use tern_rpc::Target;
 use tern_runtime::logs;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
-use tern_sync::remote;
+use tern_sync::remote::{self, Bus, Servers};
+use tern_sync::{GatewayId, routes};
 use tokio::net::TcpListener;
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
@@ -27,21 +28,17 @@ const ABOUT: About = About {
     version: env!("CARGO_PKG_VERSION"),
     what: "Tern's links to clients: long link and short link",
 };
-/// Where it hears hints, unless the operator says otherwise.
-const PORT: u16 = 7201;
 /// A hint may be lost on its way; so late an entry may be then.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// At a stop, the longest wait until the routes of the last links are removed.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     service::main(ABOUT, async |sources| {
         let settings = Gate::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        let places = [
-            ("long-link", server.long_link.local_addr()?),
-            ("http", server.http.local_addr()?),
-            ("rpc", server.hints.local_addr()?),
-        ];
+        let places = [("long-link", server.long_link.local_addr()?), ("http", server.http.local_addr()?)];
         service::say_ready(ABOUT, &places);
         server.serve(stop).await;
         Ok(())
@@ -52,9 +49,9 @@ fn main() -> ExitCode {
 struct Gate {
     long_link: SocketAddr,
     http: SocketAddr,
-    listen: SocketAddr,
-    serving: Serving,
     sync: Target,
+    nats: Servers,
+    route_lifetime: Duration,
     tokens: Tokens,
     links: tern_gateway::Settings,
     look_again: Duration,
@@ -67,26 +64,26 @@ impl Gate {
     fn read(sources: Sources) -> Result<Gate, BadSettings> {
         let mut from = Settings::read(sources);
         let loopback = |port| (Ipv4Addr::LOCALHOST, port).into();
-        let (listen, serving) = tern_rpc::settings(&mut from, PORT);
         let sync = from.needed("rpc.sync", "as in 127.0.0.1:7202", str::parse);
+        let nats = remote::settings::nats(&mut from);
         let tokens = Tokens::read(&mut from);
         let keys = (&tokens.eddsa_public_key_file, &tokens.key_set_file, &tokens.key_set_url);
         if matches!((&tokens.secret, keys), (Secret::Own, (None, None, None))) {
             from.refuse("token.secret_file", "is needed, or another key by which tokens are judged");
         }
         let second = Duration::from_secs(1);
-        let gate = |sync| Gate {
+        let gate = |(sync, nats)| Gate {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
-            listen,
-            serving,
             sync,
+            nats,
+            route_lifetime: remote::settings::route_lifetime(&mut from),
             tokens,
             links: links(&mut from),
             look_again: from.duration("link.look_again", LOOK_AGAIN, second..=second * 600),
             log: logs::read(&mut from),
         };
-        let gate = sync.map(gate);
+        let gate = sync.zip(nats).map(gate);
         from.finish()?;
         gate.ok_or_else(|| BadSettings(Vec::new()))
     }
@@ -96,11 +93,13 @@ impl Gate {
 struct Server {
     long_link: TcpListener,
     http: TcpListener,
-    hints: TcpListener,
-    serving: Serving,
     gateway: Arc<Gateway>,
+    id: GatewayId,
     registry: Arc<Registry>,
+    sync: Arc<remote::Client>,
+    bus: Arc<Bus>,
     look_again: Duration,
+    route_lifetime: Duration,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
 }
@@ -110,16 +109,20 @@ impl Server {
         service::start_log(settings.log.0, settings.log.1);
         warn_of_descriptors(settings.links.max_links);
         let (verifier, refresher) = settings.tokens.verifier(None).await?;
-        let registry = Registry::new();
+        let id = GatewayId::random();
+        let registry = Registry::routed(id);
         let sync = Arc::new(remote::Client::new(settings.sync));
+        let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
         Ok(Server {
             long_link: bind("long link", settings.long_link)?,
             http: bind("short link", settings.http)?,
-            hints: service::bind("rpc", settings.listen).await?,
-            serving: settings.serving,
-            gateway: Gateway::new(sync, registry.clone(), settings.links, verifier),
+            gateway: Gateway::new(sync.clone(), registry.clone(), settings.links, verifier),
+            id,
             registry,
+            sync,
+            bus: Arc::new(bus),
             look_again: settings.look_again,
+            route_lifetime: settings.route_lifetime,
             refresher,
         })
     }
@@ -131,18 +134,19 @@ impl Server {
         }
         tokio::spawn(self.registry.clone().look_again(self.look_again, stop.clone()));
         let (deaf, deafened) = shutdown::channel();
-        let hearing =
-            tokio::spawn(tern_rpc::serve(self.hints, remote::hint_routes(self.registry), self.serving, deafened));
+        let renewal = routes::renewal(self.route_lifetime);
+        let routes = tokio::spawn(self.registry.clone().keep_routes(self.sync, renewal, deafened.clone()));
+        let hearing = tokio::spawn(remote::hear(self.bus, self.id, self.registry, deafened));
         // A task of its own, so that it runs on the runtime's workers.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {
             tracing::error!(%error, "serving the links broke off");
         }
         deaf.stop();
-        match hearing.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "hearing hints broke off"),
-            Err(error) => tracing::error!(%error, "hearing hints broke off"),
+        // What it does not get to say is forgotten in time.
+        let _ = tokio::time::timeout(FAREWELL, routes).await;
+        if let Err(error) = hearing.await {
+            tracing::error!(%error, "hearing hints broke off");
         }
         tracing::info!("stopped");
     }

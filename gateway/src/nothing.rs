@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tern_proto::{Key, v1};
-use tern_sync::{Device, Pushed, Refusal, SyncApi, Welcome};
+use tern_sync::{Device, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 use crate::{Gateway, Registry, Settings, TokenVerifier};
 
@@ -45,6 +45,15 @@ impl SyncApi for Nothing {
         unreachable!()
     }
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {
+        unreachable!()
+    }
+    async fn attend(&self, _: &Device, _: Route) {
+        unreachable!()
+    }
+    async fn renew(&self, _: Vec<(Device, Route)>) -> Vec<Standing> {
+        unreachable!()
+    }
+    async fn leave(&self, _: Vec<(Device, Route)>) {
         unreachable!()
     }
     async fn ready(&self) -> Result<(), Refusal> {

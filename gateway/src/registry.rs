@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, Hints, News};
+use tern_sync::{Device, GatewayId, Hints, News, Route, Standing, SyncApi};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
 
@@ -18,17 +20,37 @@ use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
 const SHARDS: usize = 64;
 /// Checks of one user that wait at the same time; one more is refused.
 const WAITERS: usize = 64;
+/// Routes that may wait to be removed.
+const LEFT: usize = 64 * 1024;
+/// Within this time everybody looks who may have missed a hint.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// The sessions and waiting checks of this gateway, by user.
 #[derive(Debug)]
 pub struct Registry {
     /// By user who is here; no list is empty.
-    shards: Vec<Mutex<HashMap<UserId, Vec<Listener>>>>,
+    shards: Vec<Shard>,
     hasher: RandomState,
     waits: AtomicU64,
     /// Nobody shall wait any more.
     closed: AtomicBool,
+    /// Hints were.
+    missed: Notify,
+    /// There where hints have to be led here.
+    routed: Option<Routed>,
 }
+
+/// What there is to say about the routes of this gateway.
+#[derive(Debug)]
+struct Routed {
+    gateway: GatewayId,
+    /// Those of listeners that have left.
+    left: Mutex<Vec<(Device, Route)>>,
+    more: Notify,
+}
+
+/// A part of the users.
+type Shard = Mutex<HashMap<UserId, Vec<Listener>>>;
 
 /// One that hears the hints of a user.
 #[derive(Debug)]
@@ -41,7 +63,7 @@ struct Listener {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Session,
     Waiter,
 }
@@ -58,20 +80,33 @@ pub(crate) struct Presence {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     registry: Arc<Registry>,
-    user: UserId,
+    device: Device,
     id: u64,
     signal: Arc<Signal>,
+    /// Hints are led to it.
+    attended: AtomicBool,
 }
 
 impl Registry {
     /// A registry with nobody in it.
     pub fn new() -> Arc<Registry> {
+        Registry::with(None)
+    }
+
+    /// One of several gateways, to which hints are led by routes. [`Registry::keep_routes`] has to run.
+    pub fn routed(gateway: GatewayId) -> Arc<Registry> {
+        Registry::with(Some(Routed { gateway, left: Mutex::default(), more: Notify::new() }))
+    }
+
+    fn with(routed: Option<Routed>) -> Arc<Registry> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
         Arc::new(Registry {
             shards,
             hasher: RandomState::new(),
             waits: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            missed: Notify::new(),
+            routed,
         })
     }
 
@@ -110,13 +145,14 @@ impl Registry {
         if self.closed.load(Ordering::Acquire) {
             signal.set(STOP);
         }
-        Some(Waiter { registry: Arc::clone(self), user: device.user.clone(), id, signal })
+        let (registry, device) = (Arc::clone(self), device.clone());
+        Some(Waiter { registry, device, id, signal, attended: AtomicBool::new(false) })
     }
 
     /// Ends every wait that is under way, so that a stop need not wait for them. A client may then wait again.
     pub(crate) fn end_waits(&self) {
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = lock(shard);
             let waiters = shard.values().flatten().filter(|listener| listener.kind == Kind::Waiter);
             waiters.for_each(|waiter| waiter.signal.set(STOP));
         }
@@ -130,18 +166,79 @@ impl Registry {
 
     /// Looks again for everybody, once in each `every` and never for all at once, until the stop: where hints can be lost, this bounds how late an entry may be.
     /// A link that has nothing to be told stays silent.
+    /// Where hints were missed, all of them look sooner.
     pub async fn look_again(self: Arc<Registry>, every: Duration, stop: Stop) {
-        for shard in self.shards.iter().cycle() {
+        let (mut sooner, mut shards) = (0, self.shards.iter().cycle());
+        loop {
+            let pause = if sooner > 0 { CATCH_UP.min(every) } else { every } / SHARDS as u32;
             tokio::select! {
                 () = stop.stopped() => return,
-                () = tokio::time::sleep(every / SHARDS as u32) => {}
+                () = self.missed.notified() => {
+                    sooner = SHARDS;
+                    continue;
+                }
+                () = tokio::time::sleep(pause) => sooner = sooner.saturating_sub(1),
             }
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().flatten().for_each(|listener| listener.signal.set(HINT));
+            if let Some(shard) = shards.next() {
+                lock(shard).values().flatten().for_each(|listener| listener.signal.set(HINT));
+            }
         }
     }
 
-    fn leave(&self, user: &UserId, kind: Kind, id: u64) {
+    /// The route of a listener, where there are routes.
+    pub(crate) fn route(&self, kind: Kind, id: u64) -> Option<Route> {
+        let gateway = self.routed.as_ref()?.gateway;
+        Some(Route { gateway, link: id, is_wait: kind == Kind::Waiter })
+    }
+
+    /// Renews the routes of everybody here, each once in every `renewal` and never all at once, and tells of those who have left, until the stop.
+    pub async fn keep_routes(self: Arc<Registry>, sync: Arc<dyn SyncApi>, renewal: Duration, stop: Stop) {
+        let Some(routed) = &self.routed else { return };
+        let (mut at, mut shards) = (Instant::now(), self.shards.iter().cycle());
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return routed.tell(&*sync).await,
+                () = routed.more.notified() => routed.tell(&*sync).await,
+                () = tokio::time::sleep_until(at) => {
+                    at += renewal / SHARDS as u32;
+                    if let Some(shard) = shards.next() {
+                        self.renew(shard, &*sync).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, shard: &Shard, sync: &dyn SyncApi) {
+        let of_user = |(user, here): (&UserId, &Vec<Listener>)| {
+            let route = |listener: &Listener| {
+                let device = Device { user: user.clone(), id: listener.device.clone() };
+                Some(((device, self.route(listener.kind, listener.id)?), Arc::clone(&listener.signal)))
+            };
+            here.iter().filter_map(route).collect::<Vec<_>>()
+        };
+        let (routes, signals): (Vec<_>, Vec<_>) = lock(shard).iter().flat_map(of_user).unzip();
+        if routes.is_empty() {
+            return;
+        }
+        for (standing, signal) in sync.renew(routes).await.into_iter().zip(signals) {
+            match standing {
+                Standing::Stands => {}
+                Standing::Restored => signal.set(HINT),
+                Standing::Displaced => signal.set(DISPLACED),
+            }
+        }
+    }
+
+    /// Hints need not be led to a listener any more.
+    pub(crate) fn leave_route(&self, device: &Device, kind: Kind, id: u64) {
+        if let (Some(routed), Some(route)) = (&self.routed, self.route(kind, id)) {
+            routed.leave(device, route);
+        }
+    }
+
+    fn leave(&self, device: &Device, kind: Kind, id: u64) {
+        let user = &device.user;
         let mut shard = self.shard(user);
         let Some(here) = shard.get_mut(user) else { return };
         // By the id, so that a late cleanup never removes the session that displaced this one.
@@ -155,11 +252,51 @@ impl Registry {
 
     fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Vec<Listener>>> {
         let index = self.hasher.hash_one(user) as usize % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index])
     }
 }
 
+impl Routed {
+    /// Notes that a listener has left. Beyond what there is room for the route ends by itself.
+    fn leave(&self, device: &Device, route: Route) {
+        let mut left = self.left();
+        if left.len() < LEFT {
+            left.push((device.clone(), route));
+        }
+        self.more.notify_one();
+    }
+
+    async fn tell(&self, sync: &dyn SyncApi) {
+        let left = std::mem::take(&mut *self.left());
+        if !left.is_empty() {
+            sync.leave(left).await;
+        }
+    }
+
+    /// Every change is whole, so a panic elsewhere leaves nothing to repair.
+    fn left(&self) -> MutexGuard<'_, Vec<(Device, Route)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every change is whole, so a panic elsewhere leaves nothing to repair.
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<UserId, Vec<Listener>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Hints for Registry {
+    fn displaced(&self, device: &Device, route: Route) {
+        let shard = self.shard(&device.user);
+        let here = shard.get(&device.user).into_iter().flatten();
+        // By the link, so that a late word of an old one never reaches a new one.
+        let displaced = here.filter(|listener| listener.kind == Kind::Session && listener.id == route.link);
+        displaced.for_each(|listener| listener.signal.set(DISPLACED));
+    }
+
+    fn missed(&self) {
+        self.missed.notify_one();
+    }
+
     fn owed(&self, user: &UserId, except: Option<&Device>) {
         let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         let shard = self.shard(user);
@@ -201,11 +338,18 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.registry.leave(&self.device.user, Kind::Session, self.session);
+        self.registry.leave_route(&self.device, Kind::Session, self.session);
+        self.registry.leave(&self.device, Kind::Session, self.session);
     }
 }
 
 impl Waiter {
+    /// What leads hints to it, where there are routes; they have to be led there then.
+    pub(crate) fn attend(&self) -> Option<Route> {
+        self.attended.store(true, Ordering::Relaxed);
+        self.registry.route(Kind::Waiter, self.id)
+    }
+
     /// Whether a hint came since the creation or the last answer; does not wait.
     pub(crate) fn hinted(&self) -> bool {
         self.signal.clear() & HINT != 0
@@ -219,7 +363,10 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.registry.leave(&self.user, Kind::Waiter, self.id);
+        if self.attended.load(Ordering::Relaxed) {
+            self.registry.leave_route(&self.device, Kind::Waiter, self.id);
+        }
+        self.registry.leave(&self.device, Kind::Waiter, self.id);
     }
 }
 

@@ -102,6 +102,26 @@ impl Settings {
         })
     }
 
+    /// A URL with a password in it, or the one in a file, which must be given; `example` shows what it looks like. Empty if it is refused.
+    pub fn secret_url(&mut self, name: &'static str, in_file: &'static str, example: &str) -> String {
+        let bad = self.bad.len();
+        let not_empty = |text: &str| if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) };
+        let given = self.parsed(name, not_empty);
+        let read = self.parsed(in_file, |path| {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+            not_empty(text.trim())
+        });
+        match (given, read) {
+            (Some(url), None) | (None, Some(url)) => return url,
+            (Some(_), Some(_)) => self.refuse(name, &format!("{in_file} is set as well, and they exclude each other")),
+            (None, None) if self.bad.len() == bad => {
+                self.refuse(name, &format!("is needed, or {in_file}: as in {example}"));
+            }
+            (None, None) => {}
+        }
+        String::new()
+    }
+
     /// Anything that `parse` makes of the text, which must be given; `example` shows what such a text looks like.
     pub fn needed<T>(
         &mut self,

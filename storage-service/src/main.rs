@@ -2,9 +2,7 @@
 //!
 //! Settings → build (may fail: connect, bind) → serve (cannot fail) → drain.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,17 +46,9 @@ fn main() -> ExitCode {
 struct Storage {
     listen: SocketAddr,
     serving: Serving,
-    url: Url,
     options: Options,
     keep: Keep,
     log: (logs::EnvFilter, logs::Format),
-}
-
-/// Where the database is.
-enum Url {
-    Given(String),
-    /// In this file, because it holds a password.
-    File(PathBuf),
 }
 
 impl Storage {
@@ -74,7 +64,9 @@ impl Storage {
             |name, default: usize| usize::try_from(from.number(name, default as u64, lanes.clone())).unwrap_or(default);
         let (writers, readers) =
             (count("postgres.writers", default.writers), count("postgres.readers", default.readers));
+        let url = from.secret_url("postgres.url", "postgres.url_file", "postgresql://user:password@host/database");
         let options = Options {
+            url,
             durability: durability(&mut from),
             isolation: from.one_of("postgres.isolation", &ISOLATIONS, default.isolation),
             writers,
@@ -85,29 +77,9 @@ impl Storage {
             keep_results: keep.results,
             max_entries: keep.max_user_entries,
             max_bytes: keep.max_user_bytes,
-            ..default
         };
-        let storage = Storage { listen, serving, url: url(&mut from), options, keep, log: logs::read(&mut from) };
+        let storage = Storage { listen, serving, options, keep, log: logs::read(&mut from) };
         from.finish().map(|()| storage)
-    }
-}
-
-fn url(from: &mut Settings) -> Url {
-    let given = from.secret("postgres.url", 1).and_then(|url| String::from_utf8(url).ok());
-    match (given, from.path("postgres.url_file")) {
-        (Some(url), None) => Url::Given(url),
-        (None, Some(file)) => Url::File(file),
-        (None, None) => {
-            from.refuse(
-                "postgres.url",
-                "is needed, or postgres.url_file: as in postgresql://user:password@host/database",
-            );
-            Url::Given(String::new())
-        }
-        (Some(_), Some(_)) => {
-            from.refuse("postgres.url", "postgres.url_file is set as well, and they exclude each other");
-            Url::Given(String::new())
-        }
     }
 }
 
@@ -122,14 +94,7 @@ struct Server {
 impl Server {
     async fn build(settings: Storage) -> Result<Server> {
         service::start_log(settings.log.0, settings.log.1);
-        let url = match settings.url {
-            Url::Given(url) => url,
-            Url::File(file) => {
-                let read = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-                read.trim().to_owned()
-            }
-        };
-        let store = Postgres::open(Options { url, ..settings.options }).await.context("the database")?;
+        let store = Postgres::open(settings.options).await.context("the database")?;
         if tern_storage::Storage::durability(&store) == Durability::Os {
             tracing::warn!("durability os: what is acknowledged does not survive a power loss");
         }

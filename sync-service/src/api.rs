@@ -7,7 +7,7 @@ use tern_proto::key::Key;
 use tern_proto::{UserId, v1};
 use tern_storage::{Device, Unavailable};
 
-use crate::{News, RETRY_AFTER};
+use crate::{News, RETRY_AFTER, Route, Standing};
 
 /// A request that failed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +124,16 @@ pub trait SyncApi: Send + Sync + 'static {
     /// A retryable [`Refusal`] when storage is unavailable.
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal>;
 
+    /// Begins to lead the hints of a user to a link of the device, until it leaves or is not renewed. An earlier long link of the device, wherever it is, is told that it is displaced.
+    /// May have no effect: hints go astray then, until the renewal.
+    async fn attend(&self, device: &Device, route: Route);
+
+    /// Goes on with it; what has become of each route. All stand, as far as is known, if that cannot be told.
+    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing>;
+
+    /// Leads no more hints there. May have no effect: what is not renewed ends by itself.
+    async fn leave(&self, routes: Vec<(Device, Route)>);
+
     /// Whether requests can be expected to succeed; for readiness.
     ///
     /// # Errors
@@ -145,6 +155,12 @@ pub trait Hints: Send + Sync + 'static {
             self.owed(&placed.user, Some(&news.by));
         }
     }
+
+    /// This link of the device was displaced by another.
+    fn displaced(&self, _device: &Device, _route: Route) {}
+
+    /// Hints may have been missed, of anybody.
+    fn missed(&self) {}
 
     /// Whether anybody here wants the hints of this user. Where it says no, they need not be given.
     fn is_wanted(&self, _user: &UserId) -> bool {

@@ -3,7 +3,7 @@
 //! [`SyncApi`] is the seam to the gateway; [`Hints`] the one back to it; [`SyncService`] what stands between them.
 //!
 //! A message flows through `send` into storage, and then hints go out, with the message itself as `news` where it is short. A key is judged by `keys` and answered by a `page`.
-//! `conversations` tells a user of its own.
+//! `conversations` tells a user of its own. `routes` knows which gateway holds a link of whom.
 //! What follows a request but need not delay it is a job of its own: `acks` stores the acknowledgements that requests carry,
 //! `delivered` derives receipts from them, and `reads` brings read marks together. `paced` runs all three.
 
@@ -17,6 +17,7 @@ mod paced;
 mod page;
 mod reads;
 pub mod remote;
+pub mod routes;
 mod seen;
 mod send;
 mod service;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use api::{Hints, Pushed, Refusal, SyncApi, Welcome};
 pub use news::{News, Placed};
+pub use routes::{GatewayId, Route, Routes, Standing};
 pub use service::SyncService;
 pub use tern_storage::Device;
 

@@ -1,4 +1,4 @@
-//! `tern-sync`: decides, over the storage service, and tells the gateways.
+//! `tern-sync`: decides, over the storage service, and tells the gateways that hold a link of whoever is owed something.
 //!
 //! Settings → build (may fail: bind) → serve (cannot fail) → drain.
 
@@ -13,7 +13,8 @@ use tern_runtime::logs;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
-use tern_sync::{SyncService, remote};
+use tern_sync::remote::Bus;
+use tern_sync::{SyncService, remote, routes};
 use tokio::net::TcpListener;
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
@@ -48,7 +49,9 @@ struct Sync {
     listen: SocketAddr,
     serving: Serving,
     storage: Target,
-    gateways: Target,
+    redis: routes::Target,
+    route_lifetime: Duration,
+    nats: remote::Servers,
     log: (logs::EnvFilter, logs::Format),
 }
 
@@ -60,12 +63,16 @@ impl Sync {
         let (listen, serving) = tern_rpc::settings(&mut from, PORT);
         let needed = (
             from.needed("rpc.storage", "as in 127.0.0.1:7203", str::parse),
-            from.needed("rpc.gateways", "as in 127.0.0.1:7201", str::parse),
+            remote::settings::redis(&mut from),
+            remote::settings::nats(&mut from),
         );
+        let route_lifetime = remote::settings::route_lifetime(&mut from);
         let log = logs::read(&mut from);
         from.finish()?;
         match needed {
-            (Some(storage), Some(gateways)) => Ok(Sync { listen, serving, storage, gateways, log }),
+            (Some(storage), Some(redis), Some(nats)) => {
+                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, log })
+            }
             _ => Err(BadSettings(Vec::new())),
         }
     }
@@ -82,8 +89,10 @@ impl Server {
     async fn build(settings: Sync) -> Result<Server> {
         service::start_log(settings.log.0, settings.log.1);
         let storage = Arc::new(tern_storage::remote::Client::new(settings.storage));
-        let hints = Arc::new(remote::Broadcast::new(settings.gateways));
-        let sync = SyncService::new(storage, hints);
+        let routes = Arc::new(routes::Redis::new(settings.redis, settings.route_lifetime));
+        let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
+        let hints = Arc::new(remote::Fanout::new(Arc::new(bus), routes.clone()));
+        let sync = SyncService::routed(storage, hints, routes);
         let listener = service::bind("rpc", settings.listen).await?;
         Ok(Server { listener, serving: settings.serving, sync })
     }

@@ -22,12 +22,16 @@ use crate::news::{News, Short};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
 use crate::seen::Seen;
-use crate::{Hints, Pushed, RECEIPT_PACE, Refusal, SyncApi, Welcome, conversations, page, send};
+use crate::{
+    Hints, Pushed, RECEIPT_PACE, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page, send,
+};
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
 pub struct SyncService {
     storage: Arc<dyn Storage>,
     hints: Arc<dyn Hints>,
+    /// None where there is one gateway, which hears everything.
+    routes: Option<Arc<dyn Routes>>,
     derivation: Arc<Derivation>,
     sweep: Arc<Paced<Sweep>>,
     deliver: Arc<Paced<Deliver>>,
@@ -40,6 +44,15 @@ pub struct SyncService {
 impl SyncService {
     /// A service that stores in `storage` and tells `hints` who is owed something.
     pub fn new(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>) -> Arc<SyncService> {
+        Arc::new(SyncService::with(storage, hints, None))
+    }
+
+    /// The same where there are several gateways: hints follow the routes.
+    pub fn routed(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, routes: Arc<dyn Routes>) -> Arc<SyncService> {
+        Arc::new(SyncService::with(storage, hints, Some(routes)))
+    }
+
+    fn with(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, routes: Option<Arc<dyn Routes>>) -> SyncService {
         let derivation = Arc::new(Derivation { storage: storage.clone(), hints: hints.clone() });
         let sweep = Paced::new(Sweep { derivation: derivation.clone() }, RECEIPT_PACE);
         let deliver = Deliver { derivation: derivation.clone(), sweep: sweep.clone() };
@@ -49,7 +62,7 @@ impl SyncService {
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
         let epoch = AtomicU64::new(0);
-        Arc::new(SyncService { storage, hints, derivation, sweep, deliver, acks, reads, epoch })
+        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch }
     }
 
     /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
@@ -268,6 +281,29 @@ impl SyncApi for SyncService {
             Judgement::Stands => Ok(page::pushed(device, page)),
             // The sync that it is told to make brings the order.
             Judgement::Replace(_) => Ok(Pushed::TooMuch),
+        }
+    }
+
+    async fn attend(&self, device: &Device, route: Route) {
+        let Some(routes) = &self.routes else { return };
+        match routes.enter(device, route).await {
+            Ok(Some(displaced)) => self.hints.displaced(device, displaced),
+            Ok(None) => {}
+            Err(away) => tracing::debug!(%away, "a link has no route until it is renewed"),
+        }
+    }
+
+    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
+        let stand = vec![Standing::Stands; routes.len()];
+        let Some(kept) = &self.routes else { return stand };
+        kept.renew(&routes).await.unwrap_or(stand)
+    }
+
+    async fn leave(&self, routes: Vec<(Device, Route)>) {
+        if let Some(kept) = &self.routes
+            && let Err(away) = kept.leave(&routes).await
+        {
+            tracing::debug!(%away, "routes end by themselves");
         }
     }
 

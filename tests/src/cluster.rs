@@ -29,7 +29,7 @@ pub(crate) enum Deed {
     CrashDatabase,
     /// Everything crashes, the database too.
     CrashAll,
-    /// The way to a process is cut for a while; behind the services stands the database.
+    /// The way to a process is cut for a while; the last one is that to the database.
     Cut(usize, Duration),
     /// The way to a process is a black hole for a while.
     Hole(usize, Duration),
@@ -41,10 +41,10 @@ pub(crate) enum Deed {
 const STILL: Duration = Duration::from_secs(10);
 
 impl Deed {
-    /// One at random, for a cluster of so many services.
-    pub(crate) fn draw(rng: &mut fastrand::Rng, services: usize) -> Deed {
+    /// One at random, for a cluster of so many services and links between them.
+    pub(crate) fn draw(rng: &mut fastrand::Rng, services: usize, links: usize) -> Deed {
         let service = rng.usize(..services);
-        let link = rng.usize(..=services);
+        let link = rng.usize(..links);
         let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
         let gone = Duration::from_millis(rng.u64(100..3_000));
         match rng.u32(0..20) {
@@ -64,7 +64,7 @@ impl Deed {
 /// A running cluster. Killed when it is dropped.
 pub(crate) struct Cluster {
     cluster: Option<tern_cluster::Cluster>,
-    /// By service, and the database's behind them.
+    /// By service that others call, which come first, and the database's behind them.
     links: Vec<InnerLink>,
 }
 
@@ -87,8 +87,8 @@ impl Cluster {
         };
         let mut all = links;
         if all.is_empty() {
-            for service in &cluster.services {
-                all.push(InnerLink::start(service.rpc).await?);
+            for port in cluster.services.iter().filter_map(|service| service.port) {
+                all.push(InnerLink::start(port).await?);
             }
             all.push(InnerLink::start(cluster.postgres_port()).await?);
         }
@@ -96,7 +96,7 @@ impl Cluster {
         let mut started = Cluster { cluster: None, links: all };
         cluster.settings = build.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         cluster.settings.extend(build.planted.iter().map(|name| (Fault::VARIABLE.to_owned(), name.clone())));
-        cluster.special = started.routes(&cluster);
+        cluster.special = started.routes(&cluster)?;
         cluster.database_port = started.links.last().map(|link| link.port);
         let (cluster, up) = tokio::task::spawn_blocking(move || {
             let up = cluster.up();
@@ -109,18 +109,24 @@ impl Cluster {
     }
 
     /// Each service calls the others through the links.
-    fn routes(&self, cluster: &tern_cluster::Cluster) -> Vec<(Kind, String, String)> {
+    fn routes(&self, cluster: &tern_cluster::Cluster) -> anyhow::Result<Vec<(Kind, String, String)>> {
         let to = |kind: Kind| {
             let of_kind = cluster.services.iter().zip(&self.links).filter(|(service, _)| service.kind == kind);
             of_kind.map(|(_, link)| format!("127.0.0.1:{}", link.port)).collect::<Vec<_>>().join(",")
         };
-        [
+        let url = |kind: Kind| {
+            let at = cluster.services.iter().position(|service| service.kind == kind);
+            cluster.url_of(kind, at.map(|at| self.links[at].port))
+        };
+        let nats = url(Kind::Nats)?;
+        let routes = [
             (Kind::Sync, "TERN_RPC__STORAGE", to(Kind::Storage)),
-            (Kind::Sync, "TERN_RPC__GATEWAYS", to(Kind::Gateway)),
+            (Kind::Sync, "TERN_REDIS__URL", url(Kind::Redis)?),
+            (Kind::Sync, "TERN_NATS__URL", nats.clone()),
             (Kind::Gateway, "TERN_RPC__SYNC", to(Kind::Sync)),
-        ]
-        .map(|(kind, name, value)| (kind, name.to_owned(), value))
-        .into()
+            (Kind::Gateway, "TERN_NATS__URL", nats),
+        ];
+        Ok(routes.map(|(kind, name, value)| (kind, name.to_owned(), value)).into())
     }
 
     fn cluster(&self) -> anyhow::Result<&tern_cluster::Cluster> {
@@ -130,6 +136,11 @@ impl Cluster {
     /// How many services there are.
     pub(crate) fn services(&self) -> usize {
         self.cluster.as_ref().map_or(0, |cluster| cluster.services.len())
+    }
+
+    /// How many links there are between them, with the database's.
+    pub(crate) fn links(&self) -> usize {
+        self.links.len()
     }
 
     /// Where long links go, and where short ones.
@@ -234,7 +245,8 @@ impl Cluster {
     /// What a deed is called in the history.
     pub(crate) fn describe(&self, deed: Deed) -> String {
         let services = self.cluster.as_ref().map_or(&[][..], |cluster| &cluster.services);
-        let name = |index: usize| services.get(index).map_or("the database".into(), tern_cluster::Service::name);
+        let name = |index: usize| services.get(index).map_or_else(String::new, tern_cluster::Service::name);
+        let end = |link: usize| if link + 1 == self.links.len() { "the database".into() } else { name(link) };
         match deed {
             Deed::Kill(index) => format!("{} is killed", name(index)),
             Deed::Stop(index, time) => format!("{} stands still for {time:.1?}", name(index)),
@@ -242,8 +254,8 @@ impl Cluster {
             Deed::StopAll(time) => format!("all services stand still for {time:.1?}"),
             Deed::CrashDatabase => "the database crashes".into(),
             Deed::CrashAll => "everything crashes".into(),
-            Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", name(link)),
-            Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", name(link)),
+            Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", end(link)),
+            Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", end(link)),
             Deed::Roll => "the services are restarted one after the other".into(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_gateway::Registry;
 use tern_proto::{DeviceId, Key, UserId, v1};
-use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, SyncApi, Welcome};
+use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
@@ -249,6 +249,14 @@ impl SyncApi for Service {
             None => Pushed::Nothing,
         })
     }
+
+    async fn attend(&self, _: &Device, _: Route) {}
+
+    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
+        vec![Standing::Stands; routes.len()]
+    }
+
+    async fn leave(&self, _: Vec<(Device, Route)>) {}
 
     async fn ready(&self) -> Result<(), Refusal> {
         self.arrive("ready", Vec::new()).await

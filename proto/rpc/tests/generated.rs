@@ -18,7 +18,7 @@ fn generate(out: &Path) {
     tonic_prost_build::configure()
         .out_dir(out)
         .extern_path(".tern.v1", "::tern_proto::v1")
-        .bytes(".tern.rpc.v1.HintRequest.news")
+        .bytes(".tern.rpc.v1.Hints.news")
         .bytes(".tern.rpc.v1.News.fresh")
         .compile_fds(descriptors)
         .expect("tonic generates the stubs");

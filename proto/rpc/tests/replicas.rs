@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tern_rpc::tonic::service::Routes;
 use tern_rpc::tonic::{self, Response, Status, async_trait};
-use tern_rpc::v1::gateway_client::GatewayClient;
-use tern_rpc::v1::gateway_server::{Gateway, GatewayServer};
-use tern_rpc::v1::{HintReply, HintRequest};
+use tern_rpc::v1::sync_client::SyncClient;
+use tern_rpc::v1::sync_server::{Sync as Service, SyncServer};
+use tern_rpc::v1::{AskReply, AskRequest};
 use tern_rpc::{Failed, Replicas, Serving, serve};
 use tern_runtime::shutdown::{self, Stopper};
 use tokio::io::copy_bidirectional;
@@ -23,11 +23,11 @@ use tokio::task::JoinHandle;
 struct Counting(Arc<AtomicUsize>);
 
 #[async_trait]
-impl Gateway for Counting {
-    async fn hint(&self, _: tonic::Request<HintRequest>) -> Result<Response<HintReply>, Status> {
+impl Service for Counting {
+    async fn ask(&self, _: tonic::Request<AskRequest>) -> Result<Response<AskReply>, Status> {
         self.0.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
-        Ok(Response::new(HintReply {}))
+        Ok(Response::new(AskReply::default()))
     }
 }
 
@@ -43,7 +43,7 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let calls = Arc::new(AtomicUsize::new(0));
-        let routes = Routes::new(GatewayServer::new(Counting(calls.clone())));
+        let routes = Routes::new(SyncServer::new(Counting(calls.clone())));
         let (stopper, stop) = shutdown::channel();
         let task = tokio::spawn(serve(listener, routes, Serving::default(), stop));
         Server { port, calls, stopper, task }
@@ -56,12 +56,12 @@ impl Server {
 
 fn replicas(ports: &[u16]) -> Replicas {
     let places: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    Replicas::of("gateway", places.join(",").parse().unwrap())
+    Replicas::of("sync", places.join(",").parse().unwrap())
 }
 
 async fn call(replicas: &Replicas) -> Result<(), Failed> {
-    let asked = async |channel, request| GatewayClient::new(channel).hint(request).await;
-    replicas.call(Duration::from_secs(8), HintRequest::default(), asked).await.map(drop)
+    let asked = async |channel, request| SyncClient::new(channel).ask(request).await;
+    replicas.call(Duration::from_secs(8), AskRequest::default(), asked).await.map(drop)
 }
 
 /// Calls for so long; how long the slowest took.
@@ -174,9 +174,9 @@ async fn a_replica_that_stops_is_left_before_it_ends() {
 async fn without_any_replica_nothing_was_begun() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let replicas = replicas(&[port]);
-    let asked = async |channel, request| GatewayClient::new(channel).hint(request).await;
-    let failed = replicas.call(Duration::from_millis(300), HintRequest::default(), asked).await;
-    assert!(matches!(failed, Err(Failed::Nobody("gateway"))));
+    let asked = async |channel, request| SyncClient::new(channel).ask(request).await;
+    let failed = replicas.call(Duration::from_millis(300), AskRequest::default(), asked).await;
+    assert!(matches!(failed, Err(Failed::Nobody("sync"))));
 }
 
 /// A peer that keeps a connection open and says nothing does not hold up the end.

@@ -19,7 +19,7 @@ use tern_runtime::planted::{self, Fault};
 use tern_storage::Device;
 
 use crate::send::refusal;
-use crate::{Pushed, Refusal, SyncApi, Welcome};
+use crate::{Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 /// The longest wait for an answer, over all attempts. What the sync service waits for itself takes a little less.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SENDS: usize = 1;
 /// Calls under way that are answered at once.
 const QUICK: usize = 1;
+/// Calls under way about routes.
+const ROUTES: usize = 2;
 /// Those whose answer waits for company, acknowledgements in storage and read marks at their pace, go to the same replica for each user: it
 /// keeps the pace, and knows from the last acknowledgements what there is to derive.
 const HOMES: usize = 4;
@@ -38,6 +40,8 @@ const READS: usize = 2;
 pub struct Client {
     sends: Batcher<rpc::Ask, rpc::Answer>,
     quick: Batcher<rpc::Ask, rpc::Answer>,
+    /// Where links are: apart from the others, because what keeps that may be slow.
+    routes: Batcher<rpc::Ask, rpc::Answer>,
     /// By user.
     acks: [Batcher<rpc::Ask, rpc::Answer>; HOMES],
     reads: [Batcher<rpc::Ask, rpc::Answer>; HOMES],
@@ -58,6 +62,7 @@ impl Client {
         Client {
             sends: batcher(SENDS, &replicas),
             quick: batcher(QUICK, &replicas),
+            routes: batcher(ROUTES, &replicas),
             acks: std::array::from_fn(|home| batcher(ACKS, &Arc::new(replicas.at_home(home)))),
             reads: std::array::from_fn(|home| batcher(READS, &Arc::new(replicas.at_home(home)))),
             durability,
@@ -94,6 +99,23 @@ fn home(device: &Device) -> usize {
     let mut hasher = DefaultHasher::new();
     device.user.hash(&mut hasher);
     hasher.finish() as usize % HOMES
+}
+
+pub(super) fn routed((device, route): &(Device, Route)) -> rpc::Routed {
+    let route = rpc::Route { gateway: route.gateway.number(), link: route.link, is_wait: route.is_wait };
+    rpc::Routed { device: Some(named(device)), route: Some(route) }
+}
+
+fn routes_of(routes: &[(Device, Route)]) -> rpc::Routes {
+    rpc::Routes { routes: routes.iter().map(routed).collect() }
+}
+
+fn standing(told: i32) -> Standing {
+    match rpc::Standing::try_from(told) {
+        Ok(rpc::Standing::Displaced) => Standing::Displaced,
+        Ok(rpc::Standing::Restored) => Standing::Restored,
+        _ => Standing::Stands,
+    }
 }
 
 pub(super) fn named(device: &Device) -> rpc::Device {
@@ -239,6 +261,30 @@ impl SyncApi for Client {
             Some(after) => Pushed::Delta(pushed.entries, after),
             None => Pushed::Nothing,
         })
+    }
+
+    async fn attend(&self, device: &Device, route: Route) {
+        let ask = routed(&(device.clone(), route)).route.map(Ask::Attend);
+        if let Some(ask) = ask
+            && let Err(refused) = self.ask(&self.routes, Some(device), ask).await
+        {
+            tracing::debug!(%refused, "a link has no route until it is renewed");
+        }
+    }
+
+    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
+        match self.ask(&self.routes, None, Ask::Renew(routes_of(&routes))).await {
+            Ok(Answer::Renew(renewed)) if renewed.standings.len() == routes.len() => {
+                renewed.standings.into_iter().map(standing).collect()
+            }
+            _ => vec![Standing::Stands; routes.len()],
+        }
+    }
+
+    async fn leave(&self, routes: Vec<(Device, Route)>) {
+        if let Err(refused) = self.ask(&self.routes, None, Ask::Leave(routes_of(&routes))).await {
+            tracing::debug!(%refused, "routes end by themselves");
+        }
     }
 
     async fn ready(&self) -> Result<(), Refusal> {

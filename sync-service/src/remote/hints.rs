@@ -1,7 +1,8 @@
-//! Hints to every gateway. They may be lost: a gateway looks again by itself, though not at once.
+//! Hints to the gateways that hold a link of whoever is owed something, over NATS. They may be lost: a gateway looks again by itself, though not at once.
+//!
+//! What comes together travels together: while the routes of some users are looked up, what is owed meanwhile is the next batch, and a batch is one message to each gateway.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,153 +10,139 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
-use tern_rpc::tonic::service::Routes;
-use tern_rpc::tonic::{self, Response, Status, async_trait};
-use tern_rpc::v1::gateway_client::GatewayClient;
-use tern_rpc::v1::gateway_server::{Gateway as Service, GatewayServer};
 use tern_rpc::v1::{self as rpc};
-use tern_rpc::{MESSAGE_BYTES, Replica, Replicas, Target};
 use tern_runtime::queue::let_others_run;
+use tern_runtime::shutdown::Stop;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::client::named;
-use super::server::device;
-use crate::{Device, Hints, News, Placed};
+use super::bus::Bus;
+use super::client::{named, routed};
+use super::server;
+use crate::{Device, GatewayId, Hints, News, Placed, Route, Routes};
 
-/// Users that may wait for one gateway. More are not told, and count as lost.
+/// Users that may wait to be told. More are not, and count as lost.
 const WAITING: usize = 64 * 1024;
-/// Places of news that may wait for one gateway. More is told without what it is about.
+/// Places of news that may wait. More is told without what it is about.
 const PLACES: usize = 16 * 1024;
-/// A gateway that has not answered by then has missed what it was told.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks for gateways that are new or gone.
+/// Bytes of news in a message to a gateway, about: NATS takes 1 MiB.
+const MESSAGE: usize = 256 * 1024;
+/// A gateway that was found for nobody for so long is not told any more when the routes are away.
+const FORGET: Duration = Duration::from_secs(120);
+/// How often it is looked whether anybody still hints.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Tells every gateway. What comes together travels together: per gateway one call is under way, and what is owed meanwhile is the next one.
-pub struct Broadcast {
+/// Tells the gateways.
+pub struct Fanout {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    replicas: Replicas,
-    gateways: Mutex<BTreeMap<SocketAddr, Arc<Gateway>>>,
-}
-
-/// What one gateway has not been told yet.
-struct Gateway {
-    replica: Arc<Replica>,
+    bus: Arc<Bus>,
+    routes: Arc<dyn Routes>,
     waiting: Mutex<Waiting>,
     more: Notify,
 }
 
+/// What has not been told yet.
 #[derive(Default)]
 struct Waiting {
     /// By user the device that needs no hint, if there is but one such.
     owed: HashMap<UserId, Option<DeviceId>>,
-    /// In their order, encoded.
-    news: Vec<Bytes>,
+    /// In their order.
+    news: Vec<Encoded>,
     /// Of the news.
     places: usize,
+    displaced: Vec<(Device, Route)>,
 }
 
-impl Broadcast {
-    /// Tells the gateways at `target`. Needs a Tokio runtime.
-    pub fn new(target: Target) -> Broadcast {
-        let shared = Arc::new(Shared { replicas: Replicas::of("gateway", target), gateways: Mutex::default() });
-        tokio::spawn(look(Arc::downgrade(&shared)));
-        Broadcast { shared }
+/// News for whom, and what is told.
+struct Encoded {
+    users: Vec<UserId>,
+    bytes: Bytes,
+}
+
+/// What one gateway is told.
+#[derive(Default)]
+struct Told {
+    hints: rpc::Hints,
+    bytes: usize,
+}
+
+impl Fanout {
+    /// Tells over `bus` the gateways that `routes` name. Needs a Tokio runtime.
+    pub fn new(bus: Arc<Bus>, routes: Arc<dyn Routes>) -> Fanout {
+        let shared = Arc::new(Shared { bus, routes, waiting: Mutex::default(), more: Notify::new() });
+        tokio::spawn(tell(Arc::downgrade(&shared)));
+        Fanout { shared }
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Waiting)) {
+        let mut waiting = self.shared.waiting();
+        let was_empty = waiting.is_empty();
+        add(&mut waiting);
+        if was_empty {
+            self.shared.more.notify_one();
+        }
     }
 }
 
-impl Hints for Broadcast {
+impl Hints for Fanout {
     fn owed(&self, user: &UserId, except: Option<&Device>) {
-        for gateway in self.shared.gateways().values() {
-            gateway.add(|waiting| waiting.owed(user, except));
-        }
+        self.add(|waiting| waiting.owed(user, except));
     }
 
     fn news(&self, news: News) {
-        let encoded = encode(&news);
-        for gateway in self.shared.gateways().values() {
-            gateway.add(|waiting| waiting.news(&news, encoded.clone()));
-        }
+        let bytes = encode(&news);
+        self.add(|waiting| waiting.news(&news, bytes));
+    }
+
+    fn displaced(&self, device: &Device, route: Route) {
+        self.add(|waiting| {
+            if waiting.displaced.len() < WAITING {
+                waiting.displaced.push((device.clone(), route));
+            }
+        });
     }
 }
 
 impl Shared {
     /// Every change is whole, so a panic elsewhere leaves nothing to repair.
-    fn gateways(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Gateway>>> {
-        self.gateways.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn refresh(&self) {
-        let replicas = self.replicas.all();
-        let mut gateways = self.gateways();
-        gateways.retain(|address, _| replicas.iter().any(|replica| replica.address() == *address));
-        for replica in replicas {
-            gateways.entry(replica.address()).or_insert_with(|| {
-                let gateway = Arc::new(Gateway { replica, waiting: Mutex::default(), more: Notify::new() });
-                tokio::spawn(tell(Arc::downgrade(&gateway)));
-                gateway
-            });
-        }
-    }
-}
-
-impl Gateway {
-    fn add(&self, add: impl FnOnce(&mut Waiting)) {
-        let mut waiting = self.waiting();
-        let was_empty = waiting.is_empty();
-        add(&mut waiting);
-        if was_empty {
-            self.more.notify_one();
-        }
-    }
-
-    fn take(&self) -> rpc::HintRequest {
-        let Waiting { owed: waiting_owed, news, .. } = std::mem::take(&mut *self.waiting());
-        let message = |(user, except): (UserId, Option<DeviceId>)| rpc::Owed {
-            user: user.to_string(),
-            except_device: except.map(|id| id.to_string()).unwrap_or_default(),
-        };
-        let owed = waiting_owed.into_iter().map(message).collect();
-        rpc::HintRequest { owed, news }
-    }
-
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Follows the gateways until nobody hints any more.
-async fn look(shared: Weak<Shared>) {
-    while let Some(shared) = shared.upgrade() {
-        shared.refresh();
-        drop(shared);
-        tokio::time::sleep(LOOK).await;
+    /// Tells what waits. `known` are the gateways that were found lately.
+    async fn tell(&self, waiting: Waiting, known: &mut HashMap<GatewayId, Instant>) {
+        let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
+        let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
+        let now = Instant::now();
+        known.retain(|_, last| now.duration_since(*last) < FORGET);
+        let told = match found {
+            Ok(found) => {
+                known.extend(found.iter().flatten().map(|gateway| (*gateway, now)));
+                let by_user: HashMap<&UserId, Vec<GatewayId>> = users.iter().zip(found).collect();
+                waiting.by_gateway(|user| by_user.get(user).cloned().unwrap_or_default())
+            }
+            // Late for some is better than late for all.
+            Err(_) => waiting.by_gateway(|_| known.keys().copied().collect()),
+        };
+        for (gateway, told) in told {
+            self.bus.publish(&subject(gateway), told.hints.encode_to_vec().into()).await;
+        }
     }
 }
 
-/// Tells one gateway, until it has left for good.
-async fn tell(gateway: Weak<Gateway>) {
-    while let Some(gateway) = gateway.upgrade() {
-        if tokio::time::timeout(LOOK, gateway.more.notified()).await.is_err() {
+/// Tells, until nobody hints any more.
+async fn tell(shared: Weak<Shared>) {
+    let mut known = HashMap::new();
+    while let Some(shared) = shared.upgrade() {
+        if tokio::time::timeout(LOOK, shared.more.notified()).await.is_err() {
             continue;
         }
         let_others_run().await;
-        let hints = gateway.take();
-        // One that does not answer is not waited for: it looks again by itself from time to time.
-        if !gateway.replica.is_well() {
-            continue;
-        }
-        let count = hints.owed.len() + hints.news.len();
-        let mut request = tonic::Request::new(hints);
-        request.set_timeout(PATIENCE);
-        let client = GatewayClient::new(gateway.replica.channel());
-        let told = client.max_encoding_message_size(MESSAGE_BYTES).hint(request).await;
-        if let Err(status) = told {
-            tracing::debug!(address = %gateway.replica.address(), %status, lost = count, "hints are lost");
-        }
+        let waiting = std::mem::take(&mut *shared.waiting());
+        shared.tell(waiting, &mut known).await;
     }
 }
 
@@ -174,10 +161,11 @@ impl Waiting {
         }
     }
 
-    fn news(&mut self, news: &News, encoded: Bytes) {
+    fn news(&mut self, news: &News, bytes: Bytes) {
         if self.places + news.places.len() <= PLACES {
             self.places += news.places.len();
-            return self.news.push(encoded);
+            let users = news.places.iter().map(|placed| placed.user.clone()).collect();
+            return self.news.push(Encoded { users, bytes });
         }
         for placed in &news.places {
             self.owed(&placed.user, Some(&news.by));
@@ -185,7 +173,74 @@ impl Waiting {
     }
 
     fn is_empty(&self) -> bool {
-        self.owed.is_empty() && self.news.is_empty()
+        self.owed.is_empty() && self.news.is_empty() && self.displaced.is_empty()
+    }
+
+    /// Whose gateways have to be known.
+    fn users(&self) -> BTreeSet<&UserId> {
+        self.owed.keys().chain(self.news.iter().flat_map(|news| &news.users)).collect()
+    }
+
+    /// What each gateway is told, in messages that are not too large.
+    fn by_gateway(self, gateways: impl Fn(&UserId) -> Vec<GatewayId>) -> Vec<(GatewayId, Told)> {
+        let mut full = Vec::new();
+        let mut told: BTreeMap<GatewayId, Told> = BTreeMap::new();
+        let mut add = |gateway: GatewayId, bytes: usize, add: &dyn Fn(&mut rpc::Hints)| {
+            let to = told.entry(gateway).or_default();
+            if to.bytes > 0 && to.bytes + bytes > MESSAGE {
+                full.push((gateway, std::mem::take(to)));
+            }
+            to.bytes += bytes;
+            add(&mut to.hints);
+        };
+        for routed_link in &self.displaced {
+            add(routed_link.1.gateway, ROUTED, &|hints| hints.displaced.push(routed(routed_link)));
+        }
+        for Encoded { users, bytes } in &self.news {
+            let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).collect();
+            to.into_iter().for_each(|gateway| add(gateway, bytes.len(), &|hints| hints.news.push(bytes.clone())));
+        }
+        for (user, except) in &self.owed {
+            let owed = rpc::Owed {
+                user: user.to_string(),
+                except_device: except.as_ref().map(ToString::to_string).unwrap_or_default(),
+            };
+            gateways(user).into_iter().for_each(|gateway| add(gateway, ROUTED, &|hints| hints.owed.push(owed.clone())));
+        }
+        full.extend(told);
+        full
+    }
+}
+
+/// Bytes of a hint without news or of a displaced link, at most.
+const ROUTED: usize = 160;
+
+/// Where the hints for a gateway go.
+fn subject(gateway: GatewayId) -> String {
+    format!("tern.gateway.{gateway}")
+}
+
+/// Hears the hints for a gateway until the stop.
+pub async fn hear(bus: Arc<Bus>, gateway: GatewayId, hints: Arc<dyn Hints>, stop: Stop) {
+    let hear = |message: Bytes| match rpc::Hints::decode(message) {
+        Ok(told) => give(&*hints, told),
+        Err(error) => tracing::debug!(%error, "a hint that is not understood"),
+    };
+    bus.hear(&subject(gateway), hear, || hints.missed(), stop).await;
+}
+
+fn give(hints: &dyn Hints, told: rpc::Hints) {
+    let rpc::Hints { owed, news, displaced } = told;
+    let decode = |news| decode(news, |user| hints.is_wanted(user));
+    news.into_iter().filter_map(decode).for_each(|news| hints.news(news));
+    for rpc::Owed { user, except_device } in owed {
+        // A hint that is not understood is one that is lost.
+        let Ok(user) = UserId::new(&user) else { continue };
+        let except = DeviceId::new(&except_device).ok().map(|id| Device { user: user.clone(), id });
+        hints.owed(&user, except.as_ref());
+    }
+    for (device, route) in displaced.into_iter().filter_map(|of| server::routed(of).ok()) {
+        hints.displaced(&device, route);
     }
 }
 
@@ -222,31 +277,7 @@ fn decode(encoded: Bytes, is_wanted: impl Fn(&UserId) -> bool) -> Option<News> {
         rpc::fresh::Body::Message(message) => Body::Message(message),
         rpc::fresh::Body::Receipt(receipt) => Body::Receipt(receipt),
     };
-    Some(News { by: device(&by?).ok()?, body, places })
-}
-
-/// How a gateway hears hints.
-struct Hearing(Arc<dyn Hints>);
-
-/// The routes of a gateway's ear, to be served.
-pub fn hint_routes(hints: Arc<dyn Hints>) -> Routes {
-    Routes::new(GatewayServer::new(Hearing(hints)).max_decoding_message_size(MESSAGE_BYTES))
-}
-
-#[async_trait]
-impl Service for Hearing {
-    async fn hint(&self, request: tonic::Request<rpc::HintRequest>) -> Result<Response<rpc::HintReply>, Status> {
-        let rpc::HintRequest { owed, news } = request.into_inner();
-        let decode = |news| decode(news, |user| self.0.is_wanted(user));
-        news.into_iter().filter_map(decode).for_each(|news| self.0.news(news));
-        for rpc::Owed { user, except_device } in owed {
-            // A hint that is not understood is one that is lost.
-            let Ok(user) = UserId::new(&user) else { continue };
-            let except = DeviceId::new(&except_device).ok().map(|id| Device { user: user.clone(), id });
-            self.0.owed(&user, except.as_ref());
-        }
-        Ok(Response::new(rpc::HintReply {}))
-    }
+    Some(News { by: server::device(&by?).ok()?, body, places })
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use tern_rpc::v1::sync_server::{Sync as Service, SyncServer};
 use tern_rpc::v1::{self as rpc};
 use tern_storage::Device;
 
-use crate::{Pushed, Refusal, SyncApi};
+use crate::{GatewayId, Pushed, Refusal, Route, Standing, SyncApi};
 
 /// The service in front of what decides.
 struct Server(Arc<dyn SyncApi>);
 
-/// The routes of the service, to be served.
+/// The paths of the service, to be served.
 pub fn routes(sync: Arc<dyn SyncApi>) -> Routes {
     let service =
         SyncServer::new(Server(sync)).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
@@ -38,6 +38,14 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
     let request = ask.ask.ok_or_else(|| Status::invalid_argument("nothing is asked"))?;
     let answer = match (request, ask.device) {
         (Ask::Ready(_), _) => sync.ready().await.map(|()| Answer::Ready(rpc::Ready {})),
+        (Ask::Renew(of), _) => {
+            let standings = sync.renew(routes_of(of)?).await.into_iter().map(|standing| i32::from(told(standing)));
+            Ok(Answer::Renew(rpc::Renewed { standings: standings.collect() }))
+        }
+        (Ask::Leave(of), _) => {
+            sync.leave(routes_of(of)?).await;
+            Ok(Answer::Leave(rpc::Ready {}))
+        }
         (_, None) => return Err(Status::invalid_argument("no device")),
         (request, Some(named)) => of_device(sync, &device(&named)?, request).await,
     };
@@ -78,6 +86,31 @@ async fn of_device(sync: &dyn SyncApi, device: &Device, request: Ask) -> Result<
             Pushed::Delta(entries, after) => rpc::Pushed { too_much: false, entries, after: Some((&after).into()) },
             Pushed::TooMuch => rpc::Pushed { too_much: true, ..rpc::Pushed::default() },
         }),
-        Ask::Ready(_) => Answer::Ready(rpc::Ready {}),
+        Ask::Attend(of) => {
+            sync.attend(device, route(of)).await;
+            Answer::Attend(rpc::Ready {})
+        }
+        Ask::Ready(_) | Ask::Renew(_) | Ask::Leave(_) => Answer::Ready(rpc::Ready {}),
     })
+}
+
+pub(super) fn route(of: rpc::Route) -> Route {
+    Route { gateway: GatewayId::of(of.gateway), link: of.link, is_wait: of.is_wait }
+}
+
+pub(super) fn routed(of: rpc::Routed) -> Result<(Device, Route), Status> {
+    let bad = || Status::invalid_argument("not a route");
+    Ok((device(&of.device.ok_or_else(bad)?)?, route(of.route.ok_or_else(bad)?)))
+}
+
+fn routes_of(of: rpc::Routes) -> Result<Vec<(Device, Route)>, Status> {
+    of.routes.into_iter().map(routed).collect()
+}
+
+fn told(standing: Standing) -> rpc::Standing {
+    match standing {
+        Standing::Stands => rpc::Standing::Stands,
+        Standing::Restored => rpc::Standing::Restored,
+        Standing::Displaced => rpc::Standing::Displaced,
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tern_cluster::{Cluster, Kind, Layout, Service};
+use tern_cluster::{Cluster, Layout, Service};
 
 use super::program::{program, quoted};
 
@@ -137,11 +137,11 @@ fn tell(cluster: &mut Cluster) -> bool {
     for service in &mut cluster.services {
         let runs = service.is_running();
         all &= runs;
-        let mut places = format!("rpc 127.0.0.1:{}", service.rpc);
-        if let (Kind::Gateway, Some(long_link), Some(http)) = (service.kind, service.long_link, service.http) {
-            places = format!("long-link 127.0.0.1:{long_link} http 127.0.0.1:{http} {places}");
-        }
-        println!("{:<12} {:<12} {places}", service.name(), state(runs));
+        let called = if service.kind.is_own() { "rpc " } else { "" };
+        let ports = [(called, service.port), ("long-link ", service.long_link), ("http ", service.http)];
+        let place = |(name, port): (&str, Option<u16>)| Some(format!("{name}127.0.0.1:{}", port?));
+        let places: Vec<String> = ports.into_iter().filter_map(place).collect();
+        println!("{:<12} {:<12} {}", service.name(), state(runs), places.join(" "));
     }
     all
 }

@@ -21,7 +21,7 @@ impl Stage<'_> {
         self.watch_until(Instant::now() + REST, tasks).await?;
         while Instant::now() < end {
             let Some(Server::Cluster(mut cluster)) = self.server.take() else { anyhow::bail!("there is no cluster") };
-            let deed = Deed::draw(&mut self.rng, cluster.services());
+            let deed = Deed::draw(&mut self.rng, cluster.services(), cluster.links());
             let what = cluster.describe(deed);
             eprintln!("{what}");
             self.log.act(what.clone());

@@ -906,7 +906,7 @@ pub struct AskRequest {
 pub struct Ask {
     #[prost(message, optional, tag = "1")]
     pub device: ::core::option::Option<Device>,
-    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub ask: ::core::option::Option<ask::Ask>,
 }
 /// Nested message and enum types in `Ask`.
@@ -937,6 +937,15 @@ pub mod ask {
         /// Whether requests can be expected to succeed. Of no device.
         #[prost(bool, tag = "12")]
         Ready(bool),
+        /// Lead the hints of the device's user to this link.
+        #[prost(message, tag = "13")]
+        Attend(super::Route),
+        /// Go on with it for these. Of no device.
+        #[prost(message, tag = "14")]
+        Renew(super::Routes),
+        /// No more to these. Of no device.
+        #[prost(message, tag = "15")]
+        Leave(super::Routes),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -947,7 +956,10 @@ pub struct AskReply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(
+        oneof = "answer::Answer",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+    )]
     pub answer: ::core::option::Option<answer::Answer>,
 }
 /// Nested message and enum types in `Answer`.
@@ -978,7 +990,44 @@ pub mod answer {
         Push(super::Pushed),
         #[prost(message, tag = "12")]
         Ready(super::Ready),
+        #[prost(message, tag = "13")]
+        Attend(super::Ready),
+        #[prost(message, tag = "14")]
+        Renew(super::Renewed),
+        #[prost(message, tag = "15")]
+        Leave(super::Ready),
     }
+}
+/// One way to a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Route {
+    /// The run of a gateway.
+    #[prost(fixed64, tag = "1")]
+    pub gateway: u64,
+    /// The connection.
+    #[prost(uint64, tag = "2")]
+    pub link: u64,
+    /// It is a check that waits, and not the device's long link.
+    #[prost(bool, tag = "3")]
+    pub is_wait: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Routed {
+    #[prost(message, optional, tag = "1")]
+    pub device: ::core::option::Option<Device>,
+    #[prost(message, optional, tag = "2")]
+    pub route: ::core::option::Option<Route>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Routes {
+    #[prost(message, repeated, tag = "1")]
+    pub routes: ::prost::alloc::vec::Vec<Routed>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewed {
+    /// What has become of each route, in their order.
+    #[prost(enumeration = "Standing", repeated, tag = "1")]
+    pub standings: ::prost::alloc::vec::Vec<i32>,
 }
 /// A request that failed as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1017,6 +1066,40 @@ pub struct Pushed {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ready {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Standing {
+    Unspecified = 0,
+    Stands = 1,
+    /// It was lost and stands again.
+    Restored = 2,
+    /// Another link of the device has its place.
+    Displaced = 3,
+}
+impl Standing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STANDING_UNSPECIFIED",
+            Self::Stands => "STANDING_STANDS",
+            Self::Restored => "STANDING_RESTORED",
+            Self::Displaced => "STANDING_DISPLACED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STANDING_UNSPECIFIED" => Some(Self::Unspecified),
+            "STANDING_STANDS" => Some(Self::Stands),
+            "STANDING_RESTORED" => Some(Self::Restored),
+            "STANDING_DISPLACED" => Some(Self::Displaced),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod sync_client {
     #![allow(
@@ -1307,13 +1390,17 @@ pub mod sync_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Who is owed something, and perhaps what; the payload of a NATS message to the subject of one gateway. May be lost, doubled, late or out of order: that costs latency only.
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct HintRequest {
+pub struct Hints {
     #[prost(message, repeated, tag = "1")]
     pub owed: ::prost::alloc::vec::Vec<Owed>,
     /// Each a News: it is encoded once for all gateways.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub news: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Links whose device came on another one.
+    #[prost(message, repeated, tag = "3")]
+    pub displaced: ::prost::alloc::vec::Vec<Routed>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owed {
@@ -1362,297 +1449,5 @@ pub mod fresh {
         Message(::tern_proto::v1::Message),
         #[prost(message, tag = "3")]
         Receipt(::tern_proto::v1::Receipt),
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HintReply {}
-/// Generated client implementations.
-pub mod gateway_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    #[derive(Debug, Clone)]
-    pub struct GatewayClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl GatewayClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> GatewayClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> GatewayClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            GatewayClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Who is owed something, and perhaps what. May be lost, doubled, late or out of order: that costs latency only.
-        pub async fn hint(
-            &mut self,
-            request: impl tonic::IntoRequest<super::HintRequest>,
-        ) -> std::result::Result<tonic::Response<super::HintReply>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/tern.rpc.v1.Gateway/Hint");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("tern.rpc.v1.Gateway", "Hint"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod gateway_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with GatewayServer.
-    #[async_trait]
-    pub trait Gateway: std::marker::Send + std::marker::Sync + 'static {
-        /// Who is owed something, and perhaps what. May be lost, doubled, late or out of order: that costs latency only.
-        async fn hint(
-            &self,
-            request: tonic::Request<super::HintRequest>,
-        ) -> std::result::Result<tonic::Response<super::HintReply>, tonic::Status>;
-    }
-    #[derive(Debug)]
-    pub struct GatewayServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> GatewayServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for GatewayServer<T>
-    where
-        T: Gateway,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/tern.rpc.v1.Gateway/Hint" => {
-                    #[allow(non_camel_case_types)]
-                    struct HintSvc<T: Gateway>(pub Arc<T>);
-                    impl<T: Gateway> tonic::server::UnaryService<super::HintRequest>
-                    for HintSvc<T> {
-                        type Response = super::HintReply;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::HintRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Gateway>::hint(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = HintSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for GatewayServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "tern.rpc.v1.Gateway";
-    impl<T> tonic::server::NamedService for GatewayServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
     }
 }

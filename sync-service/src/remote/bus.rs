@@ -1,0 +1,145 @@
+//! NATS, over which hints travel: at most once, and late when it is away.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use futures_util::StreamExt as _;
+use prost::bytes::Bytes;
+use tern_runtime::shutdown::Stop;
+use tokio::sync::Notify;
+
+/// A server that answers no ping for about twice this time is left.
+const PING: Duration = Duration::from_secs(3);
+/// The longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+/// The longest wait for room to publish; nobody waits for a hint.
+const ROOM: Duration = Duration::from_millis(100);
+/// Messages that may wait to be heard. More are lost, and that they are is known.
+const UNHEARD: usize = 1024;
+
+/// A connection to NATS that comes back by itself.
+pub struct Bus {
+    client: Client,
+    /// Something may have been missed: a message was lost here, or the connection was.
+    missed: Arc<Notify>,
+    lost: AtomicU64,
+}
+
+/// Where NATS is: URLs as in `nats://user:password@host:4222`, or `tls://`, with commas between them.
+#[derive(Clone)]
+pub struct Servers {
+    addresses: Vec<ServerAddr>,
+    authority: Option<PathBuf>,
+}
+
+impl std::str::FromStr for Servers {
+    type Err = String;
+
+    fn from_str(urls: &str) -> Result<Servers, String> {
+        let bad = |_| "is not a URL as in nats://user:password@host:4222, or tls://".to_owned();
+        let addresses = urls.split(',').map(|url| url.trim().parse().map_err(bad)).collect::<Result<_, _>>()?;
+        Ok(Servers { addresses, authority: None })
+    }
+}
+
+impl Servers {
+    /// The same, with certificates that one of the authorities in this file (PEM) has signed; they are those of TLS.
+    #[must_use]
+    pub fn trusting(self, authority: Option<PathBuf>) -> Servers {
+        Servers { authority, ..self }
+    }
+
+    /// The client does not look for a user or a token in the URLs by itself. They are the same for all servers.
+    fn options(&self) -> ConnectOptions {
+        let first = self.addresses.first();
+        let of_first = (first.and_then(ServerAddr::username), first.and_then(ServerAddr::password));
+        let options = match of_first {
+            (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user.into(), password.into()),
+            (Some(token), None) => ConnectOptions::with_token(token.into()),
+            (None, _) => ConnectOptions::new(),
+        };
+        match &self.authority {
+            Some(file) => options.add_root_certificates(file.clone()),
+            None => options,
+        }
+    }
+}
+
+impl Bus {
+    /// Connects, now or as soon as that is possible. `name` is what the server lists it as.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub async fn connect(servers: Servers, name: &str) -> Result<Bus, String> {
+        let missed = Arc::new(Notify::new());
+        let heard = missed.clone();
+        let options = servers.options();
+        let options = options
+            .name(name)
+            .ping_interval(PING)
+            .connection_timeout(CONNECT)
+            .subscription_capacity(UNHEARD)
+            .retry_on_initial_connect()
+            // Not all at once after a restart.
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(100 << attempts.min(4)).mul_f64(0.5 + fastrand::f64() / 2.0)
+            })
+            .event_callback(move |event| {
+                let missed = heard.clone();
+                async move { on_event(&event, &missed) }
+            });
+        let client = options.connect(servers.addresses).await.map_err(|error| error.to_string())?;
+        Ok(Bus { client, missed, lost: AtomicU64::new(0) })
+    }
+
+    /// Publishes, or loses it.
+    pub async fn publish(&self, subject: &str, message: Bytes) {
+        let is_there = self.client.connection_state() == State::Connected;
+        let published = async { self.client.publish(subject.to_owned(), message).await.is_ok() };
+        if !is_there || tokio::time::timeout(ROOM, published).await != Ok(true) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Messages that were not published.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Hears what is published there, until the stop, and whether something may have been missed.
+    pub async fn hear(&self, subject: &str, hear: impl Fn(Bytes), missed: impl Fn(), stop: Stop) {
+        let mut messages = match self.client.subscribe(subject.to_owned()).await {
+            Ok(messages) => messages,
+            Err(error) => return tracing::error!(%error, "no hints are heard"),
+        };
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return,
+                () = self.missed.notified() => missed(),
+                message = messages.next() => match message {
+                    Some(message) => hear(message.payload),
+                    None => return tracing::error!("no more hints are heard"),
+                }
+            }
+        }
+    }
+}
+
+fn on_event(event: &Event, missed: &Notify) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to NATS");
+            missed.notify_one();
+        }
+        Event::SlowConsumer(_) => {
+            tracing::warn!("hints came faster than they were heard, and some were lost");
+            missed.notify_one();
+        }
+        Event::Disconnected => tracing::warn!("NATS is away: hints are lost until it is back"),
+        event => tracing::debug!(%event, "NATS"),
+    }
+}

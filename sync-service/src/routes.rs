@@ -1,0 +1,122 @@
+//! Who is where: which gateway holds a link of which device.
+//!
+//! A route may be lost at any moment and costs latency then: the gateway renews it, and looks by itself for what it may have missed. It belongs to one link of one run of a
+//! gateway, so that a late cleanup of an old link never removes a new one.
+
+mod memory;
+mod redis;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tern_proto::UserId;
+
+pub use self::memory::Memory;
+pub use self::redis::{BadTarget, Redis, Target};
+use crate::Device;
+
+/// The time after which the routes of a gateway that was killed are gone, unless the operator says otherwise.
+pub const LIFETIME: Duration = Duration::from_secs(30);
+
+/// One run of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatewayId(u64);
+
+impl GatewayId {
+    /// For a run that begins.
+    pub fn random() -> GatewayId {
+        GatewayId(fastrand::u64(1..))
+    }
+
+    /// As it was told.
+    pub fn of(number: u64) -> GatewayId {
+        GatewayId(number)
+    }
+
+    /// To be told.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// One way to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The run of a gateway.
+    pub gateway: GatewayId,
+    /// The connection, by the number that the gateway gave it.
+    pub link: u64,
+    /// Whether it is a check that waits, of which a device may have several, and not its long link, of which it has one.
+    pub is_wait: bool,
+}
+
+/// What has become of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It stands.
+    Stands,
+    /// It was lost and stands again; hints may have been missed.
+    Restored,
+    /// Another link of the device has taken its place.
+    Displaced,
+}
+
+/// The routes cannot be read or written now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the routes are away: {0}")]
+pub struct Away(pub String);
+
+/// Keeps the routes. One that is not renewed in time is forgotten.
+#[async_trait]
+pub trait Routes: Send + Sync + 'static {
+    /// Enters a route. The long link of a device takes the place of the one before, which is returned if it belongs to somebody else.
+    ///
+    /// # Errors
+    /// [`Away`].
+    async fn enter(&self, device: &Device, route: Route) -> Result<Option<Route>, Away>;
+
+    /// Keeps routes for another while; what has become of each.
+    ///
+    /// # Errors
+    /// [`Away`].
+    async fn renew(&self, routes: &[(Device, Route)]) -> Result<Vec<Standing>, Away>;
+
+    /// Removes routes that stand; one that was displaced is left as it is.
+    ///
+    /// # Errors
+    /// [`Away`].
+    async fn leave(&self, routes: &[(Device, Route)]) -> Result<(), Away>;
+
+    /// The gateways that hold a link of each user.
+    ///
+    /// # Errors
+    /// [`Away`].
+    async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away>;
+}
+
+/// How long a route is kept without being renewed, so that it is gone within its lifetime even where another device's renewal has to remove it.
+fn kept(lifetime: Duration) -> Duration {
+    lifetime * 2 / 3
+}
+
+/// How often a gateway renews its routes.
+pub fn renewal(lifetime: Duration) -> Duration {
+    lifetime / 4
+}
+
+/// What a route is kept under, within those of its user.
+fn name_of(device: &Device, route: Route) -> String {
+    if route.is_wait {
+        // No device has such a name.
+        format!("?{}-{:x}", route.gateway, route.link)
+    } else {
+        device.id.to_string()
+    }
+}
