@@ -1,8 +1,8 @@
 //! A cluster: the services, their ports, and how each finds the others.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -345,6 +345,29 @@ impl Cluster {
             Kind::Nats => format!("nats://tern:{password}@127.0.0.1:{port}"),
             _ => format!("redis://:{password}@127.0.0.1:{port}"),
         })
+    }
+
+    /// Makes Redis forget everything.
+    ///
+    /// # Errors
+    /// It cannot be told so.
+    pub fn flush_redis(&self) -> Result<(), ClusterError> {
+        let redis = self.services.iter().find(|service| service.kind == Kind::Redis);
+        let port = redis.and_then(|service| service.port).unwrap_or(0);
+        let command = format!("AUTH {}\r\nFLUSHALL\r\nQUIT\r\n", self.password()?);
+        let tell = || -> io::Result<String> {
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+            stream.set_read_timeout(Some(START))?;
+            stream.write_all(command.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let told = tell().and_then(|answer| match answer.as_str() {
+            "+OK\r\n+OK\r\n+OK\r\n" => Ok(()),
+            _ => Err(io::Error::other(format!("Redis answers {answer:?}"))),
+        });
+        told.map_err(|error| ClusterError::Service { name: "redis-1".into(), error })
     }
 
     /// What a service is told, as variables of the environment.

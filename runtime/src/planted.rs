@@ -54,11 +54,13 @@ pub enum Fault {
     FanOutLost,
     /// In a cluster: entries that come with a hint are told whether or not they stand right above the link's key.
     NewsWithoutBeforeCheck,
+    /// In a cluster: what a link is told counts as acknowledged.
+    HintTakenForDelivery,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 24] = [
+    pub const ALL: [(Fault, &'static str); 25] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -83,6 +85,7 @@ impl Fault {
         (Fault::AckOnTimeout, "ack-on-timeout"),
         (Fault::FanOutLost, "fan-out-lost"),
         (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
+        (Fault::HintTakenForDelivery, "hint-taken-for-delivery"),
     ];
 
     /// The environment variable that names the fault.

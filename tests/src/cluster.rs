@@ -33,6 +33,8 @@ pub(crate) enum Deed {
     Cut(usize, Duration),
     /// The way to a process is a black hole for a while.
     Hole(usize, Duration),
+    /// Redis forgets everything.
+    FlushRedis,
     /// Each service is asked to stop and started again, one after the other.
     Roll,
 }
@@ -47,7 +49,7 @@ impl Deed {
         let link = rng.usize(..links);
         let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
         let gone = Duration::from_millis(rng.u64(100..3_000));
-        match rng.u32(0..20) {
+        match rng.u32(0..22) {
             0..5 => Deed::Kill(service),
             5..8 => Deed::Stop(service, still),
             8 => Deed::KillAll,
@@ -56,6 +58,7 @@ impl Deed {
             12 => Deed::CrashAll,
             13..15 => Deed::Cut(link, gone),
             15..18 => Deed::Hole(link, still),
+            18..20 => Deed::FlushRedis,
             _ => Deed::Roll,
         }
     }
@@ -215,6 +218,7 @@ impl Cluster {
                 sleep(time).await;
                 self.links[link].set(State::Open);
             }
+            Deed::FlushRedis => self.with(|cluster| cluster.flush_redis()).await??,
             Deed::Roll => {
                 for index in 0..self.services() {
                     self.with(move |cluster| {
@@ -256,6 +260,7 @@ impl Cluster {
             Deed::CrashAll => "everything crashes".into(),
             Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", end(link)),
             Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", end(link)),
+            Deed::FlushRedis => "Redis forgets everything".into(),
             Deed::Roll => "the services are restarted one after the other".into(),
         }
     }

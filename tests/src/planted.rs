@@ -21,7 +21,8 @@ fn scene(fault: Fault) -> Scene {
         | Fault::RetryAfterNewer
         | Fault::AckOnTimeout
         | Fault::FanOutLost
-        | Fault::NewsWithoutBeforeCheck => Scene::Cluster,
+        | Fault::NewsWithoutBeforeCheck
+        | Fault::HintTakenForDelivery => Scene::Cluster,
         _ => Scene::Plain,
     }
 }
@@ -52,6 +53,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::AckOnTimeout => &["1a"],
         Fault::FanOutLost => &["1a", "1c"],
         Fault::NewsWithoutBeforeCheck => &["4a"],
+        Fault::HintTakenForDelivery => &["3d", "6b", "6c"],
     }
 }
 

@@ -7,11 +7,15 @@ use std::time::Duration;
 use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve};
 use tern_proto::UserId;
 use tern_runtime::shutdown::{self, Stopper};
+use tern_sync::GatewayId;
+use tern_sync::routes::{Memory, renewal};
 use tokio::task::JoinHandle;
 
 use crate::peer::{PATIENCE, Peer};
 use crate::service::Service;
 
+/// Short, so that the end of it can be waited for.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(3);
 pub(crate) const SECRET: &[u8] = b"a secret of the tests";
 
 pub(crate) struct Bench {
@@ -30,8 +34,23 @@ impl Bench {
     }
 
     pub(crate) fn with(settings: Settings) -> Bench {
-        let registry = Registry::new();
-        let service = Service::new(Arc::clone(&registry));
+        Bench::of(settings, Registry::new(), Arc::new(Memory::new(LIFETIME)))
+    }
+
+    /// One of several gateways, whose routes are kept there.
+    pub(crate) fn routed(id: u64, routes: Arc<Memory>) -> Bench {
+        let registry = Registry::routed(GatewayId::of(id));
+        let bench = Bench::of(Settings::default(), Arc::clone(&registry), routes);
+        let (service, (stopper, stop)) = (Arc::clone(&bench.service) as _, shutdown::channel());
+        tokio::spawn(async move {
+            let _stopper = stopper;
+            registry.keep_routes(service, renewal(LIFETIME), stop).await;
+        });
+        bench
+    }
+
+    fn of(settings: Settings, registry: Arc<Registry>, routes: Arc<Memory>) -> Bench {
+        let service = Service::new(Arc::clone(&registry), routes);
         let verifier = TokenVerifier::default().with_secret(SECRET).unwrap();
         let gateway = Gateway::new(Arc::clone(&service) as _, registry, settings, verifier);
         let (stopper, stop) = shutdown::channel();

@@ -13,4 +13,5 @@ mod hints;
 mod hostile;
 mod http;
 mod peer;
+mod routes;
 mod service;

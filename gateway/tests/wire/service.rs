@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_gateway::Registry;
 use tern_proto::{DeviceId, Key, UserId, v1};
-use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
+use tern_sync::routes::Memory;
+use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, Route, Routes as _, Standing, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
@@ -15,6 +16,7 @@ const GROUP: &str = "g/7";
 
 pub(crate) struct Service {
     registry: Arc<Registry>,
+    routes: Arc<Memory>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -32,13 +34,13 @@ struct State {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Call {
     pub(crate) name: &'static str,
-    /// The `client_msg_id`s of a send.
+    /// The `client_msg_id`s of a send; of routes whether each is that of a wait.
     pub(crate) ids: Vec<u64>,
 }
 
 impl Service {
-    pub(crate) fn new(registry: Arc<Registry>) -> Arc<Service> {
-        Arc::new(Service { registry, state: Mutex::default(), changed: Notify::new() })
+    pub(crate) fn new(registry: Arc<Registry>, routes: Arc<Memory>) -> Arc<Service> {
+        Arc::new(Service { registry, routes, state: Mutex::default(), changed: Notify::new() })
     }
 
     /// Calls of this name wait until they are released.
@@ -98,6 +100,10 @@ impl Service {
         let message = v1::Message { text: text.into(), ..Default::default() };
         let place = Placed { user, epoch: EPOCH, before: version - 1, version };
         self.registry.news(News { by, body: v1::entry::Body::Message(message), places: vec![place] });
+    }
+
+    pub(crate) fn displace(&self, device: &Device, route: Route) {
+        self.registry.displaced(device, route);
     }
 
     pub(crate) fn hint(&self, user: &str) {
@@ -250,13 +256,20 @@ impl SyncApi for Service {
         })
     }
 
-    async fn attend(&self, _: &Device, _: Route) {}
-
-    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
-        vec![Standing::Stands; routes.len()]
+    async fn attend(&self, device: &Device, route: Route) {
+        let _ = self.arrive("attend", vec![u64::from(route.is_wait)]).await;
+        self.routes.enter(device, route).await.unwrap();
     }
 
-    async fn leave(&self, _: Vec<(Device, Route)>) {}
+    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
+        let _ = self.arrive("renew", Vec::new()).await;
+        self.routes.renew(&routes).await.unwrap()
+    }
+
+    async fn leave(&self, routes: Vec<(Device, Route)>) {
+        let _ = self.arrive("leave", routes.iter().map(|(_, route)| u64::from(route.is_wait)).collect()).await;
+        self.routes.leave(&routes).await.unwrap();
+    }
 
     async fn ready(&self) -> Result<(), Refusal> {
         self.arrive("ready", Vec::new()).await

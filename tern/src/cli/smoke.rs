@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// Address of the long link
     #[arg(long, value_name = "ADDR", env = "TERN_LONG_LINK", default_value = "127.0.0.1:7180")]
     long_link: String,
+    /// Address of the long link of another gateway of the same cluster: one of the two users is there then
+    #[arg(long, value_name = "ADDR")]
+    second_long_link: Option<String>,
     /// Address of the short link
     #[arg(long, value_name = "ADDR", env = "TERN_HTTP", default_value = "127.0.0.1:7181")]
     http: String,
@@ -46,7 +49,7 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     acknowledging(&mut people, &mut report).await?;
     receipts(&mut people, &mut report).await?;
     orders_to_replace(&mut people, &mut report).await?;
-    the_link_itself(&mut people, &mut report).await?;
+    the_link_itself(args, &mut people, &mut report).await?;
     groups::run(&mut people, &mut report).await?;
     Ok(report.end())
 }
@@ -72,9 +75,10 @@ async fn arrive(args: &Args, report: &mut Report) -> Result<People> {
     let run = format!("{:08x}", fastrand::u32(..));
     let (alice, bob) = (format!("smoke-{run}-alice"), format!("smoke-{run}-bob"));
     let mut people = Vec::new();
-    for name in [&alice, &bob] {
+    let second = args.second_long_link.as_ref().unwrap_or(&args.long_link);
+    for (name, long_link) in [(&alice, &args.long_link), (&bob, second)] {
         let token = tern_gateway::mint(&secret, &name.parse()?, TOKEN_TTL);
-        let (person, welcome) = Person::arrive(name, &token, &args.long_link, &args.http).await?;
+        let (person, welcome) = Person::arrive(name, &token, long_link, &args.http).await?;
         report.same("the token names the user", &welcome.user, name);
         let order = (welcome.key_order(), welcome.key.is_some(), welcome.pending);
         report.same("a device without a key gets a start", &order, &(v1::KeyOrder::Start, true, false));
@@ -244,7 +248,7 @@ async fn orders_to_replace(people: &mut People, report: &mut Report) -> Result<(
     Ok(())
 }
 
-async fn the_link_itself(people: &mut People, report: &mut Report) -> Result<()> {
+async fn the_link_itself(args: &Args, people: &mut People, report: &mut Report) -> Result<()> {
     report.about("The long link itself");
     let (alice, bob) = (&mut people.alice, &mut people.bob);
     let beat = bob.long.request::<()>(Command::Heartbeat, &()).await;
@@ -262,6 +266,8 @@ async fn the_link_itself(people: &mut People, report: &mut Report) -> Result<()>
     report.check("and the link stays", beat.is_ok(), &beat);
 
     let (_, head) = bob.peek_all(None, 0).await?;
+    // At the first gateway, whichever the old link is at.
+    bob.address.clone_from(&args.long_link);
     let (mut old, _) = bob.reconnect(Some(head)).await?;
     let farewell = loop {
         match Person::next_push(&mut old).await {

@@ -44,11 +44,12 @@ pub(crate) fn run() -> Result<Tally> {
 
 fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {
     let cluster = Cluster::open(dir)?;
-    for gateway in cluster.gateways() {
-        let at = |port: Option<u16>| port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links");
+    let at = |port: Option<u16>| port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links");
+    // Each gateway in turn, with one of the users at the next one.
+    for (gateway, next) in cluster.gateways().zip(cluster.gateways().skip(1).chain(cluster.gateways())) {
         let mut smoke = command(tern);
         smoke.args(["smoke", "--long-link", &at(gateway.long_link)?, "--http", &at(gateway.http)?, "--secret-file"]);
-        smoke.arg(cluster.secret_file()).stdout(Stdio::null());
+        smoke.arg(cluster.secret_file()).args(["--second-long-link", &at(next.long_link)?]).stdout(Stdio::null());
         Process::spawn(&mut smoke)?.succeed(LIMIT).with_context(|| gateway.name())?;
     }
     Ok(())

@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Person {
     pub(super) name: String,
     token: String,
-    address: String,
+    pub(super) address: String,
     pub(super) long: LongLink,
     pub(super) short: ShortLink,
 }

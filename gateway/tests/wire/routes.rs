@@ -1,0 +1,138 @@
+//! One of several gateways: how hints are led to it, and what becomes of a device that comes elsewhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tern_proto::{Command, UserId, v1};
+use tern_sync::routes::Memory;
+use tern_sync::{Device, GatewayId, Route, Routes as _};
+
+use crate::bench::{Bench, LIFETIME, token};
+use crate::peer::{PATIENCE, Peer, hello, key};
+
+const GATEWAY: u64 = 0xa;
+const OTHER: u64 = 0xb;
+
+fn routes() -> Arc<Memory> {
+    Arc::new(Memory::new(LIFETIME))
+}
+
+fn bob(device: &str) -> Device {
+    Device { user: UserId::new("bob").unwrap(), id: device.parse().unwrap() }
+}
+
+/// Until the routes of bob lead there.
+async fn lead_to(routes: &Memory, wanted: &[u64]) {
+    let began = Instant::now();
+    loop {
+        let found = routes.gateways(&[bob("d1").user]).await.unwrap();
+        let found: Vec<u64> = found.into_iter().flatten().map(GatewayId::number).collect();
+        if found == wanted {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{found:?} and not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Of the routes of these calls, whether each was that of a wait.
+fn waits(bench: &Bench, calls: &str) -> Vec<u64> {
+    bench.service.calls(calls).into_iter().flat_map(|call| call.ids).collect()
+}
+
+async fn is_displaced(peer: &mut Peer) {
+    assert_eq!(peer.go_away().await.reason(), v1::GoAwayReason::Displaced);
+    peer.closed().await;
+}
+
+#[tokio::test]
+async fn a_link_has_a_route_before_its_hello_is_judged_and_until_it_ends() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    bench.service.hold("hello");
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("hello", 1).await;
+    lead_to(&routes, &[GATEWAY]).await;
+    bench.service.release("hello");
+    let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
+    // Longer than it is kept: it is renewed.
+    tokio::time::sleep(LIFETIME).await;
+    lead_to(&routes, &[GATEWAY]).await;
+    drop(peer);
+    lead_to(&routes, &[]).await;
+    assert_eq!(bench.service.calls("attend").len(), 1);
+    assert_eq!(waits(&bench, "leave"), [0]);
+}
+
+#[tokio::test]
+async fn a_hello_that_is_refused_leaves_no_route() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    bench.service.go_away(true);
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("leave", 1).await;
+    lead_to(&routes, &[]).await;
+}
+
+#[tokio::test]
+async fn a_check_has_a_route_while_it_waits() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    let mut peer = bench.enter("bob", "d1").await;
+    let check = v1::CheckRequest { key: Some(key(0)), wait_ms: 60_000, ..Default::default() };
+    peer.ask(Command::Check, 2, &check).await;
+    bench.service.reached("check", 1).await;
+    assert_eq!(waits(&bench, "attend"), [0, 1], "before it is asked");
+    bench.service.commit("bob", "1");
+    peer.expect(Command::Notify.number(), 0).await;
+    let _: v1::CheckReply = peer.reply(Command::Check, 2).await;
+    bench.service.reached("leave", 1).await;
+    assert_eq!(waits(&bench, "leave"), [1]);
+    lead_to(&routes, &[GATEWAY]).await;
+}
+
+/// displaced-session: the word of it reaches the old link by its number, and never the new one.
+#[tokio::test]
+async fn a_link_that_was_displaced_elsewhere_is_told() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    let mut peer = bench.enter("bob", "d1").await;
+    let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
+    let old = routes.enter(&bob("d1"), elsewhere).await.unwrap().unwrap();
+    // A word about another link of the device is not for this one.
+    bench.service.displace(&bob("d1"), Route { link: old.link + 1, ..old });
+    peer.quiet().await;
+    bench.service.displace(&bob("d1"), old);
+    is_displaced(&mut peer).await;
+    bench.service.reached("leave", 1).await;
+    lead_to(&routes, &[OTHER]).await;
+}
+
+/// If the word of it was lost, the renewal tells.
+#[tokio::test]
+async fn a_link_that_was_displaced_unheard_is_told_by_its_renewal() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    let mut peer = bench.enter("bob", "d1").await;
+    let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
+    routes.enter(&bob("d1"), elsewhere).await.unwrap();
+    is_displaced(&mut peer).await;
+}
+
+/// redis-wiped: a route that was lost comes back, and its link looks for what it has missed.
+#[tokio::test]
+async fn a_link_whose_route_was_lost_looks_for_what_it_has_missed() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    let mut peer = bench.enter("bob", "d1").await;
+    assert_eq!(peer.sync(2, 0).await, 0);
+    let (device, elsewhere) = (bob("d1"), Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false });
+    let own = routes.enter(&device, elsewhere).await.unwrap().unwrap();
+    routes.leave(&[(device, elsewhere)]).await.unwrap();
+    bench.service.commit_quietly("bob", "missed");
+    let delta = peer.delta().await;
+    assert_eq!(delta.entries.len(), 1);
+    lead_to(&routes, &[own.gateway.number()]).await;
+}
