@@ -341,10 +341,8 @@ impl Cluster {
     pub fn url_of(&self, kind: Kind, port: Option<u16>) -> Result<String, ClusterError> {
         let own = self.services.iter().find(|service| service.kind == kind).and_then(|service| service.port);
         let (port, password) = (port.or(own).unwrap_or(0), self.password()?);
-        Ok(match kind {
-            Kind::Nats => format!("nats://tern:{password}@127.0.0.1:{port}"),
-            _ => format!("redis://:{password}@127.0.0.1:{port}"),
-        })
+        let (scheme, user) = if kind == Kind::Nats { ("nats", "tern") } else { ("redis", "") };
+        Ok(format!("{scheme}://{user}:{password}@127.0.0.1:{port}"))
     }
 
     /// Makes Redis forget everything.

@@ -9,7 +9,7 @@ use tern_sync::{Device, Refusal};
 use tokio::time::Instant;
 
 use crate::Gateway;
-use crate::registry::{Kind, Presence};
+use crate::registry::{Leading, Presence};
 use crate::request::{Answer, Reply, Request, busy, millis, refusal};
 use crate::signal::{HINT, Signal};
 
@@ -56,14 +56,14 @@ impl Gateway {
         let token = std::mem::take(&mut request.token);
         let device = self.authenticate(&token, &request.device_id)?;
         let waiter = self.registry.wait(&device);
-        // Before anything is read, so that nothing can come unheard after it.
-        if let Some(route) = self.registry.route(Kind::Session, session) {
-            self.sync.attend(&device, route).await;
-        }
-        let welcomed = self.hello(&device, &request).await;
-        let mut reply = welcomed.inspect_err(|_| self.registry.leave_route(&device, Kind::Session, session))?;
+        // Before anything is read, so that nothing can come unheard after it. The link itself takes the place of another one only when the hello has succeeded.
+        let leading = match &waiter {
+            Some(waiter) => waiter.lead(&*self.sync).await,
+            None => Leading::Perhaps,
+        };
+        let mut reply = self.hello(&device, &request).await?;
         reply.session = session;
-        let presence = self.registry.register(device, session, Arc::clone(&signal));
+        let presence = self.registry.register(device, session, Arc::clone(&signal), leading);
         // What came after `pending` was read and before the registration reached only the waiter.
         if waiter.is_none_or(|waiter| waiter.hinted()) {
             signal.set(HINT);
@@ -97,9 +97,7 @@ impl Gateway {
         let deadline = Instant::now() + wait;
         // Listens before it asks, so that nothing can come unheard between the two.
         let waiter = self.registry.wait(device).ok_or_else(|| busy("too many checks of this user wait already"))?;
-        if let Some(route) = waiter.attend() {
-            self.sync.attend(device, route).await;
-        }
+        waiter.lead(&*self.sync).await;
         loop {
             let reply = self.sync.check(device, request).await?;
             if reply.pending || reply.key_order() != v1::KeyOrder::None || Instant::now() >= deadline {

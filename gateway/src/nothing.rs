@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tern_proto::{Key, v1};
-use tern_sync::{Device, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
+use tern_sync::{Device, Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 use crate::{Gateway, Registry, Settings, TokenVerifier};
 
@@ -47,13 +47,10 @@ impl SyncApi for Nothing {
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {
         unreachable!()
     }
-    async fn attend(&self, _: &Device, _: Route) {
+    async fn keep_routes(&self, _: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
         unreachable!()
     }
-    async fn renew(&self, _: Vec<(Device, Route)>) -> Vec<Standing> {
-        unreachable!()
-    }
-    async fn leave(&self, _: Vec<(Device, Route)>) {
+    async fn leave_routes(&self, _: Vec<(Device, Route)>) {
         unreachable!()
     }
     async fn ready(&self) -> Result<(), Refusal> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, GatewayId, Hints, News, Route, Standing, SyncApi};
+use tern_sync::{Device, GatewayId, Hints, Kept, News, Route, Standing, SyncApi};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,8 +20,10 @@ use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
 const SHARDS: usize = 64;
 /// Checks of one user that wait at the same time; one more is refused.
 const WAITERS: usize = 64;
-/// Routes that may wait to be removed.
-const LEFT: usize = 64 * 1024;
+/// Those who have come or left and of whom nothing was said yet.
+const CHANGES: usize = 64 * 1024;
+/// So many at a time are told of.
+const AT_A_TIME: usize = 1024;
 /// Within this time everybody looks who may have missed a hint.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
@@ -44,9 +46,17 @@ pub struct Registry {
 #[derive(Debug)]
 struct Routed {
     gateway: GatewayId,
-    /// Those of listeners that have left.
-    left: Mutex<Vec<(Device, Route)>>,
+    changes: Mutex<Changes>,
     more: Notify,
+}
+
+/// What the task that keeps the routes has not heard yet.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Sessions that have come.
+    came: Vec<(Device, u64)>,
+    /// Routes of listeners that have left.
+    left: Vec<(Device, Route)>,
 }
 
 /// A part of the users.
@@ -60,10 +70,23 @@ struct Listener {
     id: u64,
     device: DeviceId,
     signal: Arc<Signal>,
+    /// When it came.
+    since: Instant,
+    leading: Leading,
+}
+
+/// Whether hints are led to a listener, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leading {
+    /// Nobody has asked for that, or it is about to be, and none can have been missed.
+    No,
+    Yes,
+    /// They were, but the last time nobody answered.
+    Perhaps,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+enum Kind {
     Session,
     Waiter,
 }
@@ -84,7 +107,7 @@ pub(crate) struct Waiter {
     id: u64,
     signal: Arc<Signal>,
     /// Hints are led to it.
-    attended: AtomicBool,
+    is_led: AtomicBool,
 }
 
 impl Registry {
@@ -95,7 +118,7 @@ impl Registry {
 
     /// One of several gateways, to which hints are led by routes. [`Registry::keep_routes`] has to run.
     pub fn routed(gateway: GatewayId) -> Arc<Registry> {
-        Registry::with(Some(Routed { gateway, left: Mutex::default(), more: Notify::new() }))
+        Registry::with(Some(Routed { gateway, changes: Mutex::default(), more: Notify::new() }))
     }
 
     fn with(routed: Option<Routed>) -> Arc<Registry> {
@@ -110,8 +133,14 @@ impl Registry {
         })
     }
 
-    /// Enters a session. An earlier one of the same device is told that it is displaced.
-    pub(crate) fn register(self: &Arc<Registry>, device: Device, session: u64, signal: Arc<Signal>) -> Presence {
+    /// Enters a session. An earlier one of the same device is told that it is displaced. `leading` is what became of the hello's wait: whether hints were led here meanwhile.
+    pub(crate) fn register(
+        self: &Arc<Registry>,
+        device: Device,
+        session: u64,
+        signal: Arc<Signal>,
+        leading: Leading,
+    ) -> Presence {
         let displaced = {
             let mut shard = self.shard(&device.user);
             let here = shard.entry(device.user.clone()).or_default();
@@ -120,11 +149,14 @@ impl Registry {
             let displaced = earlier.map(|index| here.swap_remove(index).signal);
             // Most users have one session: four places at once would cost every idle link memory.
             here.reserve_exact(1);
-            here.push(Listener { kind: Kind::Session, id: session, device: device.id.clone(), signal });
+            here.push(Listener { leading, ..Listener::new(Kind::Session, session, &device, signal) });
             displaced
         };
         if let Some(signal) = displaced {
             signal.set(DISPLACED);
+        }
+        if let Some(routed) = &self.routed {
+            routed.change(|changes| changes.came.push((device.clone(), session)));
         }
         Presence { registry: Arc::clone(self), device, session }
     }
@@ -140,13 +172,13 @@ impl Registry {
         }
         let here = shard.entry(device.user.clone()).or_default();
         here.reserve_exact(1);
-        here.push(Listener { kind: Kind::Waiter, id, device: device.id.clone(), signal: Arc::clone(&signal) });
+        here.push(Listener::new(Kind::Waiter, id, device, Arc::clone(&signal)));
         // Read under the shard's lock: either this sees it, or who set it finds the waiter.
         if self.closed.load(Ordering::Acquire) {
             signal.set(STOP);
         }
         let (registry, device) = (Arc::clone(self), device.clone());
-        Some(Waiter { registry, device, id, signal, attended: AtomicBool::new(false) })
+        Some(Waiter { registry, device, id, signal, is_led: AtomicBool::new(false) })
     }
 
     /// Ends every wait that is under way, so that a stop need not wait for them. A client may then wait again.
@@ -168,72 +200,104 @@ impl Registry {
     /// A link that has nothing to be told stays silent.
     /// Where hints were missed, all of them look sooner.
     pub async fn look_again(self: Arc<Registry>, every: Duration, stop: Stop) {
-        let (mut sooner, mut shards) = (0, self.shards.iter().cycle());
-        loop {
-            let pause = if sooner > 0 { CATCH_UP.min(every) } else { every } / SHARDS as u32;
-            tokio::select! {
-                () = stop.stopped() => return,
-                () = self.missed.notified() => {
-                    sooner = SHARDS;
-                    continue;
+        let (mut sooner, mut at) = (0, Instant::now() + every / SHARDS as u32);
+        for shard in self.shards.iter().cycle() {
+            loop {
+                tokio::select! {
+                    () = stop.stopped() => return,
+                    () = tokio::time::sleep_until(at) => break,
+                    () = self.missed.notified() => sooner = SHARDS,
                 }
-                () = tokio::time::sleep(pause) => sooner = sooner.saturating_sub(1),
+                at = at.min(Instant::now() + CATCH_UP.min(every) / SHARDS as u32);
             }
-            if let Some(shard) = shards.next() {
-                lock(shard).values().flatten().for_each(|listener| listener.signal.set(HINT));
-            }
+            lock(shard).values().flatten().for_each(|listener| listener.signal.set(HINT));
+            sooner = usize::saturating_sub(sooner, 1);
+            at = Instant::now() + if sooner > 0 { CATCH_UP.min(every) } else { every } / SHARDS as u32;
         }
     }
 
     /// The route of a listener, where there are routes.
-    pub(crate) fn route(&self, kind: Kind, id: u64) -> Option<Route> {
+    fn route(&self, kind: Kind, id: u64) -> Option<Route> {
         let gateway = self.routed.as_ref()?.gateway;
         Some(Route { gateway, link: id, is_wait: kind == Kind::Waiter })
     }
 
-    /// Renews the routes of everybody here, each once in every `renewal` and never all at once, and tells of those who have left, until the stop.
+    /// Has hints led to sessions as they come, and not when they have left; says so again for everybody here, each once in every `renewal` and never all at once; until the stop. Where
+    /// several gateways are, each has to run this once.
     pub async fn keep_routes(self: Arc<Registry>, sync: Arc<dyn SyncApi>, renewal: Duration, stop: Stop) {
         let Some(routed) = &self.routed else { return };
-        let (mut at, mut shards) = (Instant::now(), self.shards.iter().cycle());
+        let pause = renewal / SHARDS as u32;
+        let (mut at, mut shards) = (Instant::now() + pause, self.shards.iter().cycle());
         loop {
             tokio::select! {
-                () = stop.stopped() => return routed.tell(&*sync).await,
-                () = routed.more.notified() => routed.tell(&*sync).await,
+                () = stop.stopped() => return self.tell(routed, &*sync).await,
+                () = routed.more.notified() => self.tell(routed, &*sync).await,
                 () = tokio::time::sleep_until(at) => {
-                    at += renewal / SHARDS as u32;
                     if let Some(shard) = shards.next() {
-                        self.renew(shard, &*sync).await;
+                        let here: Vec<_> = lock(shard).iter().flat_map(|(user, here)| here.iter().filter_map(|listener| self.kept(user, listener))).collect();
+                        self.keep(here, &*sync).await;
                     }
+                    // What was late is not made up for: it would be too much at once.
+                    at = (at + pause).max(Instant::now());
                 }
             }
         }
     }
 
-    async fn renew(&self, shard: &Shard, sync: &dyn SyncApi) {
-        let of_user = |(user, here): (&UserId, &Vec<Listener>)| {
-            let route = |listener: &Listener| {
-                let device = Device { user: user.clone(), id: listener.device.clone() };
-                Some(((device, self.route(listener.kind, listener.id)?), Arc::clone(&listener.signal)))
-            };
-            here.iter().filter_map(route).collect::<Vec<_>>()
-        };
-        let (routes, signals): (Vec<_>, Vec<_>) = lock(shard).iter().flat_map(of_user).unzip();
-        if routes.is_empty() {
-            return;
+    /// Tells who has come and who has left, in this order: a wait that has led hints to a hello leaves when its session has come.
+    async fn tell(&self, routed: &Routed, sync: &dyn SyncApi) {
+        let Changes { came, left } = std::mem::take(&mut *routed.changes());
+        let here = came.iter().filter_map(|(device, session)| {
+            let shard = self.shard(&device.user);
+            let is_it = |listener: &&Listener| listener.kind == Kind::Session && listener.id == *session;
+            self.kept(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
+        });
+        self.keep(here.collect(), sync).await;
+        for left in left.chunks(AT_A_TIME) {
+            sync.leave_routes(left.to_vec()).await;
         }
-        for (standing, signal) in sync.renew(routes).await.into_iter().zip(signals) {
-            match standing {
-                Standing::Stands => {}
-                Standing::Restored => signal.set(HINT),
-                Standing::Displaced => signal.set(DISPLACED),
+    }
+
+    /// What is to be said of a listener, and what was known. Nothing of a wait to which nobody has had hints led.
+    fn kept(&self, user: &UserId, listener: &Listener) -> Option<(Kept, Leading, Arc<Signal>)> {
+        if listener.kind == Kind::Waiter && listener.leading == Leading::No {
+            return None;
+        }
+        let device = Device { user: user.clone(), id: listener.device.clone() };
+        let kept = Kept { device, route: self.route(listener.kind, listener.id)?, age: listener.since.elapsed() };
+        Some((kept, listener.leading, Arc::clone(&listener.signal)))
+    }
+
+    async fn keep(&self, here: Vec<(Kept, Leading, Arc<Signal>)>, sync: &dyn SyncApi) {
+        for some in here.chunks(AT_A_TIME) {
+            let standings = sync.keep_routes(some.iter().map(|(kept, ..)| kept.clone()).collect()).await;
+            for (at, (kept, before, signal)) in some.iter().enumerate() {
+                let standing = standings.as_ref().ok().and_then(|standings| standings.get(at));
+                match standing {
+                    Some(Standing::Displaced) => signal.set(DISPLACED),
+                    // It was lost, or may have been while nobody answered: hints may have been missed.
+                    Some(Standing::New) if *before != Leading::No => signal.set(HINT),
+                    Some(_) if *before == Leading::Perhaps => signal.set(HINT),
+                    Some(_) | None => {}
+                }
+                self.led(kept, if standing.is_some() { Leading::Yes } else { Leading::Perhaps });
             }
         }
     }
 
+    fn led(&self, Kept { device, route, .. }: &Kept, leading: Leading) {
+        let kind = if route.is_wait { Kind::Waiter } else { Kind::Session };
+        let mut shard = self.shard(&device.user);
+        let here = shard.get_mut(&device.user).into_iter().flatten();
+        if let Some(listener) = here.into_iter().find(|listener| listener.kind == kind && listener.id == route.link) {
+            listener.leading = leading;
+        }
+    }
+
     /// Hints need not be led to a listener any more.
-    pub(crate) fn leave_route(&self, device: &Device, kind: Kind, id: u64) {
+    fn leave_route(&self, device: &Device, kind: Kind, id: u64) {
         if let (Some(routed), Some(route)) = (&self.routed, self.route(kind, id)) {
-            routed.leave(device, route);
+            routed.change(|changes| changes.left.push((device.clone(), route)));
         }
     }
 
@@ -256,26 +320,26 @@ impl Registry {
     }
 }
 
+impl Listener {
+    fn new(kind: Kind, id: u64, device: &Device, signal: Arc<Signal>) -> Listener {
+        Listener { kind, id, device: device.id.clone(), signal, since: Instant::now(), leading: Leading::No }
+    }
+}
+
 impl Routed {
-    /// Notes that a listener has left. Beyond what there is room for the route ends by itself.
-    fn leave(&self, device: &Device, route: Route) {
-        let mut left = self.left();
-        if left.len() < LEFT {
-            left.push((device.clone(), route));
+    /// Notes a change. Beyond what there is room for, who has come is told of with the next renewal, and the routes of those who have left end by themselves.
+    fn change(&self, change: impl FnOnce(&mut Changes)) {
+        let mut changes = self.changes();
+        if changes.came.len() + changes.left.len() < CHANGES {
+            change(&mut changes);
         }
+        drop(changes);
         self.more.notify_one();
     }
 
-    async fn tell(&self, sync: &dyn SyncApi) {
-        let left = std::mem::take(&mut *self.left());
-        if !left.is_empty() {
-            sync.leave(left).await;
-        }
-    }
-
     /// Every change is whole, so a panic elsewhere leaves nothing to repair.
-    fn left(&self) -> MutexGuard<'_, Vec<(Device, Route)>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -344,10 +408,19 @@ impl Drop for Presence {
 }
 
 impl Waiter {
-    /// What leads hints to it, where there are routes; they have to be led there then.
-    pub(crate) fn attend(&self) -> Option<Route> {
-        self.attended.store(true, Ordering::Relaxed);
-        self.registry.route(Kind::Waiter, self.id)
+    /// Has hints led to it, where there are routes. What is to be thought of a session that follows on it: [`Leading::Perhaps`] if that has failed, and hints go astray.
+    pub(crate) async fn lead(&self, sync: &dyn SyncApi) -> Leading {
+        let Some(route) = self.registry.route(Kind::Waiter, self.id) else { return Leading::No };
+        self.is_led.store(true, Ordering::Relaxed);
+        let kept = Kept { device: self.device.clone(), route, age: Duration::ZERO };
+        self.registry.led(&kept, Leading::Yes);
+        match sync.keep_routes(vec![kept]).await {
+            Ok(_) => Leading::No,
+            Err(refused) => {
+                tracing::debug!(%refused, "hints may go astray until the routes are kept again");
+                Leading::Perhaps
+            }
+        }
     }
 
     /// Whether a hint came since the creation or the last answer; does not wait.
@@ -363,7 +436,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.attended.load(Ordering::Relaxed) {
+        if self.is_led.load(Ordering::Relaxed) {
             self.registry.leave_route(&self.device, Kind::Waiter, self.id);
         }
         self.registry.leave(&self.device, Kind::Waiter, self.id);
@@ -384,7 +457,7 @@ mod tests {
 
     fn enter(registry: &Arc<Registry>, device: &Device, session: u64) -> (Presence, Arc<Signal>) {
         let signal = Arc::new(Signal::default());
-        (registry.register(device.clone(), session, Arc::clone(&signal)), signal)
+        (registry.register(device.clone(), session, Arc::clone(&signal), Leading::No), signal)
     }
 
     #[test]

@@ -56,11 +56,13 @@ pub enum Fault {
     NewsWithoutBeforeCheck,
     /// In a cluster: what a link is told counts as acknowledged.
     HintTakenForDelivery,
+    /// In a cluster: of two links of a device the one whose gateway speaks last has the place.
+    LastWordDisplaces,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 25] = [
+    pub const ALL: [(Fault, &'static str); 26] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -86,6 +88,7 @@ impl Fault {
         (Fault::FanOutLost, "fan-out-lost"),
         (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
         (Fault::HintTakenForDelivery, "hint-taken-for-delivery"),
+        (Fault::LastWordDisplaces, "last-word-displaces"),
     ];
 
     /// The environment variable that names the fault.

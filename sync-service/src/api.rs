@@ -7,7 +7,7 @@ use tern_proto::key::Key;
 use tern_proto::{UserId, v1};
 use tern_storage::{Device, Unavailable};
 
-use crate::{News, RETRY_AFTER, Route, Standing};
+use crate::{Kept, News, RETRY_AFTER, Route, Standing};
 
 /// A request that failed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,15 +124,14 @@ pub trait SyncApi: Send + Sync + 'static {
     /// A retryable [`Refusal`] when storage is unavailable.
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal>;
 
-    /// Begins to lead the hints of a user to a link of the device, until it leaves or is not renewed. An earlier long link of the device, wherever it is, is told that it is displaced.
-    /// May have no effect: hints go astray then, until the renewal.
-    async fn attend(&self, device: &Device, route: Route);
+    /// Leads the hints of the users to these links for another while; what has become of each. An older long link of a device, wherever it is, is told that it is displaced.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when that cannot be told; hints may go astray then.
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal>;
 
-    /// Goes on with it; what has become of each route. All stand, as far as is known, if that cannot be told.
-    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing>;
-
-    /// Leads no more hints there. May have no effect: what is not renewed ends by itself.
-    async fn leave(&self, routes: Vec<(Device, Route)>);
+    /// Leads no more hints there. May have no effect: what is not kept again ends by itself.
+    async fn leave_routes(&self, routes: Vec<(Device, Route)>);
 
     /// Whether requests can be expected to succeed; for readiness.
     ///

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use api::{Hints, Pushed, Refusal, SyncApi, Welcome};
 pub use news::{News, Placed};
-pub use routes::{GatewayId, Route, Routes, Standing};
+pub use routes::{GatewayId, Kept, Route, Routes, Standing};
 pub use service::SyncService;
 pub use tern_storage::Device;
 

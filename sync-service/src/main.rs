@@ -83,6 +83,7 @@ struct Server {
     listener: TcpListener,
     serving: Serving,
     sync: Arc<SyncService>,
+    hints: Arc<remote::Fanout>,
 }
 
 impl Server {
@@ -92,9 +93,9 @@ impl Server {
         let routes = Arc::new(routes::Redis::new(settings.redis, settings.route_lifetime));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
         let hints = Arc::new(remote::Fanout::new(Arc::new(bus), routes.clone()));
-        let sync = SyncService::routed(storage, hints, routes);
+        let sync = SyncService::routed(storage, hints.clone(), routes);
         let listener = service::bind("rpc", settings.listen).await?;
-        Ok(Server { listener, serving: settings.serving, sync })
+        Ok(Server { listener, serving: settings.serving, sync, hints })
     }
 
     /// Serves until the stop, then drains from the outside in: calls, what they left to do.
@@ -111,6 +112,7 @@ impl Server {
                 "acknowledgements or receipts could not be stored in time; another replica sees to the receipts"
             );
         }
+        self.hints.finish().await;
         tracing::info!("stopped");
     }
 }

@@ -8,7 +8,7 @@ use tern_storage::{Content, Device, Op, Place, Sent, Told};
 use crate::Hints;
 use crate::keys::user_epoch;
 
-/// Longer texts are left to a look: every gateway hears every hint, and few have a use for this one.
+/// Longer texts are left to a look: a hint is for links that are right before it, and is lost on all others.
 const TEXT_BYTES: usize = 1024;
 
 /// An entry that was just committed, and where it stands in the timelines of those who are owed it.

@@ -57,14 +57,25 @@ pub struct Route {
     pub is_wait: bool,
 }
 
+/// A route that is to be kept for another while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose link it leads to.
+    pub device: Device,
+    /// The link.
+    pub route: Route,
+    /// For how long the link has been the device's: of two long links the younger has the place. Not by anybody's wall clock, since those differ.
+    pub age: Duration,
+}
+
 /// What has become of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It stands.
+    /// It stood, and does.
     Stands,
-    /// It was lost and stands again; hints may have been missed.
-    Restored,
-    /// Another link of the device has taken its place.
+    /// It did not stand, and does now; if it had stood before, hints may have been missed.
+    New,
+    /// A younger link of the device has its place.
     Displaced,
 }
 
@@ -73,20 +84,14 @@ pub enum Standing {
 #[error("the routes are away: {0}")]
 pub struct Away(pub String);
 
-/// Keeps the routes. One that is not renewed in time is forgotten.
+/// Keeps the routes. One that is not kept again in time is forgotten.
 #[async_trait]
 pub trait Routes: Send + Sync + 'static {
-    /// Enters a route. The long link of a device takes the place of the one before, which is returned if it belongs to somebody else.
+    /// Keeps each route for a while, and tells what has become of it. A long link takes the place of an older one of the device, which is returned beside.
     ///
     /// # Errors
-    /// [`Away`].
-    async fn enter(&self, device: &Device, route: Route) -> Result<Option<Route>, Away>;
-
-    /// Keeps routes for another while; what has become of each.
-    ///
-    /// # Errors
-    /// [`Away`].
-    async fn renew(&self, routes: &[(Device, Route)]) -> Result<Vec<Standing>, Away>;
+    /// [`Away`]: some of them may be kept and others not.
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away>;
 
     /// Removes routes that stand; one that was displaced is left as it is.
     ///
@@ -101,12 +106,12 @@ pub trait Routes: Send + Sync + 'static {
     async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away>;
 }
 
-/// How long a route is kept without being renewed, so that it is gone within its lifetime even where another device's renewal has to remove it.
+/// How long a route is kept at a time, so that it is gone within its lifetime even where another device's renewal has to remove it.
 fn kept(lifetime: Duration) -> Duration {
     lifetime * 2 / 3
 }
 
-/// How often a gateway renews its routes.
+/// How often a gateway keeps its routes again.
 pub fn renewal(lifetime: Duration) -> Duration {
     lifetime / 4
 }
@@ -119,4 +124,11 @@ fn name_of(device: &Device, route: Route) -> String {
     } else {
         device.id.to_string()
     }
+}
+
+fn distinct(gateways: impl Iterator<Item = GatewayId>) -> Vec<GatewayId> {
+    let mut gateways: Vec<GatewayId> = gateways.collect();
+    gateways.sort_unstable();
+    gateways.dedup();
+    gateways
 }

@@ -23,7 +23,7 @@ use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
 use crate::seen::Seen;
 use crate::{
-    Hints, Pushed, RECEIPT_PACE, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page, send,
+    Hints, Kept, Pushed, RECEIPT_PACE, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page, send,
 };
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
@@ -293,24 +293,27 @@ impl SyncApi for SyncService {
         }
     }
 
-    async fn attend(&self, device: &Device, route: Route) {
-        let Some(routes) = &self.routes else { return };
-        match routes.enter(device, route).await {
-            Ok(Some(displaced)) => self.hints.displaced(device, displaced),
-            Ok(None) => {}
-            Err(away) => tracing::debug!(%away, "a link has no route until it is renewed"),
+    async fn keep_routes(&self, mut routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+        let Some(all) = &self.routes else { return Ok(vec![Standing::Stands; routes.len()]) };
+        if planted::active(Fault::LastWordDisplaces) {
+            routes.iter_mut().for_each(|kept| kept.age = Duration::ZERO);
         }
+        let kept = all.keep(&routes).await.map_err(|away| {
+            tracing::debug!(%away, "routes are not kept");
+            Refusal::new(Code::Unavailable, "the routes are away")
+        })?;
+        let told = kept.into_iter().zip(&routes).map(|((standing, former), kept)| {
+            if let Some(former) = former {
+                self.hints.displaced(&kept.device, former);
+            }
+            standing
+        });
+        Ok(told.collect())
     }
 
-    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
-        let stand = vec![Standing::Stands; routes.len()];
-        let Some(kept) = &self.routes else { return stand };
-        kept.renew(&routes).await.unwrap_or(stand)
-    }
-
-    async fn leave(&self, routes: Vec<(Device, Route)>) {
-        if let Some(kept) = &self.routes
-            && let Err(away) = kept.leave(&routes).await
+    async fn leave_routes(&self, routes: Vec<(Device, Route)>) {
+        if let Some(all) = &self.routes
+            && let Err(away) = all.leave(&routes).await
         {
             tracing::debug!(%away, "routes end by themselves");
         }

@@ -42,6 +42,9 @@ pub(crate) enum Deed {
 /// The longest time that something stands still.
 const STILL: Duration = Duration::from_secs(10);
 
+/// The lifetime of routes: short, so that what becomes of them becomes of many in a run.
+const ROUTES: &str = "4s";
+
 impl Deed {
     /// One at random, for a cluster of so many services and links between them.
     pub(crate) fn draw(rng: &mut fastrand::Rng, services: usize, links: usize) -> Deed {
@@ -129,7 +132,9 @@ impl Cluster {
             (Kind::Gateway, "TERN_RPC__SYNC", to(Kind::Sync)),
             (Kind::Gateway, "TERN_NATS__URL", nats),
         ];
-        Ok(routes.map(|(kind, name, value)| (kind, name.to_owned(), value)).into())
+        let lifetimes = [Kind::Sync, Kind::Gateway].map(|kind| (kind, "TERN_LINK__ROUTE_LIFETIME", ROUTES.to_owned()));
+        let all = routes.into_iter().chain(lifetimes);
+        Ok(all.map(|(kind, name, value)| (kind, name.to_owned(), value)).collect())
     }
 
     fn cluster(&self) -> anyhow::Result<&tern_cluster::Cluster> {

@@ -69,7 +69,7 @@ impl State {
                 }
                 self.earlier.extend(earlier);
             }
-            What::Answer { .. } | What::Notify { .. } | What::Twin { .. } => {}
+            What::Answer { .. } | What::Notify { .. } | What::Displaced { .. } | What::Twin { .. } => {}
         }
     }
 

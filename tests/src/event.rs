@@ -47,6 +47,11 @@ pub(crate) enum What {
         /// The long link that brought it.
         link: u64,
     },
+    /// The link was told that another one of its device has its place.
+    Displaced {
+        /// The long link.
+        link: u64,
+    },
     /// A page or delta was applied and the key stored.
     Applied {
         /// The number of the page's ask, or of the push.

@@ -22,7 +22,8 @@ fn scene(fault: Fault) -> Scene {
         | Fault::AckOnTimeout
         | Fault::FanOutLost
         | Fault::NewsWithoutBeforeCheck
-        | Fault::HintTakenForDelivery => Scene::Cluster,
+        | Fault::HintTakenForDelivery
+        | Fault::LastWordDisplaces => Scene::Cluster,
         _ => Scene::Plain,
     }
 }
@@ -54,6 +55,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::FanOutLost => &["1a", "1c"],
         Fault::NewsWithoutBeforeCheck => &["4a"],
         Fault::HintTakenForDelivery => &["3d", "6b", "6c"],
+        Fault::LastWordDisplaces => &["10c"],
     }
 }
 

@@ -102,6 +102,7 @@ fn counted(history: &History, findings: &Findings, counts: &[(&str, u64)]) -> St
             }
             What::Push { .. } => count("deltas".into()),
             What::Notify { .. } => count("notifies".into()),
+            What::Displaced { .. } => count("links displaced".into()),
             What::Applied { .. } => count("applied".into()),
             What::Replaced { .. } => count("keys replaced".into()),
             What::Twin { .. } => count("script steps".into()),
@@ -166,6 +167,7 @@ fn described(what: &What, versions: &[u64]) -> String {
             entries_text(&delta.entries, versions)
         ),
         What::Notify { link } => format!("gets a notify on link {link}"),
+        What::Displaced { link } => format!("is told that link {link} is displaced"),
         What::Applied { from, key } => format!("has applied #{from}, key {}", key_text(Some(key))),
         What::Replaced { key } => format!("has replaced its key by {}", key_text(Some(key))),
         What::Twin { step, outcome } => format!("{step}: {outcome}"),

@@ -252,7 +252,14 @@ impl Wire {
                 self.record(What::Push { n, link: link.number, delta: delta.clone() });
                 self.hints.push_back(Hint::Delta(n, delta));
             }
-            Some(Command::GoAway | Command::Error) => return Err(Lost),
+            Some(Command::GoAway) => {
+                let away: v1::GoAway = prost::Message::decode(packet.body.clone()).map_err(|_| Lost)?;
+                if away.reason() == v1::GoAwayReason::Displaced {
+                    self.record(What::Displaced { link: link.number });
+                }
+                return Err(Lost);
+            }
+            Some(Command::Error) => return Err(Lost),
             _ => {}
         }
         Ok(())

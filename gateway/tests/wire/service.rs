@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tern_gateway::Registry;
 use tern_proto::{DeviceId, Key, UserId, v1};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, Hints, News, Placed, Pushed, Refusal, Route, Routes as _, Standing, SyncApi, Welcome};
+use tern_sync::{Device, Hints, Kept, News, Placed, Pushed, Refusal, Route, Routes as _, Standing, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
@@ -256,17 +256,12 @@ impl SyncApi for Service {
         })
     }
 
-    async fn attend(&self, device: &Device, route: Route) {
-        let _ = self.arrive("attend", vec![u64::from(route.is_wait)]).await;
-        self.routes.enter(device, route).await.unwrap();
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+        self.arrive("keep", routes.iter().map(|kept| u64::from(kept.route.is_wait)).collect()).await?;
+        Ok(self.routes.keep(&routes).await.unwrap().into_iter().map(|(standing, _)| standing).collect())
     }
 
-    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
-        let _ = self.arrive("renew", Vec::new()).await;
-        self.routes.renew(&routes).await.unwrap()
-    }
-
-    async fn leave(&self, routes: Vec<(Device, Route)>) {
+    async fn leave_routes(&self, routes: Vec<(Device, Route)>) {
         let _ = self.arrive("leave", routes.iter().map(|(_, route)| u64::from(route.is_wait)).collect()).await;
         self.routes.leave(&routes).await.unwrap();
     }

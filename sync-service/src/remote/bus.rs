@@ -101,13 +101,18 @@ impl Bus {
         let is_there = self.client.connection_state() == State::Connected;
         let published = async { self.client.publish(subject.to_owned(), message).await.is_ok() };
         if !is_there || tokio::time::timeout(ROOM, published).await != Ok(true) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+            if lost.is_power_of_two() {
+                tracing::warn!(lost, "hints could not be published since the start");
+            }
         }
     }
 
-    /// Messages that were not published.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    /// Until the server has what was published.
+    pub(super) async fn flush(&self) {
+        if let Err(error) = self.client.flush().await {
+            tracing::debug!(%error, "what was published last may be lost");
+        }
     }
 
     /// Hears what is published there, until the stop, and whether something may have been missed.

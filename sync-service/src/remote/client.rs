@@ -19,7 +19,7 @@ use tern_runtime::planted::{self, Fault};
 use tern_storage::Device;
 
 use crate::send::refusal;
-use crate::{Pushed, Refusal, Route, Standing, SyncApi, Welcome};
+use crate::{Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 /// The longest wait for an answer, over all attempts. What the sync service waits for itself takes a little less.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SENDS: usize = 1;
 /// Calls under way that are answered at once.
 const QUICK: usize = 1;
-/// Calls under way about routes.
-const ROUTES: usize = 2;
+/// Calls under way about routes: one, so that none overtakes another.
+const ROUTES: usize = 1;
 /// Those whose answer waits for company, acknowledgements in storage and read marks at their pace, go to the same replica for each user: it
 /// keeps the pace, and knows from the last acknowledgements what there is to derive.
 const HOMES: usize = 4;
@@ -101,19 +101,15 @@ fn home(device: &Device) -> usize {
     hasher.finish() as usize % HOMES
 }
 
-pub(super) fn routed((device, route): &(Device, Route)) -> rpc::Routed {
+pub(super) fn routed(device: &Device, route: Route, age: Duration) -> rpc::Routed {
     let route = rpc::Route { gateway: route.gateway.number(), link: route.link, is_wait: route.is_wait };
-    rpc::Routed { device: Some(named(device)), route: Some(route) }
-}
-
-fn routes_of(routes: &[(Device, Route)]) -> rpc::Routes {
-    rpc::Routes { routes: routes.iter().map(routed).collect() }
+    rpc::Routed { device: Some(named(device)), route: Some(route), age_ms: age.as_millis() as u64 }
 }
 
 fn standing(told: i32) -> Standing {
     match rpc::Standing::try_from(told) {
         Ok(rpc::Standing::Displaced) => Standing::Displaced,
-        Ok(rpc::Standing::Restored) => Standing::Restored,
+        Ok(rpc::Standing::New) => Standing::New,
         _ => Standing::Stands,
     }
 }
@@ -263,26 +259,20 @@ impl SyncApi for Client {
         })
     }
 
-    async fn attend(&self, device: &Device, route: Route) {
-        let ask = routed(&(device.clone(), route)).route.map(Ask::Attend);
-        if let Some(ask) = ask
-            && let Err(refused) = self.ask(&self.routes, Some(device), ask).await
-        {
-            tracing::debug!(%refused, "a link has no route until it is renewed");
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+        let count = routes.len();
+        let routed = routes.iter().map(|Kept { device, route, age }| routed(device, *route, *age)).collect();
+        let answer = self.ask(&self.routes, None, Ask::KeepRoutes(rpc::Routes { routes: routed })).await?;
+        let kept = wanted!(answer, KeepRoutes)?.standings;
+        if kept.len() != count {
+            return Err(odd());
         }
+        Ok(kept.into_iter().map(standing).collect())
     }
 
-    async fn renew(&self, routes: Vec<(Device, Route)>) -> Vec<Standing> {
-        match self.ask(&self.routes, None, Ask::Renew(routes_of(&routes))).await {
-            Ok(Answer::Renew(renewed)) if renewed.standings.len() == routes.len() => {
-                renewed.standings.into_iter().map(standing).collect()
-            }
-            _ => vec![Standing::Stands; routes.len()],
-        }
-    }
-
-    async fn leave(&self, routes: Vec<(Device, Route)>) {
-        if let Err(refused) = self.ask(&self.routes, None, Ask::Leave(routes_of(&routes))).await {
+    async fn leave_routes(&self, routes: Vec<(Device, Route)>) {
+        let routed = routes.iter().map(|(device, route)| routed(device, *route, Duration::ZERO)).collect();
+        if let Err(refused) = self.ask(&self.routes, None, Ask::LeaveRoutes(rpc::Routes { routes: routed })).await {
             tracing::debug!(%refused, "routes end by themselves");
         }
     }

@@ -27,8 +27,12 @@ const WAITING: usize = 64 * 1024;
 const PLACES: usize = 16 * 1024;
 /// Bytes of news in a message to a gateway, about: NATS takes 1 MiB.
 const MESSAGE: usize = 256 * 1024;
-/// A gateway that was found for nobody for so long is not told any more when the routes are away.
+/// Bytes of a hint without news or of a displaced link, at most.
+const ROUTED: usize = 160;
+/// A gateway that was found for nobody for so long while the routes were there is not told when they are away.
 const FORGET: Duration = Duration::from_secs(120);
+/// At a stop, the longest wait until what is left is told.
+const FINISH: Duration = Duration::from_secs(1);
 /// How often it is looked whether anybody still hints.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -77,6 +81,17 @@ impl Fanout {
         Fanout { shared }
     }
 
+    /// Tells what waits, and returns once NATS has it or the patience is over: before a stop.
+    pub async fn finish(&self) {
+        let waiting = std::mem::take(&mut *self.shared.waiting());
+        let told = async {
+            self.shared.tell(waiting, &mut HashMap::new()).await;
+            self.shared.bus.flush().await;
+        };
+        // What is lost comes later.
+        let _ = tokio::time::timeout(FINISH, told).await;
+    }
+
     fn add(&self, add: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.shared.waiting();
         let was_empty = waiting.is_empty();
@@ -116,10 +131,10 @@ impl Shared {
     async fn tell(&self, waiting: Waiting, known: &mut HashMap<GatewayId, Instant>) {
         let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
         let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
-        let now = Instant::now();
-        known.retain(|_, last| now.duration_since(*last) < FORGET);
         let told = match found {
             Ok(found) => {
+                let now = Instant::now();
+                known.retain(|_, last| now.duration_since(*last) < FORGET);
                 known.extend(found.iter().flatten().map(|gateway| (*gateway, now)));
                 let by_user: HashMap<&UserId, Vec<GatewayId>> = users.iter().zip(found).collect();
                 waiting.by_gateway(|user| by_user.get(user).cloned().unwrap_or_default())
@@ -185,16 +200,16 @@ impl Waiting {
     fn by_gateway(self, gateways: impl Fn(&UserId) -> Vec<GatewayId>) -> Vec<(GatewayId, Told)> {
         let mut full = Vec::new();
         let mut told: BTreeMap<GatewayId, Told> = BTreeMap::new();
-        let mut add = |gateway: GatewayId, bytes: usize, add: &dyn Fn(&mut rpc::Hints)| {
+        let mut add = |gateway: GatewayId, bytes: usize, put: &dyn Fn(&mut rpc::Hints)| {
             let to = told.entry(gateway).or_default();
             if to.bytes > 0 && to.bytes + bytes > MESSAGE {
                 full.push((gateway, std::mem::take(to)));
             }
             to.bytes += bytes;
-            add(&mut to.hints);
+            put(&mut to.hints);
         };
-        for routed_link in &self.displaced {
-            add(routed_link.1.gateway, ROUTED, &|hints| hints.displaced.push(routed(routed_link)));
+        for (device, route) in &self.displaced {
+            add(route.gateway, ROUTED, &|hints| hints.displaced.push(routed(device, *route, Duration::ZERO)));
         }
         for Encoded { users, bytes } in &self.news {
             let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).collect();
@@ -211,9 +226,6 @@ impl Waiting {
         full
     }
 }
-
-/// Bytes of a hint without news or of a displaced link, at most.
-const ROUTED: usize = 160;
 
 /// Where the hints for a gateway go.
 fn subject(gateway: GatewayId) -> String {

@@ -1,6 +1,7 @@
 //! The sync service as it is called.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tern_proto::key::Key;
 use tern_proto::{DeviceId, UserId, v1};
@@ -13,7 +14,7 @@ use tern_rpc::v1::sync_server::{Sync as Service, SyncServer};
 use tern_rpc::v1::{self as rpc};
 use tern_storage::Device;
 
-use crate::{GatewayId, Pushed, Refusal, Route, Standing, SyncApi};
+use crate::{GatewayId, Kept, Pushed, Refusal, Route, Standing, SyncApi};
 
 /// The service in front of what decides.
 struct Server(Arc<dyn SyncApi>);
@@ -38,13 +39,16 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
     let request = ask.ask.ok_or_else(|| Status::invalid_argument("nothing is asked"))?;
     let answer = match (request, ask.device) {
         (Ask::Ready(_), _) => sync.ready().await.map(|()| Answer::Ready(rpc::Ready {})),
-        (Ask::Renew(of), _) => {
-            let standings = sync.renew(routes_of(of)?).await.into_iter().map(|standing| i32::from(told(standing)));
-            Ok(Answer::Renew(rpc::Renewed { standings: standings.collect() }))
+        (Ask::KeepRoutes(of), _) => {
+            let routes = of.routes.into_iter().map(kept).collect::<Result<_, _>>()?;
+            let standings = sync.keep_routes(routes).await;
+            let told = |standing| i32::from(told(standing));
+            standings.map(|all| Answer::KeepRoutes(rpc::Kept { standings: all.into_iter().map(told).collect() }))
         }
-        (Ask::Leave(of), _) => {
-            sync.leave(routes_of(of)?).await;
-            Ok(Answer::Leave(rpc::Ready {}))
+        (Ask::LeaveRoutes(of), _) => {
+            let routes = of.routes.into_iter().map(routed).collect::<Result<_, _>>()?;
+            sync.leave_routes(routes).await;
+            Ok(Answer::LeaveRoutes(rpc::Ready {}))
         }
         (_, None) => return Err(Status::invalid_argument("no device")),
         (request, Some(named)) => of_device(sync, &device(&named)?, request).await,
@@ -86,31 +90,30 @@ async fn of_device(sync: &dyn SyncApi, device: &Device, request: Ask) -> Result<
             Pushed::Delta(entries, after) => rpc::Pushed { too_much: false, entries, after: Some((&after).into()) },
             Pushed::TooMuch => rpc::Pushed { too_much: true, ..rpc::Pushed::default() },
         }),
-        Ask::Attend(of) => {
-            sync.attend(device, route(of)).await;
-            Answer::Attend(rpc::Ready {})
+        // Answered before: they are of no device.
+        Ask::Ready(_) | Ask::KeepRoutes(_) | Ask::LeaveRoutes(_) => {
+            return Err(Refusal::new(tern_proto::v1::Code::BadBody, "not of a device"));
         }
-        Ask::Ready(_) | Ask::Renew(_) | Ask::Leave(_) => Answer::Ready(rpc::Ready {}),
     })
-}
-
-pub(super) fn route(of: rpc::Route) -> Route {
-    Route { gateway: GatewayId::of(of.gateway), link: of.link, is_wait: of.is_wait }
 }
 
 pub(super) fn routed(of: rpc::Routed) -> Result<(Device, Route), Status> {
     let bad = || Status::invalid_argument("not a route");
-    Ok((device(&of.device.ok_or_else(bad)?)?, route(of.route.ok_or_else(bad)?)))
+    let rpc::Route { gateway, link, is_wait } = of.route.ok_or_else(bad)?;
+    let route = Route { gateway: GatewayId::of(gateway), link, is_wait };
+    Ok((device(&of.device.ok_or_else(bad)?)?, route))
 }
 
-fn routes_of(of: rpc::Routes) -> Result<Vec<(Device, Route)>, Status> {
-    of.routes.into_iter().map(routed).collect()
+fn kept(of: rpc::Routed) -> Result<Kept, Status> {
+    let age = Duration::from_millis(of.age_ms);
+    let (device, route) = routed(of)?;
+    Ok(Kept { device, route, age })
 }
 
 fn told(standing: Standing) -> rpc::Standing {
     match standing {
         Standing::Stands => rpc::Standing::Stands,
-        Standing::Restored => rpc::Standing::Restored,
+        Standing::New => rpc::Standing::New,
         Standing::Displaced => rpc::Standing::Displaced,
     }
 }

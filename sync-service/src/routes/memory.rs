@@ -8,11 +8,19 @@ use async_trait::async_trait;
 use tern_proto::UserId;
 use tokio::time::Instant;
 
-use super::{Away, GatewayId, Route, Routes, Standing, kept, name_of};
+use super::{Away, GatewayId, Kept, Route, Routes, Standing, distinct, kept, name_of};
 use crate::Device;
 
-/// By user, and then by name: the route, and when it ends.
-type Users = HashMap<UserId, HashMap<String, (Route, Instant)>>;
+/// By user, and then by name.
+type Users = HashMap<UserId, HashMap<String, Known>>;
+
+#[derive(Clone, Copy)]
+struct Known {
+    route: Route,
+    /// When its link became the device's.
+    since: Instant,
+    ends: Instant,
+}
 
 /// Routes of one process.
 pub struct Memory {
@@ -31,37 +39,33 @@ impl Memory {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn renew_one(&self, device: &Device, route: Route) -> Standing {
+    fn keep_one(&self, Kept { device, route, age }: &Kept) -> (Standing, Option<Route>) {
         let (now, mut users) = (Instant::now(), self.users());
         let routes = users.entry(device.user.clone()).or_default();
-        routes.retain(|_, (_, end)| *end > now);
-        let known = routes.get(&name_of(device, route)).map(|(known, _)| *known);
-        if known.is_some_and(|known| known != route) {
-            return Standing::Displaced;
+        routes.retain(|_, known| known.ends > now);
+        let since = now.checked_sub(*age).unwrap_or(now);
+        let before = routes.get(&name_of(device, *route)).copied();
+        let other = before.filter(|before| before.route != *route);
+        if other.is_some_and(|other| other.since > since) {
+            return (Standing::Displaced, None);
         }
-        routes.insert(name_of(device, route), (route, now + self.kept));
-        if known.is_some() { Standing::Stands } else { Standing::Restored }
+        routes.insert(name_of(device, *route), Known { route: *route, since, ends: now + self.kept });
+        let standing = if before.is_some() && other.is_none() { Standing::Stands } else { Standing::New };
+        (standing, other.map(|other| other.route))
     }
 }
 
 #[async_trait]
 impl Routes for Memory {
-    async fn enter(&self, device: &Device, route: Route) -> Result<Option<Route>, Away> {
-        let (now, mut users) = (Instant::now(), self.users());
-        let routes = users.entry(device.user.clone()).or_default();
-        let before = routes.insert(name_of(device, route), (route, now + self.kept));
-        Ok(before.filter(|(before, end)| *end > now && *before != route).map(|(before, _)| before))
-    }
-
-    async fn renew(&self, routes: &[(Device, Route)]) -> Result<Vec<Standing>, Away> {
-        Ok(routes.iter().map(|(device, route)| self.renew_one(device, *route)).collect())
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
+        Ok(routes.iter().map(|kept| self.keep_one(kept)).collect())
     }
 
     async fn leave(&self, routes: &[(Device, Route)]) -> Result<(), Away> {
         let mut users = self.users();
         for (device, route) in routes {
             let Some(of_user) = users.get_mut(&device.user) else { continue };
-            of_user.retain(|_, (known, _)| known != route);
+            of_user.retain(|_, known| known.route != *route);
             if of_user.is_empty() {
                 users.remove(&device.user);
             }
@@ -73,11 +77,7 @@ impl Routes for Memory {
         let (now, known) = (Instant::now(), self.users());
         let of_user = |user: &UserId| {
             let routes = known.get(user).into_iter().flat_map(HashMap::values);
-            let mut gateways: Vec<GatewayId> =
-                routes.filter(|(_, end)| *end > now).map(|(route, _)| route.gateway).collect();
-            gateways.sort_unstable();
-            gateways.dedup();
-            gateways
+            distinct(routes.filter(|known| known.ends > now).map(|known| known.route.gateway))
         };
         Ok(users.iter().map(of_user).collect())
     }

@@ -9,11 +9,15 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Script, ScriptInvocation,
+    Value,
+};
 use tern_proto::UserId;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::{Away, GatewayId, Route, Routes, Standing, kept, name_of};
+use super::{Away, GatewayId, Kept, Route, Routes, Standing, distinct, kept, name_of};
 use crate::Device;
 
 mod target;
@@ -22,43 +26,43 @@ pub use target::{BadTarget, Target};
 
 /// A Redis that has not answered by then is away. What waits for it is bounded by what comes in this time.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// The longest wait for a new connection.
-const CONNECT: Duration = Duration::from_secs(1);
+/// The longest wait for a connection to one place.
+const CONNECT: Duration = Duration::from_millis(500);
+/// A whole attempt to connect: a cluster and sentinels have several places, each of which may swallow what is sent to it.
+const ATTEMPT: Duration = Duration::from_secs(6);
+/// Calls under way at a time. Redis does as many in a few milliseconds.
+const AT_A_TIME: usize = 256;
+/// How often it is looked whether anybody still asks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two complaints that it cannot be reached.
+const COMPLAIN: Duration = Duration::from_secs(60);
 /// Between two attempts to connect, and a little more or less, so that not all replicas come at once.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// What a route is written as: the run of the gateway, the link, and when it ends, in milliseconds of Redis's own clock.
-const ENTER: &str = "
+/// A route is written as the run of the gateway, the link, since when it is the device's, and when it ends, in milliseconds of Redis's own clock. Whatever has ended goes away, and so does what
+/// ends later than anything can: the clock was set back. Answers what has become of the route, and the link whose place it took.
+const KEEP: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local before = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', now + ARGV[3]))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-if not before then return false end
-local route, ends = string.match(before, '^(%S+ %S+) (%d+)$')
-if not route or route == ARGV[2] or tonumber(ends) <= now then return false end
-return route
-";
-
-/// Also removes what has ended of the user's other devices. 0: it stood, 1: it was lost, 2: another has its place.
-const RENEW: &str = "
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local since = now - ARGV[3]
+local standing, former = 1, false
 local all = redis.call('HGETALL', KEYS[1])
-local standing = 1
 for at = 1, #all, 2 do
-  local route, ends = string.match(all[at + 1], '^(%S+ %S+) (%d+)$')
-  if not route or tonumber(ends) <= now then
+  local route, from, ends = string.match(all[at + 1], '^(%S+ %S+) (%d+) (%d+)$')
+  ends = tonumber(ends)
+  if not route or ends <= now or ends > now + ARGV[4] then
     redis.call('HDEL', KEYS[1], all[at])
   elseif all[at] == ARGV[1] then
-    if route == ARGV[2] then standing = 0 else standing = 2 end
+    if route == ARGV[2] then standing = 0
+    elseif tonumber(from) > since then standing = 2
+    else former = route end
   end
 end
 if standing < 2 then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', now + ARGV[3]))
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. string.format(' %.0f %.0f', since, now + ARGV[4]))
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
-return standing
+return {standing, former}
 ";
 
 const LEAVE: &str = "
@@ -70,19 +74,17 @@ if known and string.match(known, '^%S+ %S+') == ARGV[2] then redis.call('HDEL', 
 pub struct Redis {
     shared: Arc<Shared>,
     kept: Duration,
-    enter: Script,
-    renew: Script,
+    keep: Script,
     leave: Script,
 }
 
 struct Shared {
-    target: Target,
     current: Mutex<Current>,
     broken: Notify,
 }
 
 /// The connection, and the how many-th it is.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Current {
     number: u64,
     connection: Option<Connection>,
@@ -97,10 +99,10 @@ enum Connection {
 impl Redis {
     /// Routes in the Redis at `target`, each gone within the lifetime. Needs a Tokio runtime, in which it connects by itself, again and again.
     pub fn new(target: Target, lifetime: Duration) -> Redis {
-        let shared = Arc::new(Shared { target, current: Mutex::default(), broken: Notify::new() });
-        tokio::spawn(keep_connected(Arc::downgrade(&shared)));
-        let [enter, renew, leave] = [ENTER, RENEW, LEAVE].map(Script::new);
-        Redis { shared, kept: kept(lifetime), enter, renew, leave }
+        let shared = Arc::new(Shared { current: Mutex::default(), broken: Notify::new() });
+        tokio::spawn(keep_connected(Arc::downgrade(&shared), target));
+        let [keep, leave] = [KEEP, LEAVE].map(Script::new);
+        Redis { shared, kept: kept(lifetime), keep, leave }
     }
 
     /// Asks, if Redis is there, for no longer than it is worth.
@@ -116,60 +118,62 @@ impl Redis {
         Err(Away(error.to_string()))
     }
 
-    /// Calls a script for each route.
-    async fn each<T: redis::FromRedisValue>(
-        &self,
-        script: &Script,
-        routes: &[(Device, Route)],
-    ) -> Result<Vec<T>, Away> {
-        self.ask(async |connection| {
-            let calls = routes.iter().map(|(device, route)| {
-                let mut connection = connection.clone();
-                let mut call = script.prepare_invoke();
-                call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route)).arg(self.millis());
-                async move { call.invoke_async(&mut connection).await }
-            });
-            try_join_all(calls).await
-        })
-        .await
-    }
-
-    fn millis(&self) -> u64 {
-        self.kept.as_millis() as u64
+    /// Makes the calls, not too many at a time: each has to be answered in time.
+    async fn each<T: redis::FromRedisValue>(&self, calls: &[ScriptInvocation<'_>]) -> Result<Vec<T>, Away> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for some in calls.chunks(AT_A_TIME) {
+            let asked = async |connection: Connection| {
+                let calls = some.iter().map(|call| {
+                    let mut connection = connection.clone();
+                    async move { call.invoke_async(&mut connection).await }
+                });
+                try_join_all(calls).await
+            };
+            answers.extend(self.ask(asked).await?);
+        }
+        Ok(answers)
     }
 }
 
 #[async_trait]
 impl Routes for Redis {
-    async fn enter(&self, device: &Device, route: Route) -> Result<Option<Route>, Away> {
-        let before: Vec<Option<String>> = self.each(&self.enter, &[(device.clone(), route)]).await?;
-        let before = before.into_iter().flatten().next();
-        Ok(before.and_then(|text| read(&text)).map(|(gateway, link)| Route { gateway, link, ..route }))
-    }
-
-    async fn renew(&self, routes: &[(Device, Route)]) -> Result<Vec<Standing>, Away> {
-        let standing = |number: u8| match number {
-            0 => Standing::Stands,
-            1 => Standing::Restored,
-            _ => Standing::Displaced,
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
+        let call = |Kept { device, route, age }: &Kept| {
+            let mut call = self.keep.prepare_invoke();
+            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
+            call.arg(age.as_millis() as u64).arg(self.kept.as_millis() as u64);
+            call
         };
-        Ok(self.each(&self.renew, routes).await?.into_iter().map(standing).collect())
+        let answers: Vec<(u8, Option<String>)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
+        let told = |((standing, former), kept): ((u8, Option<String>), &Kept)| {
+            let standing = match standing {
+                0 => Standing::Stands,
+                1 => Standing::New,
+                _ => Standing::Displaced,
+            };
+            let former = former.and_then(|text| read(&text));
+            (standing, former.map(|(gateway, link)| Route { gateway, link, ..kept.route }))
+        };
+        Ok(answers.into_iter().zip(routes).map(told).collect())
     }
 
     async fn leave(&self, routes: &[(Device, Route)]) -> Result<(), Away> {
-        self.each::<()>(&self.leave, routes).await.map(drop)
+        let call = |(device, route): &(Device, Route)| {
+            let mut call = self.leave.prepare_invoke();
+            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
+            call
+        };
+        self.each::<()>(&routes.iter().map(call).collect::<Vec<_>>()).await.map(drop)
     }
 
     async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away> {
-        let found: Vec<Vec<String>> = self.ask(async |connection| values(connection, users).await).await?;
-        let of_user = |values: Vec<String>| {
-            let mut gateways: Vec<GatewayId> =
-                values.iter().filter_map(|text| read(text)).map(|(gateway, _)| gateway).collect();
-            gateways.sort_unstable();
-            gateways.dedup();
-            gateways
-        };
-        Ok(found.into_iter().map(of_user).collect())
+        let mut found = Vec::with_capacity(users.len());
+        for some in users.chunks(AT_A_TIME) {
+            let written: Vec<Vec<String>> = self.ask(async |connection| values(connection, some).await).await?;
+            let gateway = |text: &String| Some(read(text)?.0);
+            found.extend(written.iter().map(|values| distinct(values.iter().filter_map(gateway))));
+        }
+        Ok(found)
     }
 }
 
@@ -208,39 +212,39 @@ impl Shared {
         }
         let mut current = self.current();
         if current.number == number && current.connection.take().is_some() {
-            tracing::warn!(%error, "Redis is away: hints go to every gateway until it is back");
+            tracing::warn!(%error, "Redis is away: hints go to every gateway that was lately found, until it is back");
             self.broken.notify_one();
         }
     }
 }
 
 /// Connects, and again whenever the connection was left, until nobody asks any more.
-async fn keep_connected(shared: Weak<Shared>) {
+async fn keep_connected(shared: Weak<Shared>, mut target: Target) {
+    let mut complain_at = Instant::now();
     while let Some(shared) = shared.upgrade() {
         let is_there = shared.current().connection.is_some();
         if is_there {
-            let _ = tokio::time::timeout(CONNECT, shared.broken.notified()).await;
+            let _ = tokio::time::timeout(LOOK, shared.broken.notified()).await;
             continue;
         }
-        match tokio::time::timeout(CONNECT, shared.target.connect()).await {
+        let error = match tokio::time::timeout(ATTEMPT, target.connect()).await {
             Ok(Ok(connection)) => {
                 let mut current = shared.current();
                 current.number += 1;
                 current.connection = Some(connection);
                 tracing::info!("connected to Redis");
+                complain_at = Instant::now();
                 continue;
             }
-            Ok(Err(error)) => tracing::debug!(%error, "Redis cannot be reached"),
-            Err(_) => tracing::debug!("Redis does not answer"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".into(),
+        };
+        if complain_at <= Instant::now() {
+            tracing::warn!(%error, "Redis cannot be used; it is tried again and again");
+            complain_at = Instant::now() + COMPLAIN;
         }
         drop(shared);
         tokio::time::sleep(AGAIN.mul_f64(0.5 + fastrand::f64())).await;
-    }
-}
-
-impl Clone for Current {
-    fn clone(&self) -> Current {
-        Current { number: self.number, connection: self.connection.clone() }
     }
 }
 
@@ -300,7 +304,7 @@ mod tests {
     fn a_route_is_read_as_it_was_written() {
         let route = Route { gateway: GatewayId::of(0xfeed), link: 0x1f, is_wait: false };
         assert_eq!(written(route), "000000000000feed 1f");
-        assert_eq!(read("000000000000feed 1f 1700000000000"), Some((route.gateway, route.link)));
+        assert_eq!(read("000000000000feed 1f 1700000000000 1700000000001"), Some((route.gateway, route.link)));
         assert_eq!(read("what"), None);
     }
 }

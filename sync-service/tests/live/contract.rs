@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tern_sync::routes::{Memory, Redis, Target};
-use tern_sync::{Device, GatewayId, Route, Routes, Standing};
+use tern_sync::{Device, GatewayId, Kept, Route, Routes, Standing};
 
 use crate::servers::{self, user};
 
@@ -20,6 +20,24 @@ pub(crate) fn link(gateway: u64, link: u64) -> Route {
     Route { gateway: GatewayId::of(gateway), link, is_wait: false }
 }
 
+/// A link that is as young as can be.
+pub(crate) fn young(device: &Device, route: Route) -> Kept {
+    Kept { device: device.clone(), route, age: Duration::ZERO }
+}
+
+fn aged(device: &Device, route: Route, age: Duration) -> Kept {
+    Kept { age, ..young(device, route) }
+}
+
+/// Keeps one route.
+pub(crate) async fn keep(routes: &dyn Routes, kept: Kept) -> (Standing, Option<Route>) {
+    routes.keep(&[kept]).await.unwrap()[0]
+}
+
+const NEW: (Standing, Option<Route>) = (Standing::New, None);
+const STANDS: (Standing, Option<Route>) = (Standing::Stands, None);
+const DISPLACED: (Standing, Option<Route>) = (Standing::Displaced, None);
+
 async fn gateways(routes: &dyn Routes, of: &str) -> Vec<u64> {
     let found = routes.gateways(&[user(of)]).await.unwrap();
     found.into_iter().flatten().map(GatewayId::number).collect()
@@ -33,36 +51,40 @@ async fn holds(routes: &dyn Routes) {
 }
 
 async fn leads_to_every_gateway(routes: &dyn Routes) {
-    let (phone, laptop) = (device("alice/phone"), device("alice/laptop"));
-    assert_eq!(routes.enter(&phone, link(0xa, 1)).await, Ok(None));
-    assert_eq!(routes.enter(&laptop, link(0xb, 1)).await, Ok(None));
-    assert_eq!(routes.enter(&device("bob/phone"), link(0xb, 2)).await, Ok(None));
+    let (phone, laptop, other) = (device("alice/phone"), device("alice/laptop"), device("bob/phone"));
+    let all = [young(&phone, link(0xa, 1)), young(&laptop, link(0xb, 1)), young(&other, link(0xb, 2))];
+    assert_eq!(routes.keep(&all).await, Ok(vec![NEW, NEW, NEW]));
+    assert_eq!(routes.keep(&all).await, Ok(vec![STANDS, STANDS, STANDS]));
     let found = routes.gateways(&[user("alice"), user("nobody"), user("bob")]).await.unwrap();
-    let numbers: Vec<Vec<u64>> =
-        found.into_iter().map(|all| all.into_iter().map(GatewayId::number).collect()).collect();
+    let number = |all: Vec<GatewayId>| all.into_iter().map(GatewayId::number).collect();
+    let numbers: Vec<Vec<u64>> = found.into_iter().map(number).collect();
     assert_eq!(numbers, [GATEWAYS.to_vec(), vec![], vec![0xb]]);
-    routes.leave(&[(phone, link(0xa, 1)), (device("bob/phone"), link(0xb, 2))]).await.unwrap();
+    routes.leave(&[(phone, link(0xa, 1)), (other, link(0xb, 2))]).await.unwrap();
     assert_eq!((gateways(routes, "alice").await, gateways(routes, "bob").await), (vec![0xb], vec![]));
     routes.leave(&[(laptop, link(0xb, 1))]).await.unwrap();
     assert!(gateways(routes, "alice").await.is_empty());
 }
 
-/// The late cleanup of an old link never removes the new one; nor does its renewal.
+/// The younger link has the place, whoever speaks last; and the late cleanup of the old one never removes the new one.
 async fn displaced_session(routes: &dyn Routes) {
     let phone = device("carol/phone");
     let (old, new) = (link(0xa, 7), link(0xb, 3));
-    routes.enter(&phone, old).await.unwrap();
-    assert_eq!(routes.enter(&phone, new).await, Ok(Some(old)));
-    assert_eq!(routes.enter(&phone, new).await, Ok(None), "it does not displace itself");
-    let renewed = routes.renew(&[(phone.clone(), old), (phone.clone(), new)]).await;
-    assert_eq!(renewed, Ok(vec![Standing::Displaced, Standing::Stands]));
+    let second = Duration::from_secs(1);
+    assert_eq!(keep(routes, aged(&phone, old, second * 5)).await, NEW);
+    assert_eq!(keep(routes, aged(&phone, new, second)).await, (Standing::New, Some(old)));
+    assert_eq!(keep(routes, aged(&phone, old, second * 5)).await, DISPLACED);
+    assert_eq!(keep(routes, aged(&phone, new, second)).await, STANDS);
     routes.leave(&[(phone.clone(), old)]).await.unwrap();
     assert_eq!(gateways(routes, "carol").await, [0xb]);
     // The same gateway and another link is another route.
     let third = link(0xb, 4);
-    assert_eq!(routes.enter(&phone, third).await, Ok(Some(new)));
+    assert_eq!(keep(routes, young(&phone, third)).await, (Standing::New, Some(new)));
     routes.leave(&[(phone.clone(), new)]).await.unwrap();
     assert_eq!(gateways(routes, "carol").await, [0xb]);
+    // Everything was lost, and the old one is the first to come back.
+    routes.leave(&[(phone.clone(), third)]).await.unwrap();
+    assert_eq!(keep(routes, aged(&phone, old, second * 9)).await, NEW);
+    assert_eq!(keep(routes, aged(&phone, third, second * 4)).await, (Standing::New, Some(old)));
     routes.leave(&[(phone, third)]).await.unwrap();
 }
 
@@ -70,7 +92,7 @@ async fn waits_stand_side_by_side(routes: &dyn Routes) {
     let phone = device("dave/phone");
     let wait = |gateway, number| Route { is_wait: true, ..link(gateway, number) };
     for route in [link(0xa, 1), wait(0xa, 1), wait(0xb, 1), wait(0xb, 2)] {
-        assert_eq!(routes.enter(&phone, route).await, Ok(None));
+        assert_eq!(keep(routes, young(&phone, route)).await, NEW);
     }
     routes.leave(&[(phone.clone(), wait(0xb, 2)), (phone.clone(), link(0xa, 1))]).await.unwrap();
     assert_eq!(gateways(routes, "dave").await, GATEWAYS);
@@ -79,26 +101,23 @@ async fn waits_stand_side_by_side(routes: &dyn Routes) {
     routes.leave(&[(phone, wait(0xa, 1))]).await.unwrap();
 }
 
-/// half-open: the routes of a gateway that was killed are gone within their lifetime, also where another device of the user is renewed.
+/// half-open: the routes of a gateway that was killed are gone within their lifetime, also where another device of the user is kept.
 async fn ends_by_itself(routes: &dyn Routes) {
-    let (phone, laptop) = (device("erin/phone"), device("erin/laptop"));
-    routes.enter(&phone, link(0xa, 1)).await.unwrap();
-    routes.enter(&laptop, link(0xb, 1)).await.unwrap();
-    routes.enter(&device("frank/phone"), link(0xa, 2)).await.unwrap();
+    let (phone, laptop, other) = (device("erin/phone"), device("erin/laptop"), device("frank/phone"));
+    keep(routes, young(&phone, link(0xa, 1))).await;
+    keep(routes, young(&laptop, link(0xb, 1))).await;
+    keep(routes, young(&other, link(0xa, 2))).await;
     for _ in 0..4 {
         tokio::time::sleep(LIFETIME / 4).await;
-        assert_eq!(routes.renew(&[(laptop.clone(), link(0xb, 1))]).await, Ok(vec![Standing::Stands]));
+        assert_eq!(keep(routes, young(&laptop, link(0xb, 1))).await, STANDS);
     }
     assert_eq!((gateways(routes, "erin").await, gateways(routes, "frank").await), (vec![0xb], vec![]));
     // A hello after the death of the old gateway displaces nobody.
-    assert_eq!(routes.enter(&phone, link(0xb, 5)).await, Ok(None));
-    // What was late stands again, unless it was displaced meanwhile.
-    let late = routes.renew(&[(device("frank/phone"), link(0xa, 2)), (phone.clone(), link(0xa, 1))]).await;
-    assert_eq!(late, Ok(vec![Standing::Restored, Standing::Displaced]));
-    routes
-        .leave(&[(phone, link(0xb, 5)), (laptop, link(0xb, 1)), (device("frank/phone"), link(0xa, 2))])
-        .await
-        .unwrap();
+    assert_eq!(keep(routes, young(&phone, link(0xb, 5))).await, NEW);
+    // What was late stands again, unless a younger one has come meanwhile.
+    assert_eq!(keep(routes, aged(&other, link(0xa, 2), LIFETIME)).await, NEW);
+    assert_eq!(keep(routes, aged(&phone, link(0xa, 1), LIFETIME)).await, DISPLACED);
+    routes.leave(&[(phone, link(0xb, 5)), (laptop, link(0xb, 1)), (other, link(0xa, 2))]).await.unwrap();
 }
 
 #[tokio::test]

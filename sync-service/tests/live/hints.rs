@@ -8,9 +8,9 @@ use tern_proto::{DeviceId, UserId};
 use tern_runtime::shutdown::{self, Stopper};
 use tern_sync::remote::{Bus, Fanout, Servers, hear};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, GatewayId, Hints, News, Placed, Route, Routes};
+use tern_sync::{Device, GatewayId, Hints, News, Placed, Route};
 
-use crate::contract::{LIFETIME, device, link};
+use crate::contract::{LIFETIME, device, keep, link, young};
 use crate::servers::{self, PATIENCE, user};
 
 /// What one gateway hears.
@@ -103,10 +103,10 @@ async fn hints_go_to_exactly_the_gateways_that_hold_the_user() {
     let server = servers::nats();
     let routes = Arc::new(Memory::new(LIFETIME));
     let (a, b) = (gateway(&server.url, 0xa).await, gateway(&server.url, 0xb).await);
-    routes.enter(&device("alice/phone"), link(0xa, 1)).await.unwrap();
-    routes.enter(&device("bob/phone"), link(0xb, 1)).await.unwrap();
-    routes.enter(&device("carol/phone"), link(0xa, 2)).await.unwrap();
-    routes.enter(&device("carol/laptop"), link(0xb, 2)).await.unwrap();
+    keep(&*routes, young(&device("alice/phone"), link(0xa, 1))).await;
+    keep(&*routes, young(&device("bob/phone"), link(0xb, 1))).await;
+    keep(&*routes, young(&device("carol/phone"), link(0xa, 2))).await;
+    keep(&*routes, young(&device("carol/laptop"), link(0xb, 2))).await;
     let fanout = Fanout::new(bus(&server.url).await, routes);
     // Until the publisher is connected.
     let began = Instant::now();
@@ -146,7 +146,7 @@ async fn one_of_three_nats_servers_dies() {
     let urls = servers.iter().map(|server| server.url.as_str()).collect::<Vec<_>>().join(",");
     let routes = Arc::new(Memory::new(Duration::from_secs(600)));
     let a = gateway(&urls, 0xa).await;
-    routes.enter(&device("alice/phone"), link(0xa, 1)).await.unwrap();
+    keep(&*routes, young(&device("alice/phone"), link(0xa, 1))).await;
     let fanout = Fanout::new(bus(&urls).await, routes);
     for server in &mut servers {
         server.kill();

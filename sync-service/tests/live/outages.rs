@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tern_sync::routes::{Redis, Target};
 use tern_sync::{Routes, Standing};
 
-use crate::contract::{LIFETIME, device, link};
+use crate::contract::{LIFETIME, device, keep, link, young};
 use crate::servers::{self, PATIENCE, until_there, user};
 
 async fn routes_in(url: &str) -> Redis {
@@ -20,10 +20,10 @@ async fn what_was_flushed_is_restored_by_the_renewal() {
     let server = servers::redis();
     let routes = routes_in(&server.url).await;
     let (phone, route) = (device("alice/phone"), link(0xa, 1));
-    routes.enter(&phone, route).await.unwrap();
+    keep(&routes, young(&phone, route)).await;
     server.cli(&["FLUSHALL"]);
     assert_eq!(routes.gateways(&[user("alice")]).await, Ok(vec![vec![]]));
-    assert_eq!(routes.renew(&[(phone.clone(), route)]).await, Ok(vec![Standing::Restored]));
+    assert_eq!(keep(&routes, young(&phone, route)).await, (Standing::New, None));
     assert_eq!(routes.gateways(&[user("alice")]).await, Ok(vec![vec![route.gateway]]));
 }
 
@@ -39,7 +39,7 @@ async fn a_redis_that_was_killed_is_away_and_comes_back_by_itself() {
     server.start_again();
     until_there(&routes).await;
     // The scripts are gone too.
-    assert_eq!(routes.enter(&device("alice/phone"), link(0xa, 1)).await, Ok(None));
+    assert_eq!(keep(&routes, young(&device("alice/phone"), link(0xa, 1))).await, (Standing::New, None));
 }
 
 /// While Redis does not answer nobody waits for it, but the first ones a little.
@@ -51,7 +51,7 @@ async fn nobody_waits_for_a_redis_that_does_not_answer() {
     let began = Instant::now();
     assert!(routes.gateways(&[user("alice")]).await.is_err());
     for _ in 0..1_000 {
-        assert!(routes.enter(&device("alice/phone"), link(0xa, 1)).await.is_err());
+        assert!(routes.keep(&[young(&device("alice/phone"), link(0xa, 1))]).await.is_err());
     }
     let took = began.elapsed();
     server.signal("-CONT");
@@ -68,12 +68,12 @@ async fn a_master_of_the_cluster_dies() {
     cluster.0[0].kill();
     let began = Instant::now();
     // Users of every part of the cluster.
-    let links: Vec<_> = (0..32).map(|n| (device(&format!("user{n}/phone")), link(0xa, n))).collect();
-    while let Err(away) = routes.renew(&links).await {
+    let links: Vec<_> = (0..32).map(|n| young(&device(&format!("user{n}/phone")), link(0xa, n))).collect();
+    while let Err(away) = routes.keep(&links).await {
         assert!(began.elapsed() < PATIENCE, "the cluster does not get well: {away}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let users: Vec<_> = links.iter().map(|(device, _)| device.user.clone()).collect();
+    let users: Vec<_> = links.iter().map(|kept| kept.device.user.clone()).collect();
     assert!(routes.gateways(&users).await.unwrap().iter().all(|gateways| gateways.len() == 1));
 }
 
@@ -84,10 +84,10 @@ async fn sentinels_promote_the_replica() {
     let routes = Redis::new(Target::sentinel(&servers.urls(), servers::MASTER, None).unwrap(), LIFETIME);
     until_there(&routes).await;
     let (phone, route) = (device("alice/phone"), link(0xa, 1));
-    routes.enter(&phone, route).await.unwrap();
+    keep(&routes, young(&phone, route)).await;
     servers.master.kill();
     let began = Instant::now();
-    while routes.renew(&[(phone.clone(), route)]).await.is_err() {
+    while routes.keep(&[young(&phone, route)]).await.is_err() {
         assert!(began.elapsed() < PATIENCE, "nobody is promoted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -1,4 +1,4 @@
-//! Rules 10a and 10b: the links give equal results.
+//! Rules 10a and 10b: the links give equal results. Rule 10c: a device's last link stays.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use tern_proto::v1;
 use super::case::{Case, receipt};
 use super::timeline::Truth;
 use super::{Findings, Proof};
-use crate::event::What;
+use crate::event::{Request, Via, What};
 use crate::history::Role;
 
 pub(crate) fn judge(case: &Case, findings: &mut Findings) {
@@ -19,6 +19,27 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
         }
     }
     twins_agree(case, findings);
+    the_younger_stays(case, findings);
+}
+
+/// 10c. A client that was displaced does not come back by itself: were the younger link the one that is told, nobody would be there.
+fn the_younger_stays(case: &Case, findings: &mut Findings) {
+    let mut youngest: BTreeMap<usize, u64> = BTreeMap::new();
+    for (at, event) in case.history.events.iter().enumerate() {
+        match &event.what {
+            What::Ask { n, via: Via::Long(link), request: Request::Hello(_) } if n == link => {
+                youngest.insert(event.device, *link);
+            }
+            What::Displaced { link } => {
+                let has_younger = youngest.get(&event.device).is_some_and(|youngest| youngest > link);
+                findings.hold("10c", has_younger, || {
+                    let what = format!("{} is told that its youngest link is displaced", case.name(event.device));
+                    Proof::new(what, vec![at])
+                });
+            }
+            _ => {}
+        }
+    }
 }
 
 /// 10a. A receipt may have become newer between two readers; a message may not.
@@ -81,6 +102,21 @@ mod tests {
         });
         last.unwrap().entries.clear();
         assert_breaks("10a", &bad);
+    }
+
+    #[test]
+    fn a_link_that_is_displaced_by_an_older_one() {
+        let told = |displaced: u64| {
+            let mut story = Story::new();
+            for link in [1, 2] {
+                let hello = Request::Hello(v1::HelloRequest::default());
+                story.record(ANN, What::Ask { n: link, via: Via::Long(link), request: hello });
+            }
+            story.record(ANN, What::Displaced { link: displaced });
+            story.end()
+        };
+        assert_holds(&told(1));
+        assert_breaks("10c", &told(2));
     }
 
     #[test]

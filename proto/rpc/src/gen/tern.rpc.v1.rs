@@ -906,7 +906,7 @@ pub struct AskRequest {
 pub struct Ask {
     #[prost(message, optional, tag = "1")]
     pub device: ::core::option::Option<Device>,
-    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub ask: ::core::option::Option<ask::Ask>,
 }
 /// Nested message and enum types in `Ask`.
@@ -937,15 +937,12 @@ pub mod ask {
         /// Whether requests can be expected to succeed. Of no device.
         #[prost(bool, tag = "12")]
         Ready(bool),
-        /// Lead the hints of the device's user to this link.
+        /// Lead hints to these links for another while. Of no device.
         #[prost(message, tag = "13")]
-        Attend(super::Route),
-        /// Go on with it for these. Of no device.
-        #[prost(message, tag = "14")]
-        Renew(super::Routes),
+        KeepRoutes(super::Routes),
         /// No more to these. Of no device.
-        #[prost(message, tag = "15")]
-        Leave(super::Routes),
+        #[prost(message, tag = "14")]
+        LeaveRoutes(super::Routes),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -958,7 +955,7 @@ pub struct AskReply {
 pub struct Answer {
     #[prost(
         oneof = "answer::Answer",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub answer: ::core::option::Option<answer::Answer>,
 }
@@ -991,11 +988,9 @@ pub mod answer {
         #[prost(message, tag = "12")]
         Ready(super::Ready),
         #[prost(message, tag = "13")]
-        Attend(super::Ready),
+        KeepRoutes(super::Kept),
         #[prost(message, tag = "14")]
-        Renew(super::Renewed),
-        #[prost(message, tag = "15")]
-        Leave(super::Ready),
+        LeaveRoutes(super::Ready),
     }
 }
 /// One way to a device.
@@ -1017,6 +1012,9 @@ pub struct Routed {
     pub device: ::core::option::Option<Device>,
     #[prost(message, optional, tag = "2")]
     pub route: ::core::option::Option<Route>,
+    /// For how long the link has been the device's.
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Routes {
@@ -1024,7 +1022,7 @@ pub struct Routes {
     pub routes: ::prost::alloc::vec::Vec<Routed>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Renewed {
+pub struct Kept {
     /// What has become of each route, in their order.
     #[prost(enumeration = "Standing", repeated, tag = "1")]
     pub standings: ::prost::alloc::vec::Vec<i32>,
@@ -1071,9 +1069,9 @@ pub struct Ready {}
 pub enum Standing {
     Unspecified = 0,
     Stands = 1,
-    /// It was lost and stands again.
-    Restored = 2,
-    /// Another link of the device has its place.
+    /// It did not stand, and does now.
+    New = 2,
+    /// A younger link of the device has its place.
     Displaced = 3,
 }
 impl Standing {
@@ -1085,7 +1083,7 @@ impl Standing {
         match self {
             Self::Unspecified => "STANDING_UNSPECIFIED",
             Self::Stands => "STANDING_STANDS",
-            Self::Restored => "STANDING_RESTORED",
+            Self::New => "STANDING_NEW",
             Self::Displaced => "STANDING_DISPLACED",
         }
     }
@@ -1094,7 +1092,7 @@ impl Standing {
         match value {
             "STANDING_UNSPECIFIED" => Some(Self::Unspecified),
             "STANDING_STANDS" => Some(Self::Stands),
-            "STANDING_RESTORED" => Some(Self::Restored),
+            "STANDING_NEW" => Some(Self::New),
             "STANDING_DISPLACED" => Some(Self::Displaced),
             _ => None,
         }

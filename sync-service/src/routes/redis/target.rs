@@ -1,21 +1,17 @@
 //! Where Redis is.
 
-use std::sync::Arc;
-
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisResult, TlsCertificates, TlsMode};
-use tokio::sync::Mutex;
 
 use super::{CONNECT, Connection, PATIENCE, limits};
 
 /// One server, one that sentinels know, or a cluster.
-#[derive(Clone)]
-pub struct Target(Arc<Kind>);
+pub struct Target(Kind);
 
 enum Kind {
     One(Client),
-    Sentinel(Mutex<SentinelClient>),
+    Sentinel(SentinelClient),
     Cluster(ClusterClient),
 }
 
@@ -34,7 +30,7 @@ impl Target {
             Some(certificates) => Client::build_with_tls(info(url)?, certificates),
             None => Client::open(info(url)?),
         };
-        Ok(Target(Arc::new(Kind::One(client.map_err(bad)?))))
+        Ok(Target(Kind::One(client.map_err(bad)?)))
     }
 
     /// The master that the sentinels at these URLs, with commas between them, call `master`. User, password, database and TLS of the first are those of the master.
@@ -63,7 +59,7 @@ impl Target {
                 builder = builder.set_client_to_sentinel_certificates(certificates);
             }
         }
-        Ok(Target(Arc::new(Kind::Sentinel(Mutex::new(builder.build().map_err(bad)?)))))
+        Ok(Target(Kind::Sentinel(builder.build().map_err(bad)?)))
     }
 
     /// The cluster that has nodes at these URLs, with commas between them.
@@ -76,15 +72,13 @@ impl Target {
         if let Some(certificates) = certificates(authority) {
             builder = builder.certs(certificates);
         }
-        Ok(Target(Arc::new(Kind::Cluster(builder.build().map_err(bad)?))))
+        Ok(Target(Kind::Cluster(builder.build().map_err(bad)?)))
     }
 
-    pub(super) async fn connect(&self) -> RedisResult<Connection> {
-        Ok(match &*self.0 {
+    pub(super) async fn connect(&mut self) -> RedisResult<Connection> {
+        Ok(match &mut self.0 {
             Kind::One(client) => Connection::One(client.get_multiplexed_async_connection_with_config(&limits()).await?),
-            Kind::Sentinel(client) => {
-                Connection::One(client.lock().await.get_async_connection_with_config(&limits()).await?)
-            }
+            Kind::Sentinel(client) => Connection::One(client.get_async_connection_with_config(&limits()).await?),
             Kind::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
         })
     }
