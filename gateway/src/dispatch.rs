@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::Gateway;
 use crate::registry::{Leading, Presence};
 use crate::request::{Answer, Reply, Request, busy, millis, refusal};
-use crate::signal::{HINT, Signal};
+use crate::signal::Signal;
 
 /// A hello that succeeded on a long link.
 pub(crate) struct Greeting {
@@ -52,6 +52,7 @@ impl Gateway {
         session: u64,
         signal: Arc<Signal>,
     ) -> Result<Greeting, Refusal> {
+        let since = Instant::now();
         // The token goes no further than this.
         let token = std::mem::take(&mut request.token);
         let device = self.authenticate(&token, &request.device_id)?;
@@ -63,11 +64,7 @@ impl Gateway {
         };
         let mut reply = self.hello(&device, &request).await?;
         reply.session = session;
-        let presence = self.registry.register(device, session, Arc::clone(&signal), leading);
-        // What came after `pending` was read and before the registration reached only the waiter.
-        if waiter.is_none_or(|waiter| waiter.hinted()) {
-            signal.set(HINT);
-        }
+        let presence = self.registry.register(device, session, since, signal, leading, waiter);
         Ok(Greeting { reply, presence })
     }
 

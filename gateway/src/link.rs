@@ -151,7 +151,12 @@ impl Link {
             return Ok(decoded);
         }
         match poll_read_into(&mut self.io, context, &mut self.input) {
-            Poll::Pending => Ok(decoded),
+            Poll::Pending => {
+                if let Some(presence) = &mut self.presence {
+                    presence.take_place();
+                }
+                Ok(decoded)
+            }
             Poll::Ready(Ok(0) | Err(_)) => Err(Ending::Gone),
             Poll::Ready(Ok(_)) => {
                 self.session.heard(now);

@@ -73,6 +73,8 @@ struct Listener {
     /// When it came.
     since: Instant,
     leading: Leading,
+    /// Of a session: whether it has taken the place of its device.
+    has_place: bool,
 }
 
 /// Whether hints are led to a listener, as far as is known.
@@ -97,6 +99,8 @@ pub(crate) struct Presence {
     registry: Arc<Registry>,
     device: Device,
     session: u64,
+    /// There until the session takes its device's place: the wait of the hello, to which hints are led meanwhile.
+    before: Option<Box<Option<Waiter>>>,
 }
 
 /// Hears the hints of a user from its creation on; leaves the registry when dropped.
@@ -133,32 +137,41 @@ impl Registry {
         })
     }
 
-    /// Enters a session. An earlier one of the same device is told that it is displaced. `leading` is what became of the hello's wait: whether hints were led here meanwhile.
+    /// Enters a session whose hello came at `since` and was accepted. `waiter` is that of the hello, and `leading` whether hints were led to it.
     pub(crate) fn register(
         self: &Arc<Registry>,
         device: Device,
         session: u64,
+        since: Instant,
         signal: Arc<Signal>,
         leading: Leading,
+        waiter: Option<Waiter>,
     ) -> Presence {
-        let displaced = {
+        let own = Listener { since, leading, ..Listener::new(Kind::Session, session, &device, Arc::clone(&signal)) };
+        {
             let mut shard = self.shard(&device.user);
             let here = shard.entry(device.user.clone()).or_default();
-            let is_earlier = |other: &Listener| other.kind == Kind::Session && other.device == device.id;
-            let earlier = here.iter().position(is_earlier);
-            let displaced = earlier.map(|index| here.swap_remove(index).signal);
             // Most users have one session: four places at once would cost every idle link memory.
             here.reserve_exact(1);
-            here.push(Listener { leading, ..Listener::new(Kind::Session, session, &device, signal) });
-            displaced
-        };
-        if let Some(signal) = displaced {
-            signal.set(DISPLACED);
+            here.push(own);
         }
-        if let Some(routed) = &self.routed {
-            routed.change(|changes| changes.came.push((device.clone(), session)));
+        // What came after the hello was judged and before this reached only its wait.
+        if waiter.as_ref().is_none_or(Waiter::hinted) {
+            signal.set(HINT);
         }
-        Presence { registry: Arc::clone(self), device, session }
+        Presence { registry: Arc::clone(self), device, session, before: Some(Box::new(waiter)) }
+    }
+
+    /// A session takes the place of its device: of all that have done so the one whose hello came last stays, whichever was answered first, and the others are told that they are displaced.
+    fn take_place(&self, device: &Device, session: u64) {
+        let mut shard = self.shard(&device.user);
+        let Some(here) = shard.get_mut(&device.user) else { return };
+        let is_of_device = |other: &Listener| other.kind == Kind::Session && other.device == device.id;
+        here.iter_mut().filter(|own| is_of_device(own) && own.id == session).for_each(|own| own.has_place = true);
+        let rivals = || here.iter().filter(|other| is_of_device(other) && other.has_place);
+        let Some(youngest) = rivals().max_by_key(|other| other.since).map(|youngest| youngest.id) else { return };
+        rivals().filter(|other| other.id != youngest).for_each(|older| older.signal.set(DISPLACED));
+        here.retain(|other| !is_of_device(other) || !other.has_place || other.id == youngest);
     }
 
     /// Starts to listen for what comes for the device; `None` if its user has too many waiters.
@@ -322,7 +335,15 @@ impl Registry {
 
 impl Listener {
     fn new(kind: Kind, id: u64, device: &Device, signal: Arc<Signal>) -> Listener {
-        Listener { kind, id, device: device.id.clone(), signal, since: Instant::now(), leading: Leading::No }
+        Listener {
+            kind,
+            id,
+            device: device.id.clone(),
+            signal,
+            since: Instant::now(),
+            leading: Leading::No,
+            has_place: false,
+        }
     }
 }
 
@@ -394,6 +415,17 @@ impl Hints for Registry {
 }
 
 impl Presence {
+    /// Takes the device's place from its other links, unless that is done. Once the client is known to be there: a hello that was late comes with the end of its link right behind it, and the device
+    /// may be on another link by then.
+    pub(crate) fn take_place(&mut self) {
+        let Some(waiter) = self.before.take() else { return };
+        self.registry.take_place(&self.device, self.session);
+        if let Some(routed) = &self.registry.routed {
+            routed.change(|changes| changes.came.push((self.device.clone(), self.session)));
+        }
+        drop(waiter);
+    }
+
     /// Whose session it is.
     pub(crate) fn device(&self) -> &Device {
         &self.device
@@ -457,7 +489,10 @@ mod tests {
 
     fn enter(registry: &Arc<Registry>, device: &Device, session: u64) -> (Presence, Arc<Signal>) {
         let signal = Arc::new(Signal::default());
-        (registry.register(device.clone(), session, Arc::clone(&signal), Leading::No), signal)
+        let (since, waiter) = (Instant::now(), registry.wait(device));
+        let mut presence = registry.register(device.clone(), session, since, Arc::clone(&signal), Leading::No, waiter);
+        presence.take_place();
+        (presence, signal)
     }
 
     #[test]
@@ -488,6 +523,22 @@ mod tests {
         assert_eq!((old_signal.clear(), new_signal.clear()), (0, HINT));
         drop(new);
         assert_eq!(people(&registry), 0, "nobody is left behind");
+    }
+
+    #[test]
+    fn a_hello_that_was_late_is_the_one_that_is_displaced() {
+        let registry = Registry::new();
+        let d1 = device("alice", "d1");
+        let came_first = Instant::now();
+        let (_young, young_signal) = enter(&registry, &d1, 2);
+        let (waiter, late_signal) = (registry.wait(&d1), Arc::new(Signal::default()));
+        let mut late = registry.register(d1.clone(), 1, came_first, Arc::clone(&late_signal), Leading::No, waiter);
+        assert_eq!((young_signal.clear(), late_signal.clear()), (0, 0), "it may have ended already");
+        late.take_place();
+        assert_eq!((young_signal.clear(), late_signal.clear()), (0, DISPLACED));
+        drop(late);
+        registry.owed(&d1.user, None);
+        assert_eq!(young_signal.clear(), HINT, "it is still there");
     }
 
     #[tokio::test]

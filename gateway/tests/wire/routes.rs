@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tern_proto::{Command, UserId, v1};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, GatewayId, Kept, Route, Routes as _};
+use tern_sync::{Device, GatewayId, Kept, Route, Routes as _, Standing};
 
 use crate::bench::{Bench, LIFETIME, token};
 use crate::peer::{PATIENCE, Peer, hello, key};
@@ -146,4 +146,25 @@ async fn a_link_whose_route_was_lost_looks_for_what_it_has_missed() {
     let delta = peer.delta().await;
     assert_eq!(delta.entries.len(), 1);
     lead_to(&routes, &[own.gateway.number()]).await;
+}
+
+/// A hello that was late, with the end of its link right behind it, takes no place: the device may be on another link by then.
+#[tokio::test]
+async fn a_hello_whose_client_has_gone_displaces_nobody() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    bench.service.hold("hello");
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("hello", 1).await;
+    drop(peer);
+    let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
+    let kept = Kept { device: bob("d1"), route: elsewhere, age: Duration::ZERO };
+    routes.keep(std::slice::from_ref(&kept)).await.unwrap();
+    // The end of the link has to be there before the outcome of the hello.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.service.release("hello");
+    bench.service.reached("leave", 1).await;
+    lead_to(&routes, &[OTHER]).await;
+    assert_eq!(routes.keep(&[kept]).await, Ok(vec![(Standing::Stands, None)]));
 }
