@@ -56,8 +56,8 @@ pub enum Fault {
     NewsWithoutBeforeCheck,
     /// In a cluster: what a link is told counts as acknowledged.
     HintTakenForDelivery,
-    /// In a cluster: of two links of a device the one whose gateway speaks last has the place.
-    LastWordDisplaces,
+    /// In a cluster: of two links of a device the older has the place.
+    OlderLinkStays,
 }
 
 impl Fault {
@@ -88,7 +88,7 @@ impl Fault {
         (Fault::FanOutLost, "fan-out-lost"),
         (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
         (Fault::HintTakenForDelivery, "hint-taken-for-delivery"),
-        (Fault::LastWordDisplaces, "last-word-displaces"),
+        (Fault::OlderLinkStays, "older-link-stays"),
     ];
 
     /// The environment variable that names the fault.

@@ -295,8 +295,9 @@ impl SyncApi for SyncService {
 
     async fn keep_routes(&self, mut routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
         let Some(all) = &self.routes else { return Ok(vec![Standing::Stands; routes.len()]) };
-        if planted::active(Fault::LastWordDisplaces) {
-            routes.iter_mut().for_each(|kept| kept.age = Duration::ZERO);
+        if planted::active(Fault::OlderLinkStays) {
+            let hour = Duration::from_secs(3600);
+            routes.iter_mut().for_each(|kept| kept.age = hour.saturating_sub(kept.age));
         }
         let kept = all.keep(&routes).await.map_err(|away| {
             tracing::debug!(%away, "routes are not kept");

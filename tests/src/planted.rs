@@ -23,7 +23,7 @@ fn scene(fault: Fault) -> Scene {
         | Fault::FanOutLost
         | Fault::NewsWithoutBeforeCheck
         | Fault::HintTakenForDelivery
-        | Fault::LastWordDisplaces => Scene::Cluster,
+        | Fault::OlderLinkStays => Scene::Cluster,
         _ => Scene::Plain,
     }
 }
@@ -55,7 +55,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::FanOutLost => &["1a", "1c"],
         Fault::NewsWithoutBeforeCheck => &["4a"],
         Fault::HintTakenForDelivery => &["3d", "6b", "6c"],
-        Fault::LastWordDisplaces => &["10c"],
+        Fault::OlderLinkStays => &["10c"],
     }
 }
 
