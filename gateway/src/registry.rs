@@ -247,8 +247,7 @@ impl Registry {
                 () = routed.more.notified() => self.tell(routed, &*sync).await,
                 () = tokio::time::sleep_until(at) => {
                     if let Some(shard) = shards.next() {
-                        let here: Vec<_> = lock(shard).iter().flat_map(|(user, here)| here.iter().filter_map(|listener| self.kept(user, listener))).collect();
-                        self.keep(here, &*sync).await;
+                        self.keep(self.all_kept(shard), &*sync).await;
                     }
                     // What was late is not made up for: it would be too much at once.
                     at = (at + pause).max(Instant::now());
@@ -271,9 +270,20 @@ impl Registry {
         }
     }
 
-    /// What is to be said of a listener, and what was known. Nothing of a wait to which nobody has had hints led.
+    fn all_kept(&self, shard: &Shard) -> Vec<(Kept, Leading, Arc<Signal>)> {
+        let of_user = |(user, here): (&UserId, &Vec<Listener>)| {
+            here.iter().filter_map(|listener| self.kept(user, listener)).collect::<Vec<_>>()
+        };
+        lock(shard).iter().flat_map(of_user).collect()
+    }
+
+    /// What is to be said of a listener, and what was known. Nothing of a wait to which nobody has had hints led, nor of a session that has not taken its place.
     fn kept(&self, user: &UserId, listener: &Listener) -> Option<(Kept, Leading, Arc<Signal>)> {
-        if listener.kind == Kind::Waiter && listener.leading == Leading::No {
+        let is_to_be_led = match listener.kind {
+            Kind::Session => listener.has_place,
+            Kind::Waiter => listener.leading != Leading::No,
+        };
+        if !is_to_be_led {
             return None;
         }
         let device = Device { user: user.clone(), id: listener.device.clone() };
