@@ -375,12 +375,10 @@ impl Cluster {
             let of_kind = self.services.iter().filter(|service| service.kind == kind);
             of_kind.filter_map(|service| service.port).map(at).collect::<Vec<_>>().join(",")
         };
-        if !service.kind.is_own() {
-            return Ok(Vec::new());
-        }
         let mut settings: Vec<_> = service.port.map(|port| ("TERN_RPC__LISTEN", at(port))).into_iter().collect();
         match service.kind {
-            Kind::Redis | Kind::Nats => {}
+            // They have a file.
+            Kind::Redis | Kind::Nats => return Ok(Vec::new()),
             Kind::Storage => {
                 let port = self.database_port.unwrap_or(self.postgres_port);
                 let url = self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE)).unwrap_or_default();
@@ -438,8 +436,12 @@ fn find(kind: Kind, built: &Path) -> Result<PathBuf, ClusterError> {
         return if program.exists() { Ok(program) } else { Err(ClusterError::NotBuilt(program)) };
     }
     let name = format!("{}-server", kind.name());
+    installed(&name).ok_or(ClusterError::NotInstalled(name))
+}
+
+/// Where the machine has a program, if it has it.
+pub fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).chain([PathBuf::from(SERVERS)]);
-    let found = places.find_map(|place| Some(place.join(&name)).filter(|program| program.is_file()));
-    found.ok_or(ClusterError::NotInstalled(name))
+    places.find_map(|place| Some(place.join(name)).filter(|program| program.is_file()))
 }

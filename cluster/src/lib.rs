@@ -8,7 +8,7 @@ mod ports;
 mod postgres;
 mod service;
 
-pub use cluster::{Cluster, ClusterError, Layout};
+pub use cluster::{Cluster, ClusterError, Layout, installed};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresError, PostgresOptions};
 pub use service::{Kind, Service};

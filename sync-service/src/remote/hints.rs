@@ -137,10 +137,13 @@ impl Shared {
                 known.retain(|_, last| now.duration_since(*last) < FORGET);
                 known.extend(found.iter().flatten().map(|gateway| (*gateway, now)));
                 let by_user: HashMap<&UserId, Vec<GatewayId>> = users.iter().zip(found).collect();
-                waiting.by_gateway(|user| by_user.get(user).cloned().unwrap_or_default())
+                waiting.by_gateway(|user| by_user.get(user).map_or(&[], Vec::as_slice))
             }
             // Late for some is better than late for all.
-            Err(_) => waiting.by_gateway(|_| known.keys().copied().collect()),
+            Err(_) => {
+                let all: Vec<GatewayId> = known.keys().copied().collect();
+                waiting.by_gateway(|_| &all)
+            }
         };
         for (gateway, told) in told {
             self.bus.publish(&subject(gateway), told.hints.encode_to_vec().into()).await;
@@ -197,7 +200,7 @@ impl Waiting {
     }
 
     /// What each gateway is told, in messages that are not too large.
-    fn by_gateway(self, gateways: impl Fn(&UserId) -> Vec<GatewayId>) -> Vec<(GatewayId, Told)> {
+    fn by_gateway<'a>(self, gateways: impl Fn(&UserId) -> &'a [GatewayId]) -> Vec<(GatewayId, Told)> {
         let mut full = Vec::new();
         let mut told: BTreeMap<GatewayId, Told> = BTreeMap::new();
         let mut add = |gateway: GatewayId, bytes: usize, put: &dyn Fn(&mut rpc::Hints)| {
@@ -212,7 +215,7 @@ impl Waiting {
             add(route.gateway, ROUTED, &|hints| hints.displaced.push(routed(device, *route, Duration::ZERO)));
         }
         for Encoded { users, bytes } in &self.news {
-            let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).collect();
+            let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).copied().collect();
             to.into_iter().for_each(|gateway| add(gateway, bytes.len(), &|hints| hints.news.push(bytes.clone())));
         }
         for (user, except) in &self.owed {
@@ -220,7 +223,7 @@ impl Waiting {
                 user: user.to_string(),
                 except_device: except.as_ref().map(ToString::to_string).unwrap_or_default(),
             };
-            gateways(user).into_iter().for_each(|gateway| add(gateway, ROUTED, &|hints| hints.owed.push(owed.clone())));
+            gateways(user).iter().for_each(|gateway| add(*gateway, ROUTED, &|hints| hints.owed.push(owed.clone())));
         }
         full.extend(told);
         full

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tern_cluster::free_port;
+use tern_cluster::{free_port, installed};
 use tern_proto::UserId;
 use tern_sync::Routes;
 
@@ -28,8 +28,9 @@ pub(crate) struct Server {
 impl Server {
     fn start(program: &str, scheme: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Server {
         let (port, home) = (free_port().unwrap(), tempfile::tempdir().unwrap());
-        let program =
-            if Path::new("/usr/sbin").join(program).exists() { format!("/usr/sbin/{program}") } else { program.into() };
+        let found = installed(program);
+        let found = found.unwrap_or_else(|| panic!("{program} is missing; `cargo xtask test tools` installs it"));
+        let program = found.display().to_string();
         let command: Vec<String> = [program].into_iter().chain(arguments(port, home.path())).collect();
         let child = spawn(&command);
         let server = Server { port, url: format!("{scheme}://127.0.0.1:{port}"), command, child, home };

@@ -1,6 +1,5 @@
 //! The README's conversation needs curl, and the tests of the cluster PostgreSQL, Redis and NATS, of which they start servers of their own; the rest of the tests need nothing beside Rust.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
@@ -9,8 +8,6 @@ use crate::step::Tally;
 
 /// What is needed, each also the name of its Debian package.
 const TOOLS: [&str; 3] = ["curl", "redis-server", "nats-server"];
-/// Where Debian and its kin keep servers; not on everybody's PATH.
-const SERVERS: &str = "/usr/sbin";
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<Tally> {
@@ -35,8 +32,8 @@ pub(crate) fn run() -> Result<Tally> {
 }
 
 fn works(tool: &str) -> bool {
-    let asked = |program: &Path| succeeds(Command::new(program).arg("--version").stdout(Stdio::null()));
-    asked(Path::new(tool)) || asked(&Path::new(SERVERS).join(tool))
+    let asked = |program| succeeds(Command::new(program).arg("--version").stdout(Stdio::null()));
+    tern_cluster::installed(tool).is_some_and(asked)
 }
 
 /// As root, or by sudo where that asks no questions. Whether it worked is judged by the tool.
