@@ -87,7 +87,9 @@ impl Visitor {
             }
             Way::Displace => {
                 link.ask(hello, Command::Hello)?;
-                self.connect(cycle)?.ask(hello, Command::Hello)?;
+                // Kept to the end: a link that has ended already displaces nobody.
+                let mut newer = self.connect(cycle)?;
+                newer.ask(hello, Command::Hello)?;
                 let told = link.next()?;
                 ensure!(told.known_command() == Some(Command::GoAway), "{told:?} instead of a go-away");
             }
