@@ -137,6 +137,9 @@ impl Cluster {
                     service.long_link = Some(if free(LONG_LINK) { LONG_LINK } else { port()? });
                     service.http = Some(if free(HTTP) { HTTP } else { port()? });
                 }
+                if kind.is_own() {
+                    service.metrics = Some(port()?);
+                }
                 services.push(service);
             }
         }
@@ -218,7 +221,10 @@ impl Cluster {
     }
 
     /// Starts the database, and makes Tern's in it if it is new.
-    fn start_postgres(&mut self) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError::Postgres`].
+    pub fn start_postgres(&mut self) -> Result<(), ClusterError> {
         let options = PostgresOptions { port: self.postgres_port, ..PostgresOptions::new(self.dir.join("postgres")) };
         let postgres = Postgres::start(&options)?;
         let is_there = format!("SELECT count(*) FROM pg_database WHERE datname = '{DATABASE}'");
@@ -375,7 +381,8 @@ impl Cluster {
             let of_kind = self.services.iter().filter(|service| service.kind == kind);
             of_kind.filter_map(|service| service.port).map(at).collect::<Vec<_>>().join(",")
         };
-        let mut settings: Vec<_> = service.port.map(|port| ("TERN_RPC__LISTEN", at(port))).into_iter().collect();
+        let ports = [("TERN_RPC__LISTEN", service.port), ("TERN_LISTEN__METRICS", service.metrics)];
+        let mut settings: Vec<_> = ports.into_iter().filter_map(|(name, port)| Some((name, at(port?)))).collect();
         match service.kind {
             // They have a file.
             Kind::Redis | Kind::Nats => return Ok(Vec::new()),

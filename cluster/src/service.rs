@@ -78,6 +78,9 @@ pub struct Service {
     pub long_link: Option<u16>,
     /// Of a gateway: where short links go.
     pub http: Option<u16>,
+    /// Of Tern's own: where whoever watches it asks.
+    #[serde(default)]
+    pub metrics: Option<u16>,
     /// If it was started.
     pub pid: Option<u32>,
     /// If this process has started it.
@@ -87,7 +90,7 @@ pub struct Service {
 
 impl Service {
     pub(crate) fn new(kind: Kind, number: usize) -> Service {
-        Service { kind, number, port: None, long_link: None, http: None, pid: None, child: None }
+        Service { kind, number, port: None, long_link: None, http: None, metrics: None, pid: None, child: None }
     }
 
     /// `gateway-1`.

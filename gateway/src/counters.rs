@@ -1,6 +1,10 @@
 //! What the gateway counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tern_proto::Command;
+use tern_runtime::clock;
+use tern_runtime::metrics::{By, Counter, Gauge, Histogram, Metrics, seconds};
 
 /// Why the server closed a long link, or that the client did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +32,22 @@ pub enum Ending {
 
 const ENDINGS: usize = Ending::TooMany as usize + 1;
 
-/// Counts since the start of the process.
-#[derive(Debug, Default)]
+/// What is counted since the start of the process.
+#[derive(Clone, Debug)]
 pub struct Counters {
-    taken: AtomicU64,
-    endings: [AtomicU64; ENDINGS],
+    links: Gauge,
+    taken: Counter,
+    ended: By<Counter>,
+    packets: By<Counter>,
+    requests: By<Histogram>,
+}
+
+/// What is counted of the hints that reach this gateway.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    hints: By<Counter>,
+    missed: Counter,
+    delivery: Histogram,
 }
 
 impl Ending {
@@ -50,32 +65,94 @@ impl Ending {
     ];
 }
 
+impl Default for Counters {
+    fn default() -> Counters {
+        let ended = By::default();
+        // So that each is told before it has happened.
+        Ending::ALL.iter().for_each(|(_, reason)| drop(ended.get_or_create(&[("reason", *reason)])));
+        Counters {
+            links: Gauge::default(),
+            taken: Counter::default(),
+            ended,
+            packets: By::default(),
+            requests: By::new_with_constructor(seconds),
+        }
+    }
+}
+
 impl Counters {
-    /// How many long links were taken.
-    pub fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// How many long links there are.
-    pub fn links(&self) -> u64 {
-        // One that is turned away was never taken.
-        let ended: u64 =
-            Ending::ALL.iter().filter(|(ending, _)| *ending != Ending::TooMany).map(|(e, _)| self.ended(*e)).sum();
-        self.taken().saturating_sub(ended)
-    }
-
     /// How many long links ended in this way.
     pub fn ended(&self, ending: Ending) -> u64 {
-        self.endings[ending as usize].load(Ordering::Relaxed)
+        self.ended.get_or_create(&reason(ending)).get()
+    }
+
+    /// Has them told.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_links", "Long links that are open", self.links.clone());
+        metrics.register("tern_links_taken", "Long links that were taken", self.taken.clone());
+        metrics.register("tern_links_ended", "Long links that ended or were turned away", self.ended.clone());
+        metrics.register("tern_packets", "Packets that came, by command", self.packets.clone());
+        let help = "From a request to the answer to it, by command; a check may wait for as long as it is told to";
+        metrics.register("tern_request_seconds", help, self.requests.clone());
     }
 
     pub(crate) fn take(&self) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.taken.inc();
+        self.links.inc();
     }
 
     pub(crate) fn count(&self, ending: Ending) {
-        self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
+        self.ended.get_or_create(&reason(ending)).inc();
+        // One that is turned away was never taken.
+        if ending != Ending::TooMany {
+            self.links.dec();
+        }
     }
+
+    /// A packet came; `None` if the table has no such command.
+    pub(crate) fn packet(&self, command: Option<Command>) {
+        self.packets.get_or_create(&[("command", command.map_or("unknown", Command::name))]).inc();
+    }
+
+    /// A request was answered, so long after it came.
+    pub(crate) fn answered(&self, command: Command, after: Duration) {
+        self.requests.get_or_create(&[("command", command.name())]).observe(after.as_secs_f64());
+    }
+}
+
+impl Default for Heard {
+    fn default() -> Heard {
+        Heard { hints: By::default(), missed: Counter::default(), delivery: seconds() }
+    }
+}
+
+impl Heard {
+    pub(crate) fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_hints_heard", "Hints that came, by kind", self.hints.clone());
+        let help = "Times that hints may have been missed, so that everybody here looks again";
+        metrics.register("tern_hints_missed", help, self.missed.clone());
+        let help =
+            "From the time of a message, as the sync service gave it by its clock, until a link here has it to write";
+        metrics.register("tern_delivery_seconds", help, self.delivery.clone());
+    }
+
+    pub(crate) fn hint(&self, kind: &'static str) {
+        self.hints.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    pub(crate) fn missed(&self) {
+        self.missed.inc();
+    }
+
+    /// A message that was taken at this time is handed to a link.
+    pub(crate) fn delivery(&self, time_ms: i64) {
+        // Another clock may be ahead of this one.
+        self.delivery.observe((clock::unix_millis() - time_ms).max(0) as f64 / 1000.0);
+    }
+}
+
+fn reason(ending: Ending) -> [(&'static str, &'static str); 1] {
+    [("reason", Ending::ALL[ending as usize].1)]
 }
 
 #[cfg(test)]
@@ -88,7 +165,7 @@ mod tests {
         (0..3).for_each(|_| counters.take());
         counters.count(Ending::Silent);
         counters.count(Ending::TooMany);
-        assert_eq!((counters.taken(), counters.links()), (3, 2));
+        assert_eq!((counters.taken.get(), counters.links.get()), (3, 2));
         assert_eq!((counters.ended(Ending::Silent), counters.ended(Ending::Gone)), (1, 0));
     }
 

@@ -22,6 +22,13 @@ pub(crate) struct Greeting {
 impl Gateway {
     /// Carries out a request of a device that is who it says.
     pub(crate) async fn answer(&self, device: &Device, request: Request) -> Answer {
+        let (command, asked) = (request.command(), Instant::now());
+        let answer = self.carry_out(device, request).await;
+        self.counters.answered(command, asked.elapsed());
+        answer
+    }
+
+    async fn carry_out(&self, device: &Device, request: Request) -> Answer {
         Ok(match request {
             Request::Heartbeat => Reply::Heartbeat,
             Request::Hello(request) => Reply::Hello(self.hello(device, &request).await?),

@@ -41,6 +41,7 @@ mod signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tern_runtime::metrics::{Metrics, Ready};
 use tern_sync::SyncApi;
 
 pub use accept::listen;
@@ -74,6 +75,12 @@ impl Gateway {
         Arc::new(Gateway { sync, registry, settings, verifier, counters, sessions: AtomicU64::new(boot) })
     }
 
+    /// Has told what is counted, of hints too.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        self.counters.report_to(metrics);
+        self.registry.report_to(metrics);
+    }
+
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -82,5 +89,11 @@ impl Gateway {
     /// A number that no other link of this process has, and by chance none of another.
     fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Ready for Gateway {
+    async fn ready(&self) -> Result<(), String> {
+        self.sync.ready().await.map_err(|refused| refused.message)
     }
 }

@@ -172,6 +172,7 @@ impl Link {
         while self.wants_packets() {
             match packet::decode(&mut self.input) {
                 Ok(Some(packet)) => {
+                    self.gateway.counters.packet(packet.known_command());
                     if let Some(call) = self.session.on_packet(&packet, &mut self.output.bytes) {
                         self.begin(call);
                     }
@@ -198,7 +199,9 @@ impl Link {
             Call::Hello { sequence, request } => {
                 let (session, signal) = (self.place.id, Arc::clone(&self.place.signal));
                 Box::pin(async move {
+                    let asked = Instant::now();
                     let greeted = gateway.greet(request, session, signal).await.map(Box::new);
+                    gateway.counters.answered(Command::Hello, asked.elapsed());
                     Done::Greeted { sequence, greeted }
                 })
             }
@@ -212,7 +215,9 @@ impl Link {
             Call::Send(batch) => {
                 let device = self.device();
                 Box::pin(async move {
+                    let asked = Instant::now();
                     let results = gateway.sync.send(&device, batch.messages).await;
+                    gateway.counters.answered(Command::Send, asked.elapsed());
                     Done::Sent { parts: batch.parts, results }
                 })
             }

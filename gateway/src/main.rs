@@ -12,6 +12,7 @@ use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, Tokens, bind, links
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
 use tern_rpc::Target;
 use tern_runtime::logs;
+use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
         let places = [("long-link", server.long_link.local_addr()?), ("http", server.http.local_addr()?)];
-        service::say_ready(ABOUT, &places);
+        service::say_ready(ABOUT, &places, server.watched.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -55,6 +56,7 @@ struct Gate {
     tokens: Tokens,
     links: tern_gateway::Settings,
     look_again: Duration,
+    metrics: Option<SocketAddr>,
     log: (logs::EnvFilter, logs::Format),
 }
 
@@ -81,6 +83,7 @@ impl Gate {
             tokens,
             links: links(&mut from),
             look_again: from.duration("link.look_again", LOOK_AGAIN, second..=second * 600),
+            metrics: metrics::listen(&mut from),
             log: logs::read(&mut from),
         };
         let gate = sync.zip(nats).map(gate);
@@ -102,6 +105,7 @@ struct Server {
     route_lifetime: Duration,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
+    watched: metrics::Listener,
 }
 
 impl Server {
@@ -124,11 +128,17 @@ impl Server {
             look_again: settings.look_again,
             route_lifetime: settings.route_lifetime,
             refresher,
+            watched: metrics::Listener::bind(settings.metrics).await?,
         })
     }
 
     /// Serves until the stop, then drains: links first, which hear hints to their end.
     async fn serve(self, stop: Stop) {
+        let mut metrics = metrics::of_process(ABOUT);
+        self.gateway.report_to(&mut metrics);
+        self.sync.report_to(&mut metrics);
+        self.bus.report_to(&mut metrics);
+        self.watched.serve(metrics, self.gateway.clone(), stop.clone());
         if let Some(refresher) = self.refresher {
             tokio::spawn(refresher.run(stop.clone()));
         }

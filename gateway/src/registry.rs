@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
+use tern_runtime::metrics::Metrics;
 use tern_runtime::shutdown::Stop;
 use tern_sync::{Device, GatewayId, Hints, Kept, News, Route, Standing, SyncApi};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::counters::Heard;
 use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
 
 /// Locks are held for a few map operations; with this many, links on other cores rarely meet.
@@ -40,6 +43,7 @@ pub struct Registry {
     missed: Notify,
     /// There where hints have to be led here.
     routed: Option<Routed>,
+    heard: Heard,
 }
 
 /// What there is to say about the routes of this gateway.
@@ -125,6 +129,11 @@ impl Registry {
         Registry::with(Some(Routed { gateway, changes: Mutex::default(), more: Notify::new() }))
     }
 
+    /// Has told what is counted of hints.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        self.heard.report_to(metrics);
+    }
+
     fn with(routed: Option<Routed>) -> Arc<Registry> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
         Arc::new(Registry {
@@ -134,6 +143,7 @@ impl Registry {
             closed: AtomicBool::new(false),
             missed: Notify::new(),
             routed,
+            heard: Heard::default(),
         })
     }
 
@@ -381,6 +391,7 @@ fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<UserId, Vec<Listener>>> {
 
 impl Hints for Registry {
     fn displaced(&self, device: &Device, route: Route) {
+        self.heard.hint("displaced");
         let shard = self.shard(&device.user);
         let here = shard.get(&device.user).into_iter().flatten();
         // By the link, so that a late word of an old one never reaches a new one.
@@ -389,10 +400,12 @@ impl Hints for Registry {
     }
 
     fn missed(&self) {
+        self.heard.missed();
         self.missed.notify_one();
     }
 
     fn owed(&self, user: &UserId, except: Option<&Device>) {
+        self.heard.hint("owed");
         let except = except.filter(|device| device.user == *user).map(|device| &device.id);
         let shard = self.shard(user);
         let Some(here) = shard.get(user) else { return };
@@ -400,10 +413,14 @@ impl Hints for Registry {
     }
 
     fn news(&self, news: News) {
+        self.heard.hint("news");
         for placed in &news.places {
             let shard = self.shard(&placed.user);
             for listener in shard.get(&placed.user).into_iter().flatten() {
                 let is_own = news.is_own(placed, &listener.device);
+                if !is_own && let Body::Message(message) = &news.body {
+                    self.heard.delivery(message.time_ms);
+                }
                 match listener.kind {
                     Kind::Session => listener.signal.tell(Fresh {
                         epoch: placed.epoch,

@@ -127,6 +127,7 @@ async fn ready(State(served): State<Served>) -> Response<Body> {
 async fn answer_json(served: Served, command: Command, request: HttpRequest) -> Response<Body> {
     let answer = async {
         let (device, body) = admit(&served.gateway, request).await?;
+        served.gateway.counters.packet(Some(command));
         served.gateway.answer(&device, Request::from_json(command, &body)?).await
     };
     match answer.await {
@@ -153,6 +154,7 @@ async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: In
     loop {
         match packet::decode(&mut input) {
             Ok(Some(packet)) => {
+                gateway.counters.packet(packet.known_command());
                 let answer = match Request::from_packet(&packet) {
                     Ok(_) if out.len() > ANSWER_BYTES => Err(busy("the answers to one HTTP request are too many")),
                     Ok(_) if Instant::now() >= end => Err(busy("one HTTP request asks for too much work")),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tern_rpc::Serving;
 use tern_rpc::tonic::service::Routes;
 use tern_runtime::logs;
+use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown;
@@ -27,7 +28,9 @@ fn main() -> ExitCode {
         service::start_log(settings.log.0, settings.log.1);
         let listener = service::bind("rpc", settings.listen).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)]);
+        let watched = metrics::Listener::bind(settings.metrics).await?;
+        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)], watched.address()?);
+        watched.serve(metrics::of_process(ABOUT), (), stop.clone());
         if let Err(error) = tern_rpc::serve(listener, Routes::default(), settings.serving, stop).await {
             tracing::error!(%error, "serving broke off");
         }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
 struct Media {
     listen: SocketAddr,
     serving: Serving,
+    metrics: Option<SocketAddr>,
     log: (logs::EnvFilter, logs::Format),
 }
 
@@ -49,7 +53,8 @@ impl Media {
     fn read(sources: Sources) -> Result<Media, BadSettings> {
         let mut from = Settings::read(sources);
         let (listen, serving) = tern_rpc::settings(&mut from, PORT);
-        let media = Media { listen, serving, log: logs::read(&mut from) };
+        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
+        let media = Media { listen, serving, metrics, log };
         from.finish().map(|()| media)
     }
 }

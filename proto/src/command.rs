@@ -76,6 +76,26 @@ impl Command {
         self as u32 + REPLY
     }
 
+    /// Its name in metrics, traces and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Command::Heartbeat => "heartbeat",
+            Command::Sync => "sync",
+            Command::Send => "send",
+            Command::Hello => "hello",
+            Command::Check => "check",
+            Command::Ack => "ack",
+            Command::Read => "read",
+            Command::Conversations => "conversations",
+            Command::History => "history",
+            Command::Members => "members",
+            Command::Notify => "notify",
+            Command::Delta => "delta",
+            Command::GoAway => "go_away",
+            Command::Error => "error",
+        }
+    }
+
     /// Whether a client may send it as a request.
     pub const fn is_request(self) -> bool {
         !matches!(self, Command::Notify | Command::Delta | Command::GoAway | Command::Error)

@@ -1,8 +1,9 @@
-//! What every Tern process does before it is itself: settings, logs, shutdown, the clock, descriptors, the frame of a service's main, queues for lanes, planted faults. No domain noun.
+//! What every Tern process does before it is itself: settings, logs, shutdown, the clock, descriptors, the frame of a service's main, metrics, queues for lanes, planted faults. No domain noun.
 
 pub mod clock;
 pub mod descriptors;
 pub mod logs;
+pub mod metrics;
 pub mod planted;
 pub mod queue;
 pub mod service;

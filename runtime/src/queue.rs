@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::metrics::{By, Gauge, Histogram, Metrics, sizes};
+
 /// Jobs that may wait; one more is refused.
 const QUEUE: usize = 16 * 1024;
 /// How often a lane that was woken lets the tasks run that are ready, so that their jobs come along.
@@ -21,8 +23,43 @@ pub async fn let_others_run() {
     }
 }
 
+/// What is counted of the queues of a process, by their names.
+#[derive(Clone)]
+pub struct Meters {
+    waiting: By<Gauge>,
+    batches: By<Histogram>,
+}
+
+impl Default for Meters {
+    fn default() -> Meters {
+        Meters { waiting: By::default(), batches: By::new_with_constructor(sizes) }
+    }
+}
+
+/// What is counted of a queue, or of several that have a name together.
+#[derive(Clone)]
+pub struct Meter {
+    waiting: Gauge,
+    batches: Histogram,
+}
+
+impl Meters {
+    /// That of this name.
+    pub fn of(&self, queue: &'static str) -> Meter {
+        let name = [("queue", queue)];
+        Meter { waiting: self.waiting.get_or_create_owned(&name), batches: self.batches.get_or_create_owned(&name) }
+    }
+
+    /// Has them told.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_queue_waiting", "Jobs that wait for a lane", self.waiting.clone());
+        metrics.register("tern_queue_batch", "Jobs that a lane took at once", self.batches.clone());
+    }
+}
+
 /// Jobs for lanes.
 pub struct Queue<J> {
+    meter: Meter,
     state: Mutex<State<J>>,
     /// Wakes one lane, or is remembered for the next that waits.
     changed: Notify,
@@ -41,9 +78,9 @@ struct State<J> {
 
 impl<J> Queue<J> {
     /// A queue that hands out at most so many jobs at a time, and keeps lazy ones waiting for so long.
-    pub fn new(batch: usize, lazy: Duration) -> Queue<J> {
+    pub fn new(batch: usize, lazy: Duration, meter: Meter) -> Queue<J> {
         let state = State { lazy: VecDeque::new(), eager: VecDeque::new(), lazy_due: None, closed: false };
-        Queue { state: Mutex::new(state), changed: Notify::new(), batch, lazy }
+        Queue { meter, state: Mutex::new(state), changed: Notify::new(), batch, lazy }
     }
 
     /// Puts a job into the queue.
@@ -55,6 +92,7 @@ impl<J> Queue<J> {
         if state.closed || state.lazy.len() + state.eager.len() >= QUEUE {
             return Err(job);
         }
+        self.meter.waiting.inc();
         if is_lazy {
             state.lazy.push_back(job);
             if state.lazy_due.is_some() && state.lazy.len() < self.batch {
@@ -99,10 +137,16 @@ impl<J> Queue<J> {
         let eager = state.eager.len().min(self.batch - lazy);
         jobs.extend(state.eager.drain(..eager));
         state.lazy_due = (!state.lazy.is_empty()).then(Instant::now);
-        if !state.eager.is_empty() || !state.lazy.is_empty() || state.closed {
+        let is_closed = state.closed;
+        if !state.eager.is_empty() || !state.lazy.is_empty() || is_closed {
             self.changed.notify_one();
         }
-        (!jobs.is_empty() || !state.closed).then_some(jobs)
+        drop(state);
+        if !jobs.is_empty() {
+            self.meter.waiting.dec_by(jobs.len() as i64);
+            self.meter.batches.observe(jobs.len() as f64);
+        }
+        (!jobs.is_empty() || !is_closed).then_some(jobs)
     }
 
     /// Nothing more is taken; what waits is still handed out.
@@ -118,6 +162,7 @@ impl<J> Queue<J> {
             state.closed = true;
             (std::mem::take(&mut state.lazy), std::mem::take(&mut state.eager))
         };
+        self.meter.waiting.dec_by((dropped.0.len() + dropped.1.len()) as i64);
         drop(dropped);
         self.changed.notify_one();
     }
@@ -134,13 +179,17 @@ mod tests {
 
     const LAZY: Duration = Duration::from_millis(50);
 
+    fn queue() -> Queue<u32> {
+        Queue::new(4, LAZY, Meters::default().of("test"))
+    }
+
     fn submit(queue: &Queue<u32>, job: u32, is_lazy: bool) {
         queue.submit(job, is_lazy).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn lazy_jobs_wait_for_company_but_not_for_long() {
-        let queue = Queue::new(4, LAZY);
+        let queue = queue();
         submit(&queue, 1, true);
         let began = Instant::now();
         assert_eq!(queue.next().await, Some(vec![1]));
@@ -156,7 +205,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_jobs_are_several_batches_for_several_lanes() {
-        let queue = std::sync::Arc::new(Queue::new(4, LAZY));
+        let queue = std::sync::Arc::new(queue());
         let lane = |queue: std::sync::Arc<Queue<u32>>| async move { queue.next().await.unwrap().len() };
         let lanes = [tokio::spawn(lane(queue.clone())), tokio::spawn(lane(queue.clone()))];
         tokio::task::yield_now().await;
@@ -171,20 +220,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_at_the_close_is_handed_out_and_every_lane_ends() {
-        let queue = Queue::new(4, LAZY);
+        let queue = queue();
         (0..5).for_each(|job| submit(&queue, job, job % 2 == 0));
         queue.close();
         assert!(queue.submit(9, false).is_err());
         assert_eq!(queue.next().await.map(|jobs| jobs.len()), Some(4));
         assert_eq!(queue.next().await.map(|jobs| jobs.len()), Some(1));
         assert_eq!(queue.next().await, None);
+        assert_eq!(queue.meter.waiting.get(), 0);
         assert_eq!(queue.next().await, None, "the next lane hears of it too");
     }
 
     #[test]
     fn a_full_queue_refuses() {
-        let queue = Queue::new(4, LAZY);
+        let queue = queue();
         (0..QUEUE as u32).for_each(|job| submit(&queue, job, true));
         assert_eq!(queue.submit(0, false), Err(0));
+        assert_eq!(queue.meter.waiting.get(), QUEUE as i64);
+        queue.close_now();
+        assert_eq!(queue.meter.waiting.get(), 0);
     }
 }

@@ -82,9 +82,10 @@ fn start(run: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Says on stdout that the service serves, and where: for whoever started it.
-pub fn say_ready(about: About, places: &[(&str, SocketAddr)]) {
+pub fn say_ready(about: About, places: &[(&str, SocketAddr)], metrics: Option<SocketAddr>) {
     use std::io::Write as _;
-    let places: String = places.iter().map(|(name, address)| format!(" {name} {address}")).collect();
+    let metrics = metrics.map(|address| ("metrics", address));
+    let places: String = places.iter().chain(&metrics).map(|(name, address)| format!(" {name} {address}")).collect();
     let mut stdout = std::io::stdout().lock();
     // Whoever started the service may not listen; that is no reason to stop serving.
     let _ = writeln!(stdout, "{} ready:{places}", about.name).and_then(|()| stdout.flush());

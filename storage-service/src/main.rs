@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tern_rpc::Serving;
 use tern_runtime::logs;
+use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         let settings = Storage::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)]);
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watched.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -48,6 +49,7 @@ struct Storage {
     serving: Serving,
     options: Options,
     keep: Keep,
+    metrics: Option<SocketAddr>,
     log: (logs::EnvFilter, logs::Format),
 }
 
@@ -78,7 +80,8 @@ impl Storage {
             max_entries: keep.max_user_entries,
             max_bytes: keep.max_user_bytes,
         };
-        let storage = Storage { listen, serving, options, keep, log: logs::read(&mut from) };
+        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
+        let storage = Storage { listen, serving, options, keep, metrics, log };
         from.finish().map(|()| storage)
     }
 }
@@ -89,6 +92,7 @@ struct Server {
     serving: Serving,
     store: Arc<Postgres>,
     keep: Keep,
+    watched: metrics::Listener,
 }
 
 impl Server {
@@ -99,11 +103,15 @@ impl Server {
             tracing::warn!("durability os: what is acknowledged does not survive a power loss");
         }
         let listener = service::bind("rpc", settings.listen).await?;
-        Ok(Server { listener, serving: settings.serving, store: Arc::new(store), keep: settings.keep })
+        let watched = metrics::Listener::bind(settings.metrics).await?;
+        Ok(Server { listener, serving: settings.serving, store: Arc::new(store), keep: settings.keep, watched })
     }
 
     /// Serves until the stop, then drains from the outside in: calls, what waits for the database.
     async fn serve(self, stop: Stop) {
+        let mut metrics = metrics::of_process(ABOUT);
+        self.store.report_to(&mut metrics);
+        self.watched.serve(metrics, self.store.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.keep.retain_every, stop.clone()));
         if let Err(error) = tern_rpc::serve(self.listener, remote::routes(self.store.clone()), self.serving, stop).await
         {

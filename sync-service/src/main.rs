@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_rpc::{Serving, Target};
 use tern_runtime::logs;
+use tern_runtime::metrics::{self, Metrics};
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         let settings = Sync::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)]);
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watched.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -52,6 +53,7 @@ struct Sync {
     redis: routes::Target,
     route_lifetime: Duration,
     nats: remote::Servers,
+    metrics: Option<SocketAddr>,
     log: (logs::EnvFilter, logs::Format),
 }
 
@@ -67,11 +69,11 @@ impl Sync {
             remote::settings::nats(&mut from),
         );
         let route_lifetime = remote::settings::route_lifetime(&mut from);
-        let log = logs::read(&mut from);
+        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
         from.finish()?;
         match needed {
             (Some(storage), Some(redis), Some(nats)) => {
-                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, log })
+                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, metrics, log })
             }
             _ => Err(BadSettings(Vec::new())),
         }
@@ -84,6 +86,8 @@ struct Server {
     serving: Serving,
     sync: Arc<SyncService>,
     hints: Arc<remote::Fanout>,
+    watched: metrics::Listener,
+    metrics: Metrics,
 }
 
 impl Server {
@@ -93,13 +97,20 @@ impl Server {
         let routes = Arc::new(routes::Redis::new(settings.redis, settings.route_lifetime));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
         let hints = Arc::new(remote::Fanout::new(Arc::new(bus), routes.clone()));
+        let mut metrics = metrics::of_process(ABOUT);
+        storage.report_to(&mut metrics);
+        routes.report_to(&mut metrics);
+        hints.report_to(&mut metrics);
         let sync = SyncService::routed(storage, hints.clone(), routes);
+        sync.report_to(&mut metrics);
         let listener = service::bind("rpc", settings.listen).await?;
-        Ok(Server { listener, serving: settings.serving, sync, hints })
+        let watched = metrics::Listener::bind(settings.metrics).await?;
+        Ok(Server { listener, serving: settings.serving, sync, hints, watched, metrics })
     }
 
     /// Serves until the stop, then drains from the outside in: calls, what they left to do.
     async fn serve(self, stop: Stop) {
+        self.watched.serve(self.metrics, self.sync.clone(), stop.clone());
         let sync = self.sync.clone();
         let stopping = stop.clone();
         tokio::spawn(async move { sync.recover_every(RECOVER, stopping).await });

@@ -10,9 +10,10 @@ use tern_proto::key::{CLASSES, Class, Key, Version};
 use tern_proto::v1::{Code, KeyOrder};
 use tern_proto::{UserId, v1};
 use tern_runtime::clock::unix_millis;
+use tern_runtime::metrics::{By, Counter, Metrics, Ready};
 use tern_runtime::planted::{self, Fault};
 use tern_runtime::shutdown::Stop;
-use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage};
+use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage, Unavailable};
 use tokio::sync::oneshot;
 
 use crate::acks::{self, Acknowledged, Acks};
@@ -39,6 +40,8 @@ pub struct SyncService {
     reads: Arc<Paced<Reads>>,
     /// That of the store when it was last seen; 0 before. What rests on it is checked by storage.
     epoch: AtomicU64,
+    /// By what was answered.
+    messages: By<Counter>,
 }
 
 impl SyncService {
@@ -61,8 +64,13 @@ impl SyncService {
         // Storage has a pace of its own for them.
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
-        let epoch = AtomicU64::new(0);
-        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch }
+        let (epoch, messages) = (AtomicU64::new(0), By::default());
+        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, messages }
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_messages", "Messages by the code that answered them", self.messages.clone());
     }
 
     /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
@@ -179,7 +187,11 @@ impl SyncApi for SyncService {
             0 => send::refusal(0, Code::BadMessageId),
             id => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
         };
-        ids.into_iter().map(&mut result).collect()
+        let results: Vec<v1::SendResult> = ids.into_iter().map(&mut result).collect();
+        for result in &results {
+            self.messages.get_or_create(&[("code", result.code().as_str_name())]).inc();
+        }
+        results
     }
 
     async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
@@ -385,5 +397,11 @@ fn not_stored(outcome: &Outcome) -> Refusal {
 impl From<NotDerived> for Refusal {
     fn from(_: NotDerived) -> Refusal {
         Refusal::new(Code::Unavailable, "storage is unavailable")
+    }
+}
+
+impl Ready for SyncService {
+    async fn ready(&self) -> Result<(), String> {
+        self.storage.ready().await.map_err(|Unavailable(why)| why)
     }
 }

@@ -3,7 +3,6 @@
 //! Settings → build (may fail: open the store, bind) → serve (cannot fail) → drain. This is where the services are wired: nothing in
 //! them knows that they share a process.
 
-mod metrics;
 mod settings;
 mod welcome;
 
@@ -14,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_gateway::setup::{bind, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
-use tern_runtime::service;
+use tern_runtime::metrics;
+use tern_runtime::service::{self, About};
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
 use tern_storage::Durability;
@@ -23,12 +23,14 @@ use tern_storage::setup::{Keep, retain};
 use tern_sync::SyncService;
 use tokio::net::TcpListener;
 
-use metrics::Metrics;
 use settings::Standalone;
 use welcome::Welcome;
 
 /// Where the data is, unless the operator says otherwise.
 pub(crate) const DEFAULT_DATA: &str = "tern-data";
+
+const ABOUT: About =
+    About { name: "tern", version: env!("CARGO_PKG_VERSION"), what: "The four services in one process" };
 
 /// At a stop, the longest wait for acknowledgements and receipts that follow the last requests. A crash would lose as much.
 const QUIET: Duration = Duration::from_secs(5);
@@ -84,8 +86,7 @@ struct Server {
     welcome: Welcome,
     long_link: TcpListener,
     http: TcpListener,
-    /// There if metrics are asked for.
-    metrics: Option<TcpListener>,
+    watched: metrics::Listener,
     gateway: Arc<Gateway>,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
@@ -103,11 +104,11 @@ impl Server {
         let (verifier, refresher) = settings.tokens.verifier(Some(&settings.data)).await?;
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
-        let metrics = settings.metrics.map(|address| bind("metrics", address)).transpose()?;
+        let watched = metrics::Listener::bind(settings.metrics).await?;
         let welcome = Welcome {
             long_link: long_link.local_addr()?,
             http: http.local_addr()?,
-            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
+            metrics: watched.address()?,
             data: settings.data,
             secret: settings.tokens.secret,
             durability: settings.durability,
@@ -120,7 +121,7 @@ impl Server {
             welcome,
             long_link,
             http,
-            metrics,
+            watched,
             gateway,
             refresher,
             sync,
@@ -135,10 +136,11 @@ impl Server {
         if let Some(refresher) = self.refresher {
             tokio::spawn(refresher.run(stop.clone()));
         }
-        if let Some(listener) = self.metrics {
-            let metrics = Metrics { gateway: self.gateway.clone(), store: self.store.clone() };
-            tokio::spawn(metrics.serve(listener, stop.clone()));
-        }
+        let mut metrics = metrics::of_process(ABOUT);
+        self.gateway.report_to(&mut metrics);
+        self.sync.report_to(&mut metrics);
+        self.store.counters().report_to(&mut metrics);
+        self.watched.serve(metrics, self.gateway.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use prost::Message;
-use tern_runtime::queue::Queue;
+use tern_runtime::queue::{Meter, Queue};
 use tokio::sync::oneshot;
 
 /// Requests of one call.
@@ -42,9 +42,10 @@ where
     /// At most `lanes` calls are under way. A call gives as many answers as it gets requests, in their order, whatever happens. Needs a Tokio runtime.
     pub fn new(
         lanes: usize,
+        meter: Meter,
         call: impl Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Clone + Send + Sync + 'static,
     ) -> Batcher<Q, A> {
-        let queue = Arc::new(Queue::new(REQUESTS, Duration::ZERO));
+        let queue = Arc::new(Queue::new(REQUESTS, Duration::ZERO, meter));
         for _ in 0..lanes {
             tokio::spawn(run(queue.clone(), call.clone()));
         }
@@ -104,13 +105,19 @@ fn split<Q: Message, A>(all: Vec<Waiting<Q, A>>) -> Vec<Vec<Waiting<Q, A>>> {
 mod tests {
     use std::sync::Mutex;
 
+    use tern_runtime::queue::Meters;
+
     use super::*;
+
+    fn meter() -> Meter {
+        Meters::default().of("test")
+    }
 
     #[tokio::test]
     async fn what_arrives_during_a_call_is_the_next_one() {
         let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
         let noted = sizes.clone();
-        let batcher = Batcher::new(1, move |requests: Vec<String>| {
+        let batcher = Batcher::new(1, meter(), move |requests: Vec<String>| {
             noted.lock().unwrap().push(requests.len());
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -134,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_bounded_in_bytes() {
-        let batcher = Arc::new(Batcher::new(1, |requests: Vec<Vec<u8>>| {
+        let batcher = Arc::new(Batcher::new(1, meter(), |requests: Vec<Vec<u8>>| {
             let bytes: usize = requests.iter().map(Vec::len).sum();
             Box::pin(async move { vec![bytes; requests.len()] })
         }));
@@ -146,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_missing_is_not_taken_for_a_refusal() {
-        let batcher: Batcher<String, String> = Batcher::new(1, |_| Box::pin(async { Vec::new() }));
+        let batcher: Batcher<String, String> = Batcher::new(1, meter(), |_| Box::pin(async { Vec::new() }));
         assert_eq!(batcher.ask("a".into()).await, Err(Unanswered::Lost));
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tern_runtime::metrics::{Counter, Metrics};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
@@ -50,6 +51,8 @@ struct Shared {
     replicas: Mutex<BTreeMap<SocketAddr, Arc<Replica>>>,
     /// Told when one becomes well.
     well: Arc<Notify>,
+    /// Attempts at a call.
+    failed: Counter,
 }
 
 /// One replica.
@@ -94,7 +97,8 @@ impl Replicas {
     /// Begins to look for the replicas of a service. Needs a Tokio runtime. Ends when it is dropped.
     pub fn of(service: &'static str, target: Target) -> Replicas {
         let replicas = Mutex::default();
-        let shared = Arc::new(Shared { service, target, replicas, well: Arc::new(Notify::new()) });
+        let (well, failed) = (Arc::new(Notify::new()), Counter::default());
+        let shared = Arc::new(Shared { service, target, replicas, well, failed });
         tokio::spawn(look(Arc::downgrade(&shared)));
         Replicas { shared, home: None }
     }
@@ -103,6 +107,12 @@ impl Replicas {
     /// replica remembers what it has just done; nothing may rest on it.
     pub fn at_home(&self, home: usize) -> Replicas {
         Replicas { shared: self.shared.clone(), home: Some(home) }
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        let help = "Attempts at a call of another service that have failed";
+        metrics.register("tern_call_attempts_failed", help, self.shared.failed.clone());
     }
 
     /// All of them, well or not.
@@ -146,6 +156,7 @@ impl Replicas {
                 Err(_) => Status::deadline_exceeded("no answer in time"),
             };
             tracing::debug!(service, address = %replica.address, %status, "a call has failed");
+            self.shared.failed.inc();
             replica.falls_ill();
             tried.push(replica.address);
             last = Some(status);

@@ -81,7 +81,7 @@ impl Appender {
         if !planted::active(Fault::FailedSyncIgnored) {
             synced?;
         }
-        self.log.meters.bytes.add(frame.len() as u64);
+        self.log.counters.bytes.inc_by(frame.len() as u64);
         self.end = align(position + frame.len() as u64);
         self.log.set_end(self.end);
         Ok(())
@@ -97,7 +97,7 @@ impl Appender {
 
     /// Puts everything written so far on disk, whatever the durability.
     pub(super) fn sync_all(&self) -> io::Result<()> {
-        self.log.meters.syncs.add(1);
+        self.log.counters.syncs.inc();
         self.file.sync_data()
     }
 

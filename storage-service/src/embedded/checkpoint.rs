@@ -146,7 +146,7 @@ impl Checkpoints {
     fn complete(&mut self, shared: &Shared, running: Running) {
         match running.thread.join() {
             Ok(Ok(floors)) => {
-                shared.log.meters.checkpoints.add(1);
+                shared.log.counters.checkpoints.inc();
                 shared.users.checkpointed(&running.users, self.number, running.applied);
                 shared.decider().checkpointed(self.number, running.applied, floors);
                 shared.moved.checkpointed(running.applied);

@@ -195,7 +195,7 @@ fn delete(shared: &Shared, boundary: u64, retention: &Retention) -> Result<u64, 
     let mut freed = 0;
     for segment in log.segments()?.into_iter().take_while(|segment| (segment + 1) * log.segment_bytes <= boundary) {
         log.remove_segment(segment)?;
-        log.meters.cleaned_segments.add(1);
+        log.counters.cleaned_segments.inc();
         freed += log.segment_bytes;
         retention.step(Step::Deleted);
     }

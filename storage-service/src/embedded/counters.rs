@@ -1,74 +1,44 @@
 //! What the store counts since it was opened, for whoever watches it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use tern_runtime::metrics::{Counter, Gauge, Metrics};
 
-/// The counts at one moment. All but [`Counters::segments`] only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The counts; clones are the same ones.
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Times that the log was synced to disk.
-    pub syncs: u64,
+    pub syncs: Counter,
     /// Bytes appended to the log.
-    pub bytes: u64,
+    pub bytes: Counter,
     /// Checkpoints of the index.
-    pub checkpoints: u64,
+    pub checkpoints: Counter,
     /// Segments of the log that are on disk now.
-    pub segments: u64,
+    pub segments: Gauge,
     /// Segments that retention has deleted.
-    pub cleaned_segments: u64,
+    pub cleaned_segments: Counter,
     /// Entries that retention has taken out of timelines.
-    pub dropped_entries: u64,
+    pub dropped_entries: Counter,
     /// Entries that retention has copied to the end of the log because they are still owed.
-    pub moved_entries: u64,
+    pub moved_entries: Counter,
     /// Times that the store has failed and opened itself again.
-    pub recoveries: u64,
+    pub recoveries: Counter,
+    /// Messages that were sent again and only answered again.
+    pub resends: Counter,
 }
 
-/// The same, while it is being counted.
-#[derive(Debug, Default)]
-pub(super) struct Meters {
-    pub syncs: Meter,
-    pub bytes: Meter,
-    pub checkpoints: Meter,
-    pub segments: Meter,
-    pub cleaned_segments: Meter,
-    pub dropped_entries: Meter,
-    pub moved_entries: Meter,
-    pub recoveries: Meter,
-}
-
-/// One count. It orders nothing.
-#[derive(Debug, Default)]
-pub(super) struct Meter(AtomicU64);
-
-impl Meters {
-    pub(super) fn read(&self) -> Counters {
-        Counters {
-            syncs: self.syncs.get(),
-            bytes: self.bytes.get(),
-            checkpoints: self.checkpoints.get(),
-            segments: self.segments.get(),
-            cleaned_segments: self.cleaned_segments.get(),
-            dropped_entries: self.dropped_entries.get(),
-            moved_entries: self.moved_entries.get(),
-            recoveries: self.recoveries.get(),
-        }
-    }
-}
-
-impl Meter {
-    pub(super) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub(&self, less: u64) {
-        self.0.fetch_sub(less, Ordering::Relaxed);
-    }
-
-    pub(super) fn set(&self, count: u64) {
-        self.0.store(count, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl Counters {
+    /// Has them told.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_log_syncs", "Times that the log was synced to disk", self.syncs.clone());
+        metrics.register("tern_log_bytes", "Bytes appended to the log", self.bytes.clone());
+        metrics.register("tern_log_segments", "Segments of the log on disk", self.segments.clone());
+        metrics.register("tern_checkpoints", "Checkpoints of the index", self.checkpoints.clone());
+        let help = "Segments that retention has deleted";
+        metrics.register("tern_retention_segments", help, self.cleaned_segments.clone());
+        metrics.register("tern_retention_dropped", "Entries that retention has dropped", self.dropped_entries.clone());
+        metrics.register("tern_retention_moved", "Entries that retention has moved on", self.moved_entries.clone());
+        let help = "Times that the store failed and opened again";
+        metrics.register("tern_store_recoveries", help, self.recoveries.clone());
+        let help = "Messages that were sent again and only answered again";
+        metrics.register("tern_resends", help, self.resends.clone());
     }
 }

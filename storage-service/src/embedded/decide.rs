@@ -113,7 +113,10 @@ impl Decider {
         self.senders.newest_ms = self.senders.newest_ms.max(time_ms);
         if !planted::active(Fault::NoDedup) {
             match self.senders.used(known.index, &from, id)? {
-                Used::At(position) => return Ok(Decision::Answer(known.seen(position, (&from, id), &content)?)),
+                Used::At(position) => {
+                    known.log.counters.resends.inc();
+                    return Ok(Decision::Answer(known.seen(position, (&from, id), &content)?));
+                }
                 Used::Forgotten => return Ok(Decision::Answer(Outcome::TooOld)),
                 Used::No => {}
             }

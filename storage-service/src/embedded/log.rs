@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::counters::Meters;
+use super::counters::Counters;
 use super::frame::read_u64;
 
 /// Bytes of a segment's header block; the first frame follows.
@@ -39,7 +39,7 @@ pub(super) struct Log {
     /// Segments below this position were deleted by retention, or are about to be.
     first: AtomicU64,
     end: AtomicU64,
-    pub(super) meters: Meters,
+    pub(super) counters: Counters,
 }
 
 /// The newest frames with a record that is read again, oldest first.
@@ -63,9 +63,9 @@ impl Log {
             tail: RwLock::default(),
             first: AtomicU64::new(0),
             end: AtomicU64::new(0),
-            meters: Meters::default(),
+            counters: Counters::default(),
         };
-        log.meters.segments.set(log.segments()?.len() as u64);
+        log.counters.segments.set(log.segments()?.len() as i64);
         Ok(log)
     }
 
@@ -170,7 +170,7 @@ impl Log {
     pub(super) fn remove_segment(&self, segment: u64) -> io::Result<()> {
         fs::remove_file(self.path(segment))?;
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
-        self.meters.segments.sub(1);
+        self.counters.segments.dec();
         Ok(())
     }
 
@@ -183,11 +183,11 @@ impl Log {
         if let Err(error) = filled {
             // The room that there was is needed elsewhere.
             if fs::remove_file(&path).is_ok() {
-                self.meters.segments.sub(u64::from(!is_new));
+                self.counters.segments.dec_by(i64::from(!is_new));
             }
             return Err(error);
         }
-        self.meters.segments.add(u64::from(is_new));
+        self.counters.segments.inc_by(i64::from(is_new));
         Ok(Arc::new(file))
     }
 

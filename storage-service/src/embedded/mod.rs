@@ -145,7 +145,7 @@ impl Embedded {
 
     /// What was counted since the start.
     pub fn counters(&self) -> Counters {
-        self.current.get().log.meters.read()
+        self.current.get().log.counters.clone()
     }
 
     /// Commits what waits, writes a checkpoint and releases the directory. Later calls find the store unavailable.

@@ -272,7 +272,7 @@ impl Home {
             (Some(sync), _) => sync.clone(),
             (None, Durability::Os) => Arc::new(|_| Ok(())),
             (None, Durability::Disk) => Arc::new(move |file| {
-                log.meters.syncs.add(1);
+                log.counters.syncs.inc();
                 file.sync_data()
             }),
         }

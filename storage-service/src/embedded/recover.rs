@@ -64,7 +64,7 @@ impl Recovery {
                 (self.due, self.recovered) = (None, Some(now));
                 // What passes remember is about the store that failed.
                 *survey = Survey::default();
-                failed.log.meters.recoveries.add(1);
+                failed.log.counters.recoveries.inc();
                 Some(loaded)
             }
             Err(error) => {

@@ -107,9 +107,9 @@ impl Retention {
         }
         let mut pass = Pass { shared, rules: self.rules, now_ms, batch: Batch::new(self.queue.clone()) };
         let result = pass.run(self, &mut survey);
-        let meters = &shared.log.meters;
-        meters.dropped_entries.add(pass.batch.dropped);
-        meters.moved_entries.add(pass.batch.moved);
+        let counters = &shared.log.counters;
+        counters.dropped_entries.inc_by(pass.batch.dropped);
+        counters.moved_entries.inc_by(pass.batch.moved);
         let freed = result?;
         Ok(Retained { dropped: pass.batch.dropped, freed })
     }

@@ -37,6 +37,22 @@ pub(super) fn told(error: &Error) -> String {
 }
 
 impl Failure {
+    /// Every kind, as metrics name it.
+    pub(super) const KINDS: [&str; 6] = ["raced", "refused", "lost", "late", "unconnected", "damaged"];
+
+    /// One of [`Failure::KINDS`].
+    pub(super) fn kind(&self) -> &'static str {
+        let index = match self {
+            Failure::Raced(_) => 0,
+            Failure::Refused(_) => 1,
+            Failure::Lost(_) => 2,
+            Failure::Late => 3,
+            Failure::Unconnected(_) => 4,
+            Failure::Damaged(_) => 5,
+        };
+        Failure::KINDS[index]
+    }
+
     /// Whether the connection may be used again, after a rollback.
     pub(super) fn leaves_the_connection(&self) -> bool {
         matches!(self, Failure::Raced(_) | Failure::Refused(_) | Failure::Damaged(_))

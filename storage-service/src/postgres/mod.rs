@@ -7,6 +7,7 @@
 //! that another would need: what is decided is decided on locked rows.
 
 mod connection;
+mod counted;
 mod decide;
 mod effects;
 mod epoch;
@@ -30,11 +31,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_proto::{ConversationId, UserId};
+use tern_runtime::metrics::{Metrics, Ready};
 use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
+use self::counted::Counted;
 pub use self::epoch::Lineage;
 use self::ids::Ids;
 pub use self::options::{Isolation, Options};
@@ -55,6 +58,7 @@ pub struct Postgres {
     reads: Arc<Queue<Look>>,
     retention: tokio::sync::Mutex<Retention>,
     durability: Durability,
+    counted: Counted,
     lanes: Mutex<JoinSet<()>>,
 }
 
@@ -73,18 +77,27 @@ impl Postgres {
         // The first connection shows that it works; each lane makes its own when it first needs it.
         let first = Connection::open(&options).await.map_err(|failure| OpenError(failure.to_string()))?;
         let durability = first.durability;
-        let (writes, reads) = (Arc::new(Queue::new(writer::BATCH, LAZY)), Arc::new(Queue::new(reader::BATCH, LAZY)));
+        let counted = Counted::default();
+        let writes = Arc::new(Queue::new(writer::BATCH, LAZY, counted.queues.of("commit")));
+        let reads = Arc::new(Queue::new(reader::BATCH, LAZY, counted.queues.of("look")));
         let mut lanes = JoinSet::new();
         let mut first = Some(first);
         for _ in 0..options.writers.max(1) {
             let (options, queue, connection) = (options.clone(), writes.clone(), first.take());
-            lanes.spawn(Writer { options, queue, connection, ids: Ids::default() }.run());
+            let counted = counted.clone();
+            lanes.spawn(Writer { options, queue, connection, ids: Ids::default(), counted }.run());
         }
         for _ in 0..options.readers.max(1) {
-            lanes.spawn(Reader { options: options.clone(), queue: reads.clone(), connection: None }.run());
+            let (options, queue, counted) = (options.clone(), reads.clone(), counted.clone());
+            lanes.spawn(Reader { options, queue, connection: None, counted }.run());
         }
         let retention = tokio::sync::Mutex::new(Retention::new(options));
-        Ok(Postgres { writes, reads, retention, durability, lanes: Mutex::new(lanes) })
+        Ok(Postgres { writes, reads, retention, durability, counted, lanes: Mutex::new(lanes) })
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        self.counted.report_to(metrics);
     }
 
     /// Takes nothing more, and returns once everything that waits is answered.
@@ -174,5 +187,11 @@ impl Storage for Postgres {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+}
+
+impl Ready for Postgres {
+    async fn ready(&self) -> Result<(), String> {
+        Storage::ready(self).await.map_err(|Unavailable(why)| why)
     }
 }

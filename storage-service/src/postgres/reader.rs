@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
+use super::counted::Counted;
 use super::failure::Failure;
 use super::options::{Isolation, Options};
 use super::{looks, page};
@@ -50,6 +51,7 @@ pub(super) struct Reader {
     pub options: Arc<Options>,
     pub queue: Arc<Queue<Look>>,
     pub connection: Option<Connection>,
+    pub counted: Counted,
 }
 
 impl Reader {
@@ -67,6 +69,7 @@ impl Reader {
                 Ok(answers) => return answers.tell(looks),
                 Err(failure) => failure,
             };
+            self.counted.failed(&failure);
             if !failure.leaves_the_connection() {
                 self.connection = None;
             }
@@ -85,7 +88,10 @@ impl Reader {
         }
         let Some(connection) = &self.connection else { return Err(Failure::Late) };
         let read = read(connection, self.options.isolation, looks);
-        timeout(ATTEMPT, read).await.unwrap_or(Err(Failure::Late))
+        let began = Instant::now();
+        let answers = timeout(ATTEMPT, read).await.unwrap_or(Err(Failure::Late))?;
+        self.counted.reads.observe(began.elapsed().as_secs_f64());
+        Ok(answers)
     }
 }
 

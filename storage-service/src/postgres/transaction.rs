@@ -20,6 +20,7 @@ use tern_runtime::planted::{self, Fault};
 use tokio_postgres::Row;
 
 use super::connection::Connection;
+use super::counted::Counted;
 use super::decide::{Decider, remembered};
 use super::effects::{Effects, Raise};
 use super::failure::Failure;
@@ -40,6 +41,7 @@ pub(super) struct Transaction<'a> {
     pub again: bool,
     /// From when on it may be committed.
     pub committing: &'a AtomicBool,
+    pub counted: &'a Counted,
 }
 
 /// The conversations that ops touch.
@@ -69,6 +71,7 @@ impl Transaction<'_> {
         let mut known = Known { ids: ids.take(self.connection, self.sends().count()).await?, ..Known::default() };
         let seen = self.lock_devices(&mut known).await?;
         self.load_results(&mut known, seen).await?;
+        let resends = known.results.values().map(|results| results.len() as u64).sum();
         self.lock_conversations(&mut known).await?;
         let mut decider = Decider::new(known);
         let mut outcomes: Vec<Outcome> = self.ops.iter().map(|op| decider.decide(op)).collect();
@@ -78,6 +81,9 @@ impl Transaction<'_> {
         Effects::settle(&mut outcomes, known.epoch, &bases)?;
         self.committing.store(true, Ordering::Relaxed);
         write::everything(self.connection, &known, effects, &bases).await?;
+        if !self.again {
+            self.counted.resends.inc_by(resends);
+        }
         Ok(outcomes)
     }
 

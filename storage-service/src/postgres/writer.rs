@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::Connection;
+use super::counted::Counted;
 use super::failure::Failure;
 use super::ids::Ids;
 use super::options::Options;
@@ -45,6 +46,7 @@ pub(super) struct Writer {
     pub queue: Arc<Queue<Job>>,
     pub connection: Option<Connection>,
     pub ids: Ids,
+    pub counted: Counted,
 }
 
 impl Writer {
@@ -103,6 +105,7 @@ impl Writer {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => failure,
             };
+            self.counted.failed(&failure);
             if !failure.leaves_the_connection() {
                 self.connection = None;
                 may_be_stored |= committing.load(Ordering::Relaxed);
@@ -125,8 +128,12 @@ impl Writer {
             self.connection = Some(Connection::open(&self.options).await?);
         }
         let Some(connection) = &self.connection else { return Err(Failure::Late) };
-        let transaction = Transaction { connection, isolation: self.options.isolation, ops, again, committing };
-        timeout(ATTEMPT, transaction.run(&mut self.ids)).await.unwrap_or(Err(Failure::Late))
+        let (isolation, counted) = (self.options.isolation, &self.counted);
+        let transaction = Transaction { connection, isolation, ops, again, committing, counted };
+        let began = Instant::now();
+        let outcomes = timeout(ATTEMPT, transaction.run(&mut self.ids)).await.unwrap_or(Err(Failure::Late))?;
+        self.counted.commits.observe(began.elapsed().as_secs_f64());
+        Ok(outcomes)
     }
 }
 

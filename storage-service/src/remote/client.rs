@@ -12,6 +12,8 @@ use tern_rpc::v1::seen::Seen;
 use tern_rpc::v1::storage_client::StorageClient;
 use tern_rpc::v1::{self as rpc};
 use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
+use tern_runtime::metrics::Metrics;
+use tern_runtime::queue::Meters;
 
 use super::convert;
 use crate::{
@@ -36,6 +38,7 @@ pub struct Client {
     commits: Batcher<rpc::CommitRequest, Vec<rpc::Outcome>>,
     lazy_commits: Batcher<rpc::CommitRequest, Vec<rpc::Outcome>>,
     looks: Batcher<rpc::Look, rpc::Seen>,
+    meters: Meters,
     /// The storage service has said that what it stores is on disk.
     on_disk: AtomicBool,
 }
@@ -44,19 +47,27 @@ impl Client {
     /// Asks the replicas at `target`. Needs a Tokio runtime.
     pub fn new(target: Target) -> Client {
         let replicas = Arc::new(Replicas::of("storage", target));
-        let commits = |lanes| {
+        let meters = Meters::default();
+        let commits = |lanes, queue| {
             let replicas = replicas.clone();
-            Batcher::new(lanes, move |calls| Box::pin(commit(replicas.clone(), calls)))
+            Batcher::new(lanes, meters.of(queue), move |calls| Box::pin(commit(replicas.clone(), calls)))
         };
         let looking = replicas.clone();
-        let looks = Batcher::new(LOOKS, move |looks| Box::pin(look(looking.clone(), looks)));
+        let looks = Batcher::new(LOOKS, meters.of("storage_look"), move |looks| Box::pin(look(looking.clone(), looks)));
         Client {
-            commits: commits(COMMITS),
-            lazy_commits: commits(LAZY_COMMITS),
+            commits: commits(COMMITS, "storage_commit"),
+            lazy_commits: commits(LAZY_COMMITS, "storage_lazy_commit"),
             looks,
+            meters,
             replicas,
             on_disk: AtomicBool::new(false),
         }
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        self.meters.report_to(metrics);
+        self.replicas.report_to(metrics);
     }
 
     async fn look(&self, look: Look) -> Result<Seen, Unavailable> {

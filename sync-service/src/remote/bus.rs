@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use futures_util::StreamExt as _;
 use prost::bytes::Bytes;
+use tern_runtime::metrics::{Counter, Metrics};
 use tern_runtime::shutdown::Stop;
 use tokio::sync::Notify;
 
@@ -26,7 +26,17 @@ pub struct Bus {
     client: Client,
     /// Something may have been missed: a message was lost here, or the connection was.
     missed: Arc<Notify>,
-    lost: AtomicU64,
+    counted: Counted,
+}
+
+/// What is counted of NATS.
+#[derive(Clone, Default)]
+struct Counted {
+    sent: Counter,
+    dropped: Counter,
+    slow: Counter,
+    disconnects: Counter,
+    errors: Counter,
 }
 
 /// Where NATS is: URLs as in `nats://user:password@host:4222`, or `tls://`, with commas between them.
@@ -75,8 +85,8 @@ impl Bus {
     /// # Errors
     /// The options contradict each other.
     pub async fn connect(servers: Servers, name: &str) -> Result<Bus, String> {
-        let missed = Arc::new(Notify::new());
-        let heard = missed.clone();
+        let (missed, counted) = (Arc::new(Notify::new()), Counted::default());
+        let heard = (missed.clone(), counted.clone());
         let options = servers.options();
         let options = options
             .name(name)
@@ -89,11 +99,22 @@ impl Bus {
                 Duration::from_millis(100 << attempts.min(4)).mul_f64(0.5 + fastrand::f64() / 2.0)
             })
             .event_callback(move |event| {
-                let missed = heard.clone();
-                async move { on_event(&event, &missed) }
+                let (missed, counted) = heard.clone();
+                async move { on_event(&event, &missed, &counted) }
             });
         let client = options.connect(servers.addresses).await.map_err(|error| error.to_string())?;
-        Ok(Bus { client, missed, lost: AtomicU64::new(0) })
+        Ok(Bus { client, missed, counted })
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        let Counted { sent, dropped, slow, disconnects, errors } = self.counted.clone();
+        metrics.register("tern_hints_sent", "Messages with hints that were published", sent);
+        let help = "Messages with hints that could not be published; the gateways look by themselves, later";
+        metrics.register("tern_hints_dropped", help, dropped);
+        metrics.register("tern_hints_slow", "Times that hints came faster than they were heard", slow);
+        metrics.register("tern_nats_disconnects", "Times that the connection to NATS was lost", disconnects);
+        metrics.register("tern_nats_errors", "What NATS or its client has complained about", errors);
     }
 
     /// Publishes, or loses it.
@@ -101,10 +122,12 @@ impl Bus {
         let is_there = self.client.connection_state() == State::Connected;
         let published = async { self.client.publish(subject.to_owned(), message).await.is_ok() };
         if !is_there || tokio::time::timeout(ROOM, published).await != Ok(true) {
-            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+            let lost = self.counted.dropped.inc() + 1;
             if lost.is_power_of_two() {
                 tracing::warn!(lost, "hints could not be published since the start");
             }
+        } else {
+            self.counted.sent.inc();
         }
     }
 
@@ -134,17 +157,25 @@ impl Bus {
     }
 }
 
-fn on_event(event: &Event, missed: &Notify) {
+fn on_event(event: &Event, missed: &Notify, counted: &Counted) {
     match event {
         Event::Connected => {
             tracing::info!("connected to NATS");
             missed.notify_one();
         }
         Event::SlowConsumer(_) => {
+            counted.slow.inc();
             tracing::warn!("hints came faster than they were heard, and some were lost");
             missed.notify_one();
         }
-        Event::Disconnected => tracing::warn!("NATS is away: hints are lost until it is back"),
+        Event::Disconnected => {
+            counted.disconnects.inc();
+            tracing::warn!("NATS is away: hints are lost until it is back");
+        }
+        Event::ServerError(_) | Event::ClientError(_) => {
+            counted.errors.inc();
+            tracing::debug!(%event, "NATS");
+        }
         event => tracing::debug!(%event, "NATS"),
     }
 }

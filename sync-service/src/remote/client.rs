@@ -15,7 +15,9 @@ use tern_rpc::v1::ask::Ask;
 use tern_rpc::v1::sync_client::SyncClient;
 use tern_rpc::v1::{self as rpc};
 use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
+use tern_runtime::metrics::Metrics;
 use tern_runtime::planted::{self, Fault};
+use tern_runtime::queue::Meters;
 use tern_storage::Device;
 
 use crate::send::refusal;
@@ -47,26 +49,37 @@ pub struct Client {
     reads: [Batcher<rpc::Ask, rpc::Answer>; HOMES],
     /// As the last hello was told.
     durability: AtomicI32,
+    meters: Meters,
+    replicas: Arc<Replicas>,
 }
 
 impl Client {
     /// Asks the replicas at `target`. Needs a Tokio runtime.
     pub fn new(target: Target) -> Client {
         let replicas = Arc::new(Replicas::of("sync", target));
-        let batcher = |lanes, replicas: &Arc<Replicas>| {
+        let meters = Meters::default();
+        let batcher = |queue, lanes, replicas: &Arc<Replicas>| {
             let replicas = replicas.clone();
             let call = move |asks| -> BoxFuture<'static, Vec<rpc::Answer>> { Box::pin(call(replicas.clone(), asks)) };
-            Batcher::new(lanes, call)
+            Batcher::new(lanes, meters.of(queue), call)
         };
         let durability = AtomicI32::new(v1::Durability::Unspecified.into());
         Client {
-            sends: batcher(SENDS, &replicas),
-            quick: batcher(QUICK, &replicas),
-            routes: batcher(ROUTES, &replicas),
-            acks: std::array::from_fn(|home| batcher(ACKS, &Arc::new(replicas.at_home(home)))),
-            reads: std::array::from_fn(|home| batcher(READS, &Arc::new(replicas.at_home(home)))),
+            sends: batcher("sync_send", SENDS, &replicas),
+            quick: batcher("sync_quick", QUICK, &replicas),
+            routes: batcher("sync_routes", ROUTES, &replicas),
+            acks: std::array::from_fn(|home| batcher("sync_ack", ACKS, &Arc::new(replicas.at_home(home)))),
+            reads: std::array::from_fn(|home| batcher("sync_read", READS, &Arc::new(replicas.at_home(home)))),
             durability,
+            meters,
+            replicas,
         }
+    }
+
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        self.meters.report_to(metrics);
+        self.replicas.report_to(metrics);
     }
 
     async fn ask(
@@ -278,7 +291,12 @@ impl SyncApi for Client {
     }
 
     async fn ready(&self) -> Result<(), Refusal> {
-        wanted!(self.ask(&self.quick, None, Ask::Ready(true)).await?, Ready).map(drop)
+        match self.ask(&self.quick, None, Ask::Ready(true)).await {
+            Ok(answer) => wanted!(answer, Ready).map(drop),
+            // Nothing was to be done, so nothing about it is unknown.
+            Err(Refusal { code: Code::OutcomeUnknown, message, .. }) => Err(Refusal::new(Code::Unavailable, &message)),
+            Err(refused) => Err(refused),
+        }
     }
 
     fn durability(&self) -> v1::Durability {

@@ -11,6 +11,7 @@ use prost::bytes::Bytes;
 use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_rpc::v1::{self as rpc};
+use tern_runtime::metrics::{Counter, Metrics};
 use tern_runtime::queue::let_others_run;
 use tern_runtime::shutdown::Stop;
 use tokio::sync::Notify;
@@ -46,6 +47,8 @@ struct Shared {
     routes: Arc<dyn Routes>,
     waiting: Mutex<Waiting>,
     more: Notify,
+    /// Hints for which there was no room.
+    unheld: Counter,
 }
 
 /// What has not been told yet.
@@ -58,6 +61,8 @@ struct Waiting {
     /// Of the news.
     places: usize,
     displaced: Vec<(Device, Route)>,
+    /// For how many there was no room.
+    unheld: u64,
 }
 
 /// News for whom, and what is told.
@@ -76,9 +81,17 @@ struct Told {
 impl Fanout {
     /// Tells over `bus` the gateways that `routes` name. Needs a Tokio runtime.
     pub fn new(bus: Arc<Bus>, routes: Arc<dyn Routes>) -> Fanout {
-        let shared = Arc::new(Shared { bus, routes, waiting: Mutex::default(), more: Notify::new() });
+        let (waiting, more, unheld) = (Mutex::default(), Notify::new(), Counter::default());
+        let shared = Arc::new(Shared { bus, routes, waiting, more, unheld });
         tokio::spawn(tell(Arc::downgrade(&shared)));
         Fanout { shared }
+    }
+
+    /// Has told what is counted, of NATS too.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        let help = "Hints for which there was no room; who should have had them looks by himself, later";
+        metrics.register("tern_hints_unheld", help, self.shared.unheld.clone());
+        self.shared.bus.report_to(metrics);
     }
 
     /// Tells what waits, and returns once NATS has it or the patience is over: before a stop.
@@ -116,6 +129,8 @@ impl Hints for Fanout {
         self.add(|waiting| {
             if waiting.displaced.len() < WAITING {
                 waiting.displaced.push((device.clone(), route));
+            } else {
+                waiting.unheld += 1;
             }
         });
     }
@@ -129,6 +144,7 @@ impl Shared {
 
     /// Tells what waits. `known` are the gateways that were found lately.
     async fn tell(&self, waiting: Waiting, known: &mut HashMap<GatewayId, Instant>) {
+        self.unheld.inc_by(waiting.unheld);
         let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
         let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
         let told = match found {
@@ -172,7 +188,7 @@ impl Waiting {
             Some(known) if known.as_ref() == except => {}
             // Two causes: nobody is left out.
             Some(known) => *known = None,
-            None if is_full => {}
+            None if is_full => self.unheld += 1,
             None => {
                 self.owed.insert(user.clone(), except.cloned());
             }

@@ -14,6 +14,7 @@ use redis::{
     Value,
 };
 use tern_proto::UserId;
+use tern_runtime::metrics::{By, Counter, Histogram, Metrics, seconds};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -81,6 +82,8 @@ pub struct Redis {
 struct Shared {
     current: Mutex<Current>,
     broken: Notify,
+    asked: Histogram,
+    failures: By<Counter>,
 }
 
 /// The connection, and the how many-th it is.
@@ -99,21 +102,37 @@ enum Connection {
 impl Redis {
     /// Routes in the Redis at `target`, each gone within the lifetime. Needs a Tokio runtime, in which it connects by itself, again and again.
     pub fn new(target: Target, lifetime: Duration) -> Redis {
-        let shared = Arc::new(Shared { current: Mutex::default(), broken: Notify::new() });
+        let (current, broken) = (Mutex::default(), Notify::new());
+        let shared = Arc::new(Shared { current, broken, asked: seconds(), failures: By::default() });
         tokio::spawn(keep_connected(Arc::downgrade(&shared), target));
         let [keep, leave] = [KEEP, LEAVE].map(Script::new);
         Redis { shared, kept: kept(lifetime), keep, leave }
     }
 
+    /// Has told what is counted.
+    pub fn report_to(&self, metrics: &mut Metrics) {
+        metrics.register("tern_redis_seconds", "From a question to Redis to its answer", self.shared.asked.clone());
+        let help = "Questions to Redis without an answer, and connections that could not be made, by kind";
+        metrics.register("tern_redis_failures", help, self.shared.failures.clone());
+    }
+
     /// Asks, if Redis is there, for no longer than it is worth.
     async fn ask<T>(&self, ask: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, Away> {
         let Current { number, connection } = self.shared.current().clone();
-        let connection = connection.ok_or_else(|| Away("there is no connection to Redis".into()))?;
+        let connection = connection.ok_or_else(|| {
+            self.shared.failed("unconnected");
+            Away("there is no connection to Redis".into())
+        })?;
+        let began = Instant::now();
         let error = match tokio::time::timeout(PATIENCE, ask(connection)).await {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(answer)) => {
+                self.shared.asked.observe(began.elapsed().as_secs_f64());
+                return Ok(answer);
+            }
             Ok(Err(error)) => error,
             Err(_) => RedisError::from((ErrorKind::Io, "no answer in time")),
         };
+        self.shared.failed("unanswered");
         self.shared.leave(number, &error);
         Err(Away(error.to_string()))
     }
@@ -203,6 +222,10 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed(&self, kind: &'static str) {
+        self.failures.get_or_create(&[("kind", kind)]).inc();
+    }
+
     /// Leaves a connection that is of no use any more, or a server that became a replica.
     fn leave(&self, number: u64, error: &RedisError) {
         let is_readonly = error.kind() == ErrorKind::Server(redis::ServerErrorKind::ReadOnly);
@@ -239,6 +262,7 @@ async fn keep_connected(shared: Weak<Shared>, mut target: Target) {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".into(),
         };
+        shared.failed("connect");
         if complain_at <= Instant::now() {
             tracing::warn!(%error, "Redis cannot be used; it is tried again and again");
             complain_at = Instant::now() + COMPLAIN;

@@ -138,7 +138,12 @@ fn tell(cluster: &mut Cluster) -> bool {
         let runs = service.is_running();
         all &= runs;
         let called = if service.kind.is_own() { "rpc " } else { "" };
-        let ports = [(called, service.port), ("long-link ", service.long_link), ("http ", service.http)];
+        let ports = [
+            (called, service.port),
+            ("long-link ", service.long_link),
+            ("http ", service.http),
+            ("metrics ", service.metrics),
+        ];
         let place = |(name, port): (&str, Option<u16>)| Some(format!("{name}127.0.0.1:{}", port?));
         let places: Vec<String> = ports.into_iter().filter_map(place).collect();
         println!("{:<12} {:<12} {}", service.name(), state(runs), places.join(" "));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Tokens, links};
 use tern_runtime::logs::{self, EnvFilter, Format};
+use tern_runtime::metrics;
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_storage::Durability;
 use tern_storage::embedded::Options;
@@ -36,7 +37,7 @@ impl Standalone {
         let standalone = Standalone {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
-            metrics: from.optional_addr("listen.metrics"),
+            metrics: metrics::listen(&mut from),
             data: from.path("storage.dir").unwrap_or_else(|| super::DEFAULT_DATA.into()),
             durability: durability(&mut from),
             keep: Keep::read(&mut from),

@@ -1,5 +1,7 @@
 //! `tern cluster` as a person would use it, and `tern smoke` against it.
 
+mod watched;
+
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub(crate) fn run() -> Result<Tally> {
     act("up")?;
     act("status")?;
     smoke(&tern, &dir)?;
+    watched::metrics(&Cluster::open(&dir)?)?;
     act("down")?;
     act("up")?;
     smoke(&tern, &dir)?;
@@ -37,9 +40,10 @@ pub(crate) fn run() -> Result<Tally> {
     act("up")?;
     act("status")?;
     smoke(&tern, &dir)?;
+    watched::readiness(&mut Cluster::open(&dir)?)?;
     act("down")?;
     act("down")?;
-    Ok(Tally::passed(12))
+    Ok(Tally::passed(14))
 }
 
 fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {

@@ -59,7 +59,7 @@ async fn a_store_recovers_from_a_failed_sync() {
     assert_eq!((store.ready().await, store.failure()), (Ok(()), None));
     assert_eq!(page(&store).await.epoch, epoch, "a key from before stays good");
     assert_eq!(page(&store).await.entries[0].version, first.server_msg_id);
-    assert_eq!(store.counters().recoveries, 1);
+    assert_eq!(store.counters().recoveries.get(), 1);
     drop(store);
     let store = open(dir.path());
     assert!(!store.recovered().new_epoch);
@@ -78,7 +78,7 @@ async fn a_store_fails_and_recovers_more_than_once() {
     }
     sent_in_time(&store, 5).await;
     assert_eq!(readable(&store).await, (vec![1, 2, 3, 4, 5], vec![]));
-    assert_eq!(store.counters().recoveries, 2);
+    assert_eq!(store.counters().recoveries.get(), 2);
 }
 
 #[tokio::test]
