@@ -41,7 +41,7 @@ impl Outbox {
     pub(crate) fn new(sender: u32, to: String, bytes: usize) -> Outbox {
         let message = v1::OutMessage { to, ..Default::default() };
         let (unanswered, due) = Default::default();
-        let request = v1::SendRequest { messages: vec![message] };
+        let request = v1::SendRequest { messages: vec![message], ..Default::default() };
         Outbox { sender, bytes, request, founding: None, sent: 0, unanswered, due, window: 0, batch: 1, left: u64::MAX }
     }
 

@@ -232,7 +232,7 @@ impl Session {
     /// Sends the oldest messages that have no answer yet. Only when [`Session::wants_batch`].
     pub(crate) fn send(&mut self, messages: Vec<v1::OutMessage>, now: Instant) {
         let ids = messages.iter().map(|message| message.client_msg_id).collect();
-        self.transmit(Request::Send(ids), &v1::SendRequest { messages }, now);
+        self.transmit(Request::Send(ids), &v1::SendRequest { messages, ..Default::default() }, now);
     }
 
     /// Whether a read mark may be sent now.

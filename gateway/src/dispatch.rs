@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tern_proto::{DeviceId, limits, v1};
 use tern_runtime::clock;
+use tern_runtime::traces::{self, note_messages};
 use tern_sync::{Device, Refusal};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::Gateway;
 use crate::registry::{Leading, Presence};
@@ -23,9 +25,21 @@ impl Gateway {
     /// Carries out a request of a device that is who it says.
     pub(crate) async fn answer(&self, device: &Device, request: Request) -> Answer {
         let (command, asked) = (request.command(), Instant::now());
-        let answer = self.carry_out(device, request).await;
+        let of_client = match &request {
+            Request::Send(send) => send.traceparent.parse().ok(),
+            _ => None,
+        };
+        let span = traces::root(command.name(), of_client.as_ref());
+        let answer = self.carry_out(device, request).instrument(span).await;
         self.counters.answered(command, asked.elapsed());
         answer
+    }
+
+    /// Sends messages, and notes in the trace which they are.
+    pub(crate) async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
+        let results = self.sync.send(device, messages).await;
+        note_messages(&Span::current(), results.iter().map(|sent| sent.server_msg_id).filter(|id| *id > 0));
+        results
     }
 
     async fn carry_out(&self, device: &Device, request: Request) -> Answer {
@@ -33,9 +47,7 @@ impl Gateway {
             Request::Heartbeat => Reply::Heartbeat,
             Request::Hello(request) => Reply::Hello(self.hello(device, &request).await?),
             Request::Sync(request) => Reply::Sync(self.sync.sync(device, request).await?),
-            Request::Send(request) => {
-                Reply::Send(v1::SendReply { results: self.sync.send(device, request.messages).await })
-            }
+            Request::Send(request) => Reply::Send(v1::SendReply { results: self.send(device, request.messages).await }),
             Request::Check(request) => Reply::Check(self.check(device, &request).await?),
             Request::Ack(request) => Reply::Ack(self.sync.ack(device, request).await?),
             Request::Read(request) => Reply::Read(self.sync.read(device, request).await?),

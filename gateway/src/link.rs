@@ -12,10 +12,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use tern_proto::{Command, Key, packet, v1};
+use tern_runtime::traces;
 use tern_sync::{Pushed, Refusal};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tracing::Instrument as _;
 
 use crate::Gateway;
 use crate::counters::Ending;
@@ -200,7 +202,8 @@ impl Link {
                 let (session, signal) = (self.place.id, Arc::clone(&self.place.signal));
                 Box::pin(async move {
                     let asked = Instant::now();
-                    let greeted = gateway.greet(request, session, signal).await.map(Box::new);
+                    let span = traces::root(Command::Hello.name(), None);
+                    let greeted = gateway.greet(request, session, signal).instrument(span).await.map(Box::new);
                     gateway.counters.answered(Command::Hello, asked.elapsed());
                     Done::Greeted { sequence, greeted }
                 })
@@ -216,7 +219,8 @@ impl Link {
                 let device = self.device();
                 Box::pin(async move {
                     let asked = Instant::now();
-                    let results = gateway.sync.send(&device, batch.messages).await;
+                    let span = traces::root(Command::Send.name(), batch.trace.as_ref());
+                    let results = gateway.send(&device, batch.messages).instrument(span).await;
                     gateway.counters.answered(Command::Send, asked.elapsed());
                     Done::Sent { parts: batch.parts, results }
                 })

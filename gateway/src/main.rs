@@ -11,11 +11,10 @@ use anyhow::{Context, Result};
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, Tokens, bind, links, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
 use tern_rpc::Target;
-use tern_runtime::logs;
-use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
+use tern_runtime::watch::{self, Watch};
 use tern_sync::remote::{self, Bus, Servers};
 use tern_sync::{GatewayId, routes};
 use tokio::net::TcpListener;
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
         let places = [("long-link", server.long_link.local_addr()?), ("http", server.http.local_addr()?)];
-        service::say_ready(ABOUT, &places, server.watched.address()?);
+        service::say_ready(ABOUT, &places, server.watch.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -56,8 +55,7 @@ struct Gate {
     tokens: Tokens,
     links: tern_gateway::Settings,
     look_again: Duration,
-    metrics: Option<SocketAddr>,
-    log: (logs::EnvFilter, logs::Format),
+    watch: watch::Settings,
 }
 
 impl Gate {
@@ -83,8 +81,7 @@ impl Gate {
             tokens,
             links: links(&mut from),
             look_again: from.duration("link.look_again", LOOK_AGAIN, second..=second * 600),
-            metrics: metrics::listen(&mut from),
-            log: logs::read(&mut from),
+            watch: watch::Settings::read(&mut from),
         };
         let gate = sync.zip(nats).map(gate);
         from.finish()?;
@@ -105,22 +102,26 @@ struct Server {
     route_lifetime: Duration,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
-    watched: metrics::Listener,
+    watch: Watch,
 }
 
 impl Server {
     async fn build(settings: Gate) -> Result<Server> {
-        service::start_log(settings.log.0, settings.log.1);
+        let mut watch = Watch::start(ABOUT, settings.watch).await?;
         warn_of_descriptors(settings.links.max_links);
         let (verifier, refresher) = settings.tokens.verifier(None).await?;
         let id = GatewayId::random();
         let registry = Registry::routed(id);
         let sync = Arc::new(remote::Client::new(settings.sync));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
+        let gateway = Gateway::new(sync.clone(), registry.clone(), settings.links, verifier);
+        gateway.report_to(&mut watch.metrics);
+        sync.report_to(&mut watch.metrics);
+        bus.report_to(&mut watch.metrics);
         Ok(Server {
             long_link: bind("long link", settings.long_link)?,
             http: bind("short link", settings.http)?,
-            gateway: Gateway::new(sync.clone(), registry.clone(), settings.links, verifier),
+            gateway,
             id,
             registry,
             sync,
@@ -128,17 +129,13 @@ impl Server {
             look_again: settings.look_again,
             route_lifetime: settings.route_lifetime,
             refresher,
-            watched: metrics::Listener::bind(settings.metrics).await?,
+            watch,
         })
     }
 
     /// Serves until the stop, then drains: links first, which hear hints to their end.
     async fn serve(self, stop: Stop) {
-        let mut metrics = metrics::of_process(ABOUT);
-        self.gateway.report_to(&mut metrics);
-        self.sync.report_to(&mut metrics);
-        self.bus.report_to(&mut metrics);
-        self.watched.serve(metrics, self.gateway.clone(), stop.clone());
+        let tracer = self.watch.serve(self.gateway.clone(), stop.clone());
         if let Some(refresher) = self.refresher {
             tokio::spawn(refresher.run(stop.clone()));
         }
@@ -158,6 +155,7 @@ impl Server {
         if let Err(error) = hearing.await {
             tracing::error!(%error, "hearing hints broke off");
         }
+        tracer.finish().await;
         tracing::info!("stopped");
     }
 }

@@ -225,6 +225,7 @@ mod tests {
     use tern_proto::key::Class;
 
     use super::*;
+    use crate::signal::Delivery;
 
     const K1: Key = Key { epoch: 7, versions: [Some(1), Some(0)] };
     const K2: Key = Key { epoch: 7, versions: [Some(2), Some(0)] };
@@ -343,7 +344,7 @@ mod tests {
     /// A message at a version, right behind another one.
     fn fresh(before: u64, version: u64) -> Fresh {
         let entry = v1::Entry { class: 1, version, body: None };
-        Fresh { epoch: 7, class: Class::Messages, before, entry, is_own: false }
+        Fresh { epoch: 7, class: Class::Messages, before, entry, is_own: false, delivery: Delivery::of(None) }
     }
 
     fn receipt(before: u64, version: u64) -> Fresh {

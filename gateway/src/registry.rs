@@ -2,6 +2,8 @@
 //!
 //! A hint sets a flag of each and wakes it; news is handed over too, as far as there is room. See [`Signal`].
 
+mod led;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,21 +14,18 @@ use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::metrics::Metrics;
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, GatewayId, Hints, Kept, News, Route, Standing, SyncApi};
+use tern_sync::{Device, GatewayId, Hints, Kept, News, Route, SyncApi};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::led::Routed;
 use crate::counters::Heard;
-use crate::signal::{DISPLACED, Fresh, HINT, STOP, Signal};
+use crate::signal::{DISPLACED, Delivery, Fresh, HINT, STOP, Signal};
 
 /// Locks are held for a few map operations; with this many, links on other cores rarely meet.
 const SHARDS: usize = 64;
 /// Checks of one user that wait at the same time; one more is refused.
 const WAITERS: usize = 64;
-/// Those who have come or left and of whom nothing was said yet.
-const CHANGES: usize = 64 * 1024;
-/// So many at a time are told of.
-const AT_A_TIME: usize = 1024;
 /// Within this time everybody looks who may have missed a hint.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
@@ -44,23 +43,6 @@ pub struct Registry {
     /// There where hints have to be led here.
     routed: Option<Routed>,
     heard: Heard,
-}
-
-/// What there is to say about the routes of this gateway.
-#[derive(Debug)]
-struct Routed {
-    gateway: GatewayId,
-    changes: Mutex<Changes>,
-    more: Notify,
-}
-
-/// What the task that keeps the routes has not heard yet.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Sessions that have come.
-    came: Vec<(Device, u64)>,
-    /// Routes of listeners that have left.
-    left: Vec<(Device, Route)>,
 }
 
 /// A part of the users.
@@ -126,7 +108,7 @@ impl Registry {
 
     /// One of several gateways, to which hints are led by routes. [`Registry::keep_routes`] has to run.
     pub fn routed(gateway: GatewayId) -> Arc<Registry> {
-        Registry::with(Some(Routed { gateway, changes: Mutex::default(), more: Notify::new() }))
+        Registry::with(Some(Routed::new(gateway)))
     }
 
     /// Has told what is counted of hints.
@@ -245,95 +227,6 @@ impl Registry {
         Some(Route { gateway, link: id, is_wait: kind == Kind::Waiter })
     }
 
-    /// Has hints led to sessions as they come, and not when they have left; says so again for everybody here, each once in every `renewal` and never all at once; until the stop. Where
-    /// several gateways are, each has to run this once.
-    pub async fn keep_routes(self: Arc<Registry>, sync: Arc<dyn SyncApi>, renewal: Duration, stop: Stop) {
-        let Some(routed) = &self.routed else { return };
-        let pause = renewal / SHARDS as u32;
-        let (mut at, mut shards) = (Instant::now() + pause, self.shards.iter().cycle());
-        loop {
-            tokio::select! {
-                () = stop.stopped() => return self.tell(routed, &*sync).await,
-                () = routed.more.notified() => self.tell(routed, &*sync).await,
-                () = tokio::time::sleep_until(at) => {
-                    if let Some(shard) = shards.next() {
-                        self.keep(self.all_kept(shard), &*sync).await;
-                    }
-                    // What was late is not made up for: it would be too much at once.
-                    at = (at + pause).max(Instant::now());
-                }
-            }
-        }
-    }
-
-    /// Tells who has come and who has left, in this order: a wait that has led hints to a hello leaves when its session has come.
-    async fn tell(&self, routed: &Routed, sync: &dyn SyncApi) {
-        let Changes { came, left } = std::mem::take(&mut *routed.changes());
-        let here = came.iter().filter_map(|(device, session)| {
-            let shard = self.shard(&device.user);
-            let is_it = |listener: &&Listener| listener.kind == Kind::Session && listener.id == *session;
-            self.kept(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
-        });
-        self.keep(here.collect(), sync).await;
-        for left in left.chunks(AT_A_TIME) {
-            sync.leave_routes(left.to_vec()).await;
-        }
-    }
-
-    fn all_kept(&self, shard: &Shard) -> Vec<(Kept, Leading, Arc<Signal>)> {
-        let of_user = |(user, here): (&UserId, &Vec<Listener>)| {
-            here.iter().filter_map(|listener| self.kept(user, listener)).collect::<Vec<_>>()
-        };
-        lock(shard).iter().flat_map(of_user).collect()
-    }
-
-    /// What is to be said of a listener, and what was known. Nothing of a wait to which nobody has had hints led, nor of a session that has not taken its place.
-    fn kept(&self, user: &UserId, listener: &Listener) -> Option<(Kept, Leading, Arc<Signal>)> {
-        let is_to_be_led = match listener.kind {
-            Kind::Session => listener.has_place,
-            Kind::Waiter => listener.leading != Leading::No,
-        };
-        if !is_to_be_led {
-            return None;
-        }
-        let device = Device { user: user.clone(), id: listener.device.clone() };
-        let kept = Kept { device, route: self.route(listener.kind, listener.id)?, age: listener.since.elapsed() };
-        Some((kept, listener.leading, Arc::clone(&listener.signal)))
-    }
-
-    async fn keep(&self, here: Vec<(Kept, Leading, Arc<Signal>)>, sync: &dyn SyncApi) {
-        for some in here.chunks(AT_A_TIME) {
-            let standings = sync.keep_routes(some.iter().map(|(kept, ..)| kept.clone()).collect()).await;
-            for (at, (kept, before, signal)) in some.iter().enumerate() {
-                let standing = standings.as_ref().ok().and_then(|standings| standings.get(at));
-                match standing {
-                    Some(Standing::Displaced) => signal.set(DISPLACED),
-                    // It was lost, or may have been while nobody answered: hints may have been missed.
-                    Some(Standing::New) if *before != Leading::No => signal.set(HINT),
-                    Some(_) if *before == Leading::Perhaps => signal.set(HINT),
-                    Some(_) | None => {}
-                }
-                self.led(kept, if standing.is_some() { Leading::Yes } else { Leading::Perhaps });
-            }
-        }
-    }
-
-    fn led(&self, Kept { device, route, .. }: &Kept, leading: Leading) {
-        let kind = if route.is_wait { Kind::Waiter } else { Kind::Session };
-        let mut shard = self.shard(&device.user);
-        let here = shard.get_mut(&device.user).into_iter().flatten();
-        if let Some(listener) = here.into_iter().find(|listener| listener.kind == kind && listener.id == route.link) {
-            listener.leading = leading;
-        }
-    }
-
-    /// Hints need not be led to a listener any more.
-    fn leave_route(&self, device: &Device, kind: Kind, id: u64) {
-        if let (Some(routed), Some(route)) = (&self.routed, self.route(kind, id)) {
-            routed.change(|changes| changes.left.push((device.clone(), route)));
-        }
-    }
-
     fn leave(&self, device: &Device, kind: Kind, id: u64) {
         let user = &device.user;
         let mut shard = self.shard(user);
@@ -364,23 +257,6 @@ impl Listener {
             leading: Leading::No,
             has_place: false,
         }
-    }
-}
-
-impl Routed {
-    /// Notes a change. Beyond what there is room for, who has come is told of with the next renewal, and the routes of those who have left end by themselves.
-    fn change(&self, change: impl FnOnce(&mut Changes)) {
-        let mut changes = self.changes();
-        if changes.came.len() + changes.left.len() < CHANGES {
-            change(&mut changes);
-        }
-        drop(changes);
-        self.more.notify_one();
-    }
-
-    /// Every change is whole, so a panic elsewhere leaves nothing to repair.
-    fn changes(&self) -> MutexGuard<'_, Changes> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -428,6 +304,7 @@ impl Hints for Registry {
                         before: placed.before,
                         entry: news.entry(placed, &listener.device),
                         is_own,
+                        delivery: Delivery::of(news.trace.as_ref().filter(|_| !is_own)),
                     }),
                     Kind::Waiter if is_own => {}
                     Kind::Waiter => listener.signal.set(HINT),

@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(code(Request::from_packet(&packet(9999, &[]))), v1::Code::UnknownCommand);
         assert_eq!(code(Request::from_packet(&packet(Command::Delta.number(), &[]))), v1::Code::UnknownCommand);
         assert_eq!(code(Request::from_packet(&packet(1001, &[0x08, 2]))), v1::Code::UnsupportedProtocol);
-        let many = |count| v1::SendRequest { messages: vec![v1::OutMessage::default(); count] };
+        let many = |count| v1::SendRequest { messages: vec![v1::OutMessage::default(); count], ..Default::default() };
         assert!(Request::Send(many(limits::SEND_MESSAGES)).valid().is_ok());
         assert_eq!(code(Request::Send(many(limits::SEND_MESSAGES + 1)).valid()), v1::Code::BadBody);
         let name = v1::HelloRequest { protocol: 1, client_name: "x".repeat(65), ..Default::default() };

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use tern_proto::v1;
 use tern_runtime::planted::{self, Fault};
+use tern_runtime::traces::Trace;
 
 /// Messages of one batch, unless a single request has more.
 const BATCH_MESSAGES: usize = 1_024;
@@ -22,6 +23,7 @@ pub(crate) struct Sends {
 struct Part {
     sequence: u32,
     messages: Vec<v1::OutMessage>,
+    trace: Option<Trace>,
     bytes: u32,
 }
 
@@ -32,6 +34,8 @@ pub(crate) struct Batch {
     pub(crate) messages: Vec<v1::OutMessage>,
     /// By request: its sequence and how many of the messages are its.
     pub(crate) parts: Vec<(u32, usize)>,
+    /// The client's own of the first request that has one.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Sends {
@@ -39,7 +43,8 @@ impl Sends {
     pub(crate) fn push(&mut self, sequence: u32, request: v1::SendRequest, bytes: usize) {
         let bytes = bytes as u32; // A packet's.
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Part { sequence, messages: request.messages, bytes });
+        let trace = request.traceparent.parse().ok();
+        self.waiting.push_back(Part { sequence, messages: request.messages, trace, bytes });
     }
 
     /// Whether enough is waiting.
@@ -53,13 +58,14 @@ impl Sends {
         if self.in_flight && !may_overtake || self.waiting.is_empty() {
             return None;
         }
-        let mut batch = Batch { messages: Vec::new(), parts: Vec::new() };
+        let mut batch = Batch { messages: Vec::new(), parts: Vec::new(), trace: None };
         while let Some(part) =
             self.waiting.pop_front_if(|part| (batch.parts.is_empty() || !may_overtake) && batch.takes(part))
         {
             self.waiting_bytes -= part.bytes;
             batch.parts.push((part.sequence, part.messages.len()));
             batch.messages.extend(part.messages);
+            batch.trace = batch.trace.or(part.trace);
         }
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new(); // An idle link keeps no memory.
@@ -97,7 +103,8 @@ mod tests {
     use super::*;
 
     fn request(ids: std::ops::Range<u64>) -> v1::SendRequest {
-        v1::SendRequest { messages: ids.map(|id| v1::OutMessage { client_msg_id: id, ..Default::default() }).collect() }
+        let messages = ids.map(|id| v1::OutMessage { client_msg_id: id, ..Default::default() }).collect();
+        v1::SendRequest { messages, ..Default::default() }
     }
 
     fn ids(batch: &Batch) -> Vec<u64> {

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use tern_proto::key::{Class, Version};
 use tern_proto::v1;
+use tern_runtime::traces::Trace;
+use tracing::Span;
 
 /// Something is owed to the user.
 pub(crate) const HINT: u8 = 1;
@@ -39,6 +41,26 @@ pub(crate) struct Fresh {
     pub(crate) entry: v1::Entry,
     /// The device caused it: it is not told by itself.
     pub(crate) is_own: bool,
+    pub(crate) delivery: Delivery,
+}
+
+/// The traced span of a delivery, which ends when it is dropped. It makes no difference to an entry.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    _span: Span,
+}
+
+impl Delivery {
+    /// In this trace, if in any.
+    pub(crate) fn of(trace: Option<&Trace>) -> Delivery {
+        Delivery { _span: trace.map_or_else(Span::none, |trace| trace.span("deliver", "consumer")) }
+    }
+}
+
+impl PartialEq for Delivery {
+    fn eq(&self, _: &Delivery) -> bool {
+        true
+    }
 }
 
 impl Signal {
@@ -109,7 +131,7 @@ mod tests {
 
     fn fresh(version: u64, is_own: bool) -> Fresh {
         let entry = v1::Entry { class: 1, version, body: None };
-        Fresh { epoch: 7, class: Class::Messages, before: version - 1, entry, is_own }
+        Fresh { epoch: 7, class: Class::Messages, before: version - 1, entry, is_own, delivery: Delivery::of(None) }
     }
 
     #[test]

@@ -8,11 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use tern_rpc::Serving;
 use tern_rpc::tonic::service::Routes;
-use tern_runtime::logs;
-use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown;
+use tern_runtime::watch::{self, Watch};
 
 const ABOUT: About = About {
     name: "tern-media",
@@ -25,15 +24,15 @@ const PORT: u16 = 7204;
 fn main() -> ExitCode {
     service::main(ABOUT, async |sources| {
         let settings = Media::read(sources)?;
-        service::start_log(settings.log.0, settings.log.1);
+        let watch = Watch::start(ABOUT, settings.watch).await?;
         let listener = service::bind("rpc", settings.listen).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        let watched = metrics::Listener::bind(settings.metrics).await?;
-        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)], watched.address()?);
-        watched.serve(metrics::of_process(ABOUT), (), stop.clone());
+        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)], watch.address()?);
+        let tracer = watch.serve((), stop.clone());
         if let Err(error) = tern_rpc::serve(listener, Routes::default(), settings.serving, stop).await {
             tracing::error!(%error, "serving broke off");
         }
+        tracer.finish().await;
         tracing::info!("stopped");
         Ok(())
     })
@@ -43,8 +42,7 @@ fn main() -> ExitCode {
 struct Media {
     listen: SocketAddr,
     serving: Serving,
-    metrics: Option<SocketAddr>,
-    log: (logs::EnvFilter, logs::Format),
+    watch: watch::Settings,
 }
 
 impl Media {
@@ -53,8 +51,7 @@ impl Media {
     fn read(sources: Sources) -> Result<Media, BadSettings> {
         let mut from = Settings::read(sources);
         let (listen, serving) = tern_rpc::settings(&mut from, PORT);
-        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
-        let media = Media { listen, serving, metrics, log };
+        let media = Media { listen, serving, watch: watch::Settings::read(&mut from) };
         from.finish().map(|()| media)
     }
 }

@@ -98,6 +98,7 @@ fn dumps() -> Vec<Dump> {
     };
     let send = v1::SendRequest {
         messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into(), change: None }],
+        ..Default::default()
     };
     let sent = v1::SendReply {
         results: vec![v1::SendResult {
@@ -221,6 +222,7 @@ fn dumps() -> Vec<Dump> {
             8,
             &v1::SendRequest {
                 messages: vec![v1::OutMessage { client_msg_id: 2, change: Some(trip()), ..Default::default() }],
+                ..Default::default()
             },
         ),
         dump("Send, the reply: the group has a name", Command::Send.reply(), 8, &made),

@@ -1,4 +1,4 @@
-//! What every Tern process does before it is itself: settings, logs, shutdown, the clock, descriptors, the frame of a service's main, metrics, queues for lanes, planted faults. No domain noun.
+//! What every Tern process does before it is itself: settings, logs, shutdown, the clock, descriptors, the frame of a service's main, metrics, traces, queues for lanes, planted faults. No domain noun.
 
 pub mod clock;
 pub mod descriptors;
@@ -9,3 +9,5 @@ pub mod queue;
 pub mod service;
 pub mod settings;
 pub mod shutdown;
+pub mod traces;
+pub mod watch;

@@ -3,8 +3,12 @@
 use std::io::IsTerminal;
 
 pub use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::Settings;
+use crate::traces::Tracer;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +57,17 @@ pub fn read(from: &mut Settings) -> (EnvFilter, Format) {
     (given.unwrap_or_else(|| EnvFilter::new("info")), from.one_of("log.format", &Format::ALL, Format::Text))
 }
 
-/// Starts logging for the process. Only the first call counts: a test may have started it before.
-pub fn start(filter: EnvFilter, format: Format) {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = match format {
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+/// Starts logging and tracing for the process. Only the first call counts: a test may have started it before.
+pub fn start(filter: EnvFilter, format: Format, tracer: &Tracer) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // Without traces the filter is that of everything, so that a span which nobody wants costs nothing.
+    let _ = match tracer.layer() {
+        None => tracing_subscriber::registry().with(lines).with(filter).try_init(),
+        Some(traces) => tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init(),
     };
 }
 

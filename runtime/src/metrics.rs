@@ -34,7 +34,7 @@ const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8
 pub type By<M> = Family<[(&'static str, &'static str); 1], M>;
 
 /// What is counted in every process.
-pub fn of_process(about: About) -> Metrics {
+pub(crate) fn of_process(about: About) -> Metrics {
     let mut metrics = Metrics::default();
     let build = Info::new([("service", about.name), ("version", about.version)]);
     metrics.register("tern_build", "Which service this is, and its release", build);
@@ -53,10 +53,10 @@ pub fn sizes() -> Histogram {
 }
 
 /// Where whoever watches the process asks; nowhere, unless it is set.
-pub struct Listener(Option<TcpListener>);
+pub(crate) struct Listener(Option<TcpListener>);
 
 /// Reads where to listen.
-pub fn listen(from: &mut Settings) -> Option<SocketAddr> {
+pub(crate) fn listen(from: &mut Settings) -> Option<SocketAddr> {
     from.optional_addr("listen.metrics")
 }
 
@@ -65,7 +65,7 @@ impl Listener {
     ///
     /// # Errors
     /// Nothing can listen there, with what was to.
-    pub async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Listener> {
+    pub(crate) async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Listener> {
         Ok(Listener(match address {
             Some(address) => Some(service::bind("metrics", address).await?),
             None => None,
@@ -76,13 +76,13 @@ impl Listener {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
+    pub(crate) fn address(&self) -> io::Result<Option<SocketAddr>> {
         self.0.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// Serves `GET /metrics`, `GET /healthz` (the process answers) and `GET /readyz` (it can do its work: 503 with the reason from the stop on, and while it cannot), to
     /// the end of the runtime: it answers during a drain too. Needs a Tokio runtime.
-    pub fn serve(self, metrics: Metrics, ready: impl Ready + Clone, stop: Stop) {
+    pub(crate) fn serve(self, metrics: Metrics, ready: impl Ready + Clone, stop: Stop) {
         if let Some(listener) = self.0 {
             tokio::spawn(serve(listener, metrics, ready, stop));
         }

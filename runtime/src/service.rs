@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use clap::{Arg, Command, value_parser};
 use tokio::net::TcpListener;
 
+use crate::descriptors;
 use crate::settings::{BadSettings, EXIT_BAD_SETTINGS, Flag, Sources};
-use crate::{descriptors, logs};
 
 /// Tasks that run before the network is looked at again, unless nothing is ready. The more, the more messages share a commit and a call, and under full
 /// load each of those makes threads take turns; at some microseconds for a task this is a few milliseconds at most.
@@ -97,12 +97,4 @@ pub fn say_ready(about: About, places: &[(&str, SocketAddr)], metrics: Option<So
 /// Nothing can listen there, with what was to.
 pub async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{name} cannot listen on {address}"))
-}
-
-/// Begins to log as the settings say.
-pub fn start_log(filter: logs::EnvFilter, format: logs::Format) {
-    logs::start(filter, format);
-    if cfg!(feature = "planted-faults") {
-        tracing::warn!("this build can break its rules on request: it is for the checker alone");
-    }
 }

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tern_rpc::Serving;
-use tern_runtime::logs;
-use tern_runtime::metrics;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
+use tern_runtime::watch::{self, Watch};
 use tern_storage::postgres::{Isolation, Options, Postgres};
 use tern_storage::setup::{Keep, durability, retain};
 use tern_storage::{Durability, remote};
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
         let settings = Storage::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watched.address()?);
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watch.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -49,8 +48,7 @@ struct Storage {
     serving: Serving,
     options: Options,
     keep: Keep,
-    metrics: Option<SocketAddr>,
-    log: (logs::EnvFilter, logs::Format),
+    watch: watch::Settings,
 }
 
 impl Storage {
@@ -80,8 +78,7 @@ impl Storage {
             max_entries: keep.max_user_entries,
             max_bytes: keep.max_user_bytes,
         };
-        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
-        let storage = Storage { listen, serving, options, keep, metrics, log };
+        let storage = Storage { listen, serving, options, keep, watch: watch::Settings::read(&mut from) };
         from.finish().map(|()| storage)
     }
 }
@@ -92,32 +89,31 @@ struct Server {
     serving: Serving,
     store: Arc<Postgres>,
     keep: Keep,
-    watched: metrics::Listener,
+    watch: Watch,
 }
 
 impl Server {
     async fn build(settings: Storage) -> Result<Server> {
-        service::start_log(settings.log.0, settings.log.1);
+        let mut watch = Watch::start(ABOUT, settings.watch).await?;
         let store = Postgres::open(settings.options).await.context("the database")?;
         if tern_storage::Storage::durability(&store) == Durability::Os {
             tracing::warn!("durability os: what is acknowledged does not survive a power loss");
         }
         let listener = service::bind("rpc", settings.listen).await?;
-        let watched = metrics::Listener::bind(settings.metrics).await?;
-        Ok(Server { listener, serving: settings.serving, store: Arc::new(store), keep: settings.keep, watched })
+        store.report_to(&mut watch.metrics);
+        Ok(Server { listener, serving: settings.serving, store: Arc::new(store), keep: settings.keep, watch })
     }
 
     /// Serves until the stop, then drains from the outside in: calls, what waits for the database.
     async fn serve(self, stop: Stop) {
-        let mut metrics = metrics::of_process(ABOUT);
-        self.store.report_to(&mut metrics);
-        self.watched.serve(metrics, self.store.clone(), stop.clone());
+        let tracer = self.watch.serve(self.store.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.keep.retain_every, stop.clone()));
         if let Err(error) = tern_rpc::serve(self.listener, remote::routes(self.store.clone()), self.serving, stop).await
         {
             tracing::error!(%error, "serving broke off");
         }
         self.store.close().await;
+        tracer.finish().await;
         tracing::info!("stopped");
     }
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tern_rpc::{Serving, Target};
-use tern_runtime::logs;
-use tern_runtime::metrics::{self, Metrics};
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
+use tern_runtime::watch::{self, Watch};
 use tern_sync::remote::Bus;
 use tern_sync::{SyncService, remote, routes};
 use tokio::net::TcpListener;
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
         let settings = Sync::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watched.address()?);
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watch.address()?);
         server.serve(stop).await;
         Ok(())
     })
@@ -53,8 +52,7 @@ struct Sync {
     redis: routes::Target,
     route_lifetime: Duration,
     nats: remote::Servers,
-    metrics: Option<SocketAddr>,
-    log: (logs::EnvFilter, logs::Format),
+    watch: watch::Settings,
 }
 
 impl Sync {
@@ -69,11 +67,11 @@ impl Sync {
             remote::settings::nats(&mut from),
         );
         let route_lifetime = remote::settings::route_lifetime(&mut from);
-        let (metrics, log) = (metrics::listen(&mut from), logs::read(&mut from));
+        let watch = watch::Settings::read(&mut from);
         from.finish()?;
         match needed {
             (Some(storage), Some(redis), Some(nats)) => {
-                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, metrics, log })
+                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, watch })
             }
             _ => Err(BadSettings(Vec::new())),
         }
@@ -86,31 +84,28 @@ struct Server {
     serving: Serving,
     sync: Arc<SyncService>,
     hints: Arc<remote::Fanout>,
-    watched: metrics::Listener,
-    metrics: Metrics,
+    watch: Watch,
 }
 
 impl Server {
     async fn build(settings: Sync) -> Result<Server> {
-        service::start_log(settings.log.0, settings.log.1);
+        let mut watch = Watch::start(ABOUT, settings.watch).await?;
         let storage = Arc::new(tern_storage::remote::Client::new(settings.storage));
         let routes = Arc::new(routes::Redis::new(settings.redis, settings.route_lifetime));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
         let hints = Arc::new(remote::Fanout::new(Arc::new(bus), routes.clone()));
-        let mut metrics = metrics::of_process(ABOUT);
-        storage.report_to(&mut metrics);
-        routes.report_to(&mut metrics);
-        hints.report_to(&mut metrics);
+        storage.report_to(&mut watch.metrics);
+        routes.report_to(&mut watch.metrics);
+        hints.report_to(&mut watch.metrics);
         let sync = SyncService::routed(storage, hints.clone(), routes);
-        sync.report_to(&mut metrics);
+        sync.report_to(&mut watch.metrics);
         let listener = service::bind("rpc", settings.listen).await?;
-        let watched = metrics::Listener::bind(settings.metrics).await?;
-        Ok(Server { listener, serving: settings.serving, sync, hints, watched, metrics })
+        Ok(Server { listener, serving: settings.serving, sync, hints, watch })
     }
 
     /// Serves until the stop, then drains from the outside in: calls, what they left to do.
     async fn serve(self, stop: Stop) {
-        self.watched.serve(self.metrics, self.sync.clone(), stop.clone());
+        let tracer = self.watch.serve(self.sync.clone(), stop.clone());
         let sync = self.sync.clone();
         let stopping = stop.clone();
         tokio::spawn(async move { sync.recover_every(RECOVER, stopping).await });
@@ -124,6 +119,7 @@ impl Server {
             );
         }
         self.hints.finish().await;
+        tracer.finish().await;
         tracing::info!("stopped");
     }
 }

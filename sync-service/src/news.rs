@@ -3,6 +3,7 @@
 use tern_proto::key::{Class, Version};
 use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId, v1};
+use tern_runtime::traces::Trace;
 use tern_storage::{Content, Device, Op, Place, Sent, Told};
 
 use crate::Hints;
@@ -20,6 +21,8 @@ pub struct News {
     pub body: Body,
     /// By timeline.
     pub places: Vec<Placed>,
+    /// That of the request that caused it, if it is traced.
+    pub trace: Option<Trace>,
 }
 
 /// Where an entry stands in a user's timeline.
@@ -52,14 +55,15 @@ impl News {
             change: None,
         };
         let places = sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place));
-        Some(News { by: by.clone(), body: Body::Message(message), places: places.collect() })
+        let (by, trace) = (by.clone(), Trace::current());
+        Some(News { by, body: Body::Message(message), places: places.collect(), trace })
     }
 
     /// Of a receipt, if storage has told it.
     fn of_receipt(by: &Device, told: &Told) -> Option<News> {
         let (receipt, place) = told.receipt.as_ref()?;
         let places = vec![Placed::new(&told.user, place)];
-        Some(News { by: by.clone(), body: Body::Receipt(receipt.clone()), places })
+        Some(News { by: by.clone(), body: Body::Receipt(receipt.clone()), places, trace: Trace::current() })
     }
 
     /// The class of the timelines.

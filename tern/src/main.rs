@@ -12,11 +12,12 @@ use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tern_runtime::settings::{BadSetting, BadSettings, EXIT_BAD_SETTINGS};
+use tern_runtime::traces::Tracer;
 use tern_runtime::{descriptors, logs, service};
 use tern_storage::embedded::OpenError;
 
 use cli::ask::{conversations, history, members};
-use cli::{chat, cluster, group, restored, send, smoke, token, watch};
+use cli::{chat, cluster, group, restored, send, smoke, token, trace, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -86,6 +87,11 @@ enum Command {
     /// everything is as it was asked to be, else with 1.
     #[command(after_long_help = cluster::HELP)]
     Cluster(cluster::Args),
+    /// Says where the way of a message through the services can be seen, or shows it
+    ///
+    /// The services tell their traces to Jaeger, or whoever else takes OTLP, if `trace.otlp_url` is set: docs/operations.md.
+    #[command(after_long_help = trace::HELP)]
+    Trace(trace::Args),
     /// Tries the main flows against a running server
     ///
     /// Two new users, text both ways, a resend after a lost acknowledgement, pages and keys, refusals, receipts, a group, on
@@ -167,6 +173,7 @@ fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Restored(args) => restored::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cluster(args) => cluster::run(&args).map(code),
+        Command::Trace(args) => runtime.block_on(trace::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Smoke(args) => runtime.block_on(smoke::run(&args)).map(code),
         Command::Check(args) => runtime.block_on(tern_check::run(args)).map(|verdict| code(verdict.passed)),
         Command::Bench(args) => tern_bench::run(&args).map(code),
@@ -211,6 +218,6 @@ fn start_client_log(level: Option<&str>, command: &Command) -> Result<(), BadSet
         origin: "--log or TERN_LOG".into(),
     };
     let filter = logs::filter(level.unwrap_or(quiet)).map_err(|error| BadSettings(vec![bad(error)]))?;
-    logs::start(filter, logs::Format::Text);
+    logs::start(filter, logs::Format::Text, &Tracer::default());
     Ok(())
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_gateway::setup::{bind, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
-use tern_runtime::metrics;
-use tern_runtime::service::{self, About};
+use tern_runtime::service::About;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
+use tern_runtime::watch::Watch;
 use tern_storage::Durability;
 use tern_storage::embedded::{Embedded, Options};
 use tern_storage::setup::{Keep, retain};
@@ -86,7 +86,7 @@ struct Server {
     welcome: Welcome,
     long_link: TcpListener,
     http: TcpListener,
-    watched: metrics::Listener,
+    watch: Watch,
     gateway: Arc<Gateway>,
     /// There if a key set is behind a URL.
     refresher: Option<KeySetRefresher>,
@@ -97,18 +97,16 @@ struct Server {
 
 impl Server {
     async fn build(settings: Standalone) -> Result<Server> {
-        let (filter, format) = settings.log;
-        service::start_log(filter, format);
+        let mut watch = Watch::start(ABOUT, settings.watch).await?;
         warn_of_descriptors(settings.gateway.max_links);
         let store = open(&settings.data, settings.durability, &settings.keep, settings.segment_bytes).await?;
         let (verifier, refresher) = settings.tokens.verifier(Some(&settings.data)).await?;
         let long_link = bind("long link", settings.long_link)?;
         let http = bind("short link", settings.http)?;
-        let watched = metrics::Listener::bind(settings.metrics).await?;
         let welcome = Welcome {
             long_link: long_link.local_addr()?,
             http: http.local_addr()?,
-            metrics: watched.address()?,
+            metrics: watch.address()?,
             data: settings.data,
             secret: settings.tokens.secret,
             durability: settings.durability,
@@ -117,11 +115,14 @@ impl Server {
         let registry = Registry::new();
         let sync = SyncService::new(store.clone(), registry.clone());
         let gateway = Gateway::new(sync.clone(), registry, settings.gateway, verifier);
+        gateway.report_to(&mut watch.metrics);
+        sync.report_to(&mut watch.metrics);
+        store.counters().report_to(&mut watch.metrics);
         Ok(Server {
             welcome,
             long_link,
             http,
-            watched,
+            watch,
             gateway,
             refresher,
             sync,
@@ -136,11 +137,7 @@ impl Server {
         if let Some(refresher) = self.refresher {
             tokio::spawn(refresher.run(stop.clone()));
         }
-        let mut metrics = metrics::of_process(ABOUT);
-        self.gateway.report_to(&mut metrics);
-        self.sync.report_to(&mut metrics);
-        self.store.counters().report_to(&mut metrics);
-        self.watched.serve(metrics, self.gateway.clone(), stop.clone());
+        let tracer = self.watch.serve(self.gateway.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
@@ -157,6 +154,7 @@ impl Server {
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "closing the store broke off; the next start reads the log");
         }
+        tracer.finish().await;
         tracing::info!("stopped");
     }
 }

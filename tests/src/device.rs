@@ -139,7 +139,11 @@ mod tests {
 
     fn ask(n: u64, id: u64, text: &str) -> What {
         let message = v1::OutMessage { client_msg_id: id, to: "ben".into(), text: text.into(), change: None };
-        What::Ask { n, via: Via::Packets, request: Request::Send(v1::SendRequest { messages: vec![message] }) }
+        What::Ask {
+            n,
+            via: Via::Packets,
+            request: Request::Send(v1::SendRequest { messages: vec![message], ..Default::default() }),
+        }
     }
 
     fn answer(n: u64, id: u64, code: v1::Code) -> What {

@@ -35,7 +35,7 @@ pub(crate) async fn carry_out(path: Path, left: Wire, right: Wire) -> anyhow::Re
         text: text.into(),
         change: None,
     };
-    let send = |messages: Vec<v1::OutMessage>| Request::Send(v1::SendRequest { messages });
+    let send = |messages: Vec<v1::OutMessage>| Request::Send(v1::SendRequest { messages, ..Default::default() });
     let sent = [
         message(1, &b, "one"),
         message(3, &b, ""),

@@ -143,7 +143,7 @@ fn a_batch_fits_a_packet() {
     store.enqueue(&texts("bob", &[long.as_str(); 5]), None).unwrap();
     assert_eq!(store.batch().unwrap().len(), 3);
     let messages = store.batch().unwrap();
-    let body = v1::SendRequest { messages };
+    let body = v1::SendRequest { messages, ..Default::default() };
     assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
 
     let store = &mut *device.store();
@@ -374,7 +374,7 @@ fn a_batch_of_changes_fits_a_packet() {
     store.enqueue(&vec![change("g/7", &"t".repeat(128), &users); 8], None).unwrap();
     let messages = store.batch().unwrap();
     assert_eq!(messages.len(), 4);
-    let body = v1::SendRequest { messages };
+    let body = v1::SendRequest { messages, ..Default::default() };
     assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
 }
 

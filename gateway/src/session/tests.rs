@@ -59,7 +59,7 @@ fn hello() -> v1::HelloRequest {
 }
 
 fn send(id: u64) -> v1::SendRequest {
-    v1::SendRequest { messages: vec![v1::OutMessage { client_msg_id: id, ..Default::default() }] }
+    v1::SendRequest { messages: vec![v1::OutMessage { client_msg_id: id, ..Default::default() }], ..Default::default() }
 }
 
 fn unavailable() -> Refusal {

@@ -93,7 +93,7 @@ async fn a_body_that_does_not_decode_is_answered_and_the_link_stays() {
     peer.write(&[0, 0, 0, 18, 0, 16, 0, 1, 0, 0, 0, 237, 0, 0, 0, 8, 0xff, 0xff]).await;
     let error = peer.error(8).await;
     assert_eq!((error.code(), error.command), (v1::Code::BadBody, 237));
-    let many = v1::SendRequest { messages: vec![v1::OutMessage::default(); 257] };
+    let many = v1::SendRequest { messages: vec![v1::OutMessage::default(); 257], ..Default::default() };
     peer.ask(Command::Send, 9, &many).await;
     assert_eq!(peer.error(9).await.code(), v1::Code::BadBody);
     assert_eq!(bench.service.calls("send"), []);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use prost::Message;
 use tern_runtime::queue::{Meter, Queue};
+use tern_runtime::traces::{Trace, Traces};
 use tokio::sync::oneshot;
 
 /// Requests of one call.
@@ -32,6 +33,7 @@ pub enum Unanswered {
 struct Waiting<Q, A> {
     request: Q,
     answer: oneshot::Sender<A>,
+    trace: Option<Trace>,
 }
 
 impl<Q, A> Batcher<Q, A>
@@ -39,11 +41,11 @@ where
     Q: Message + 'static,
     A: Send + 'static,
 {
-    /// At most `lanes` calls are under way. A call gives as many answers as it gets requests, in their order, whatever happens. Needs a Tokio runtime.
+    /// At most `lanes` calls are under way. A call is told which of its requests are traced, and gives as many answers as it gets requests, in their order, whatever happens. Needs a Tokio runtime.
     pub fn new(
         lanes: usize,
         meter: Meter,
-        call: impl Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Clone + Send + Sync + 'static,
+        call: impl Fn(Vec<Q>, Traces) -> BoxFuture<'static, Vec<A>> + Clone + Send + Sync + 'static,
     ) -> Batcher<Q, A> {
         let queue = Arc::new(Queue::new(REQUESTS, Duration::ZERO, meter));
         for _ in 0..lanes {
@@ -58,7 +60,7 @@ where
     /// [`Unanswered`] says whether anything may have come of it.
     pub async fn ask(&self, request: Q) -> Result<A, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        self.queue.submit(Waiting { request, answer }, false).map_err(|_| Unanswered::Full)?;
+        self.queue.submit(Waiting { request, answer, trace: Trace::current() }, false).map_err(|_| Unanswered::Full)?;
         answered.await.map_err(|_| Unanswered::Lost)
     }
 }
@@ -69,12 +71,16 @@ impl<Q, A> Drop for Batcher<Q, A> {
     }
 }
 
-async fn run<Q: Message, A>(queue: Arc<Queue<Waiting<Q, A>>>, call: impl Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>>) {
+async fn run<Q: Message, A>(
+    queue: Arc<Queue<Waiting<Q, A>>>,
+    call: impl Fn(Vec<Q>, Traces) -> BoxFuture<'static, Vec<A>>,
+) {
     while let Some(all) = queue.next().await {
         for batch in split(all) {
+            let traces = Traces::of(batch.iter().map(|waiting| waiting.trace.clone()));
             let (requests, askers): (Vec<Q>, Vec<_>) =
                 batch.into_iter().map(|waiting| (waiting.request, waiting.answer)).unzip();
-            for (asker, answer) in askers.into_iter().zip(call(requests).await) {
+            for (asker, answer) in askers.into_iter().zip(call(requests, traces).await) {
                 // Who has gone away needs no answer.
                 let _ = asker.send(answer);
             }
@@ -117,7 +123,7 @@ mod tests {
     async fn what_arrives_during_a_call_is_the_next_one() {
         let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
         let noted = sizes.clone();
-        let batcher = Batcher::new(1, meter(), move |requests: Vec<String>| {
+        let batcher = Batcher::new(1, meter(), move |requests: Vec<String>, _| {
             noted.lock().unwrap().push(requests.len());
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -141,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_bounded_in_bytes() {
-        let batcher = Arc::new(Batcher::new(1, meter(), |requests: Vec<Vec<u8>>| {
+        let batcher = Arc::new(Batcher::new(1, meter(), |requests: Vec<Vec<u8>>, _| {
             let bytes: usize = requests.iter().map(Vec::len).sum();
             Box::pin(async move { vec![bytes; requests.len()] })
         }));
@@ -153,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_missing_is_not_taken_for_a_refusal() {
-        let batcher: Batcher<String, String> = Batcher::new(1, meter(), |_| Box::pin(async { Vec::new() }));
+        let batcher: Batcher<String, String> = Batcher::new(1, meter(), |_, _| Box::pin(async { Vec::new() }));
         assert_eq!(batcher.ask("a".into()).await, Err(Unanswered::Lost));
     }
 }

@@ -9,6 +9,7 @@ mod batcher;
 mod replicas;
 mod serve;
 mod target;
+mod traced;
 
 /// The generated messages and stubs.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -21,6 +22,7 @@ pub use replicas::{Failed, Replica, Replicas};
 pub use serve::{Serving, serve, settings};
 pub use target::Target;
 pub use tonic;
+pub use traced::traces_of;
 
 /// Bytes of the largest message, either way: several times what the batches are bounded to.
 pub const MESSAGE_BYTES: usize = 64 * 1024 * 1024;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tern_runtime::metrics::{Counter, Metrics};
+use tern_runtime::traces::Traces;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
@@ -21,6 +22,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::Target;
+use crate::traced::put_traces;
 
 /// Between two looks at the name: a new replica is asked for its health as soon as it is seen.
 const RESOLVE: Duration = Duration::from_secs(3);
@@ -121,7 +123,7 @@ impl Replicas {
     }
 
     /// Makes a call that may be made twice, on one replica after the other until one answers, for at most `patience`. Each attempt gets the time that is left,
-    /// and the server is told of it.
+    /// and the server is told of it, and of the traces of what travels together in the message.
     ///
     /// # Errors
     /// [`Failed`] says whether anything may have come of it.
@@ -129,6 +131,7 @@ impl Replicas {
         &self,
         patience: Duration,
         message: M,
+        traces: &Traces,
         call: impl AsyncFn(Channel, Request<M>) -> Result<R, Status>,
     ) -> Result<R, Failed>
     where
@@ -147,6 +150,7 @@ impl Replicas {
             let message = message.take().or_else(|| M::decode(&saved[..]).ok()).unwrap_or_default();
             let mut request = Request::new(message);
             request.set_timeout(left);
+            put_traces(request.metadata_mut(), traces);
             let flight = replica.fly();
             let answer = timeout(left, call(replica.channel.clone(), request)).await;
             drop(flight);

@@ -14,6 +14,7 @@ use tern_rpc::v1::sync_server::{Sync as Service, SyncServer};
 use tern_rpc::v1::{AskReply, AskRequest};
 use tern_rpc::{Failed, Replicas, Serving, serve};
 use tern_runtime::shutdown::{self, Stopper};
+use tern_runtime::traces::Traces;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -61,7 +62,7 @@ fn replicas(ports: &[u16]) -> Replicas {
 
 async fn call(replicas: &Replicas) -> Result<(), Failed> {
     let asked = async |channel, request| SyncClient::new(channel).ask(request).await;
-    replicas.call(Duration::from_secs(8), AskRequest::default(), asked).await.map(drop)
+    replicas.call(Duration::from_secs(8), AskRequest::default(), &Traces::default(), asked).await.map(drop)
 }
 
 /// Calls for so long; how long the slowest took.
@@ -175,7 +176,7 @@ async fn without_any_replica_nothing_was_begun() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let replicas = replicas(&[port]);
     let asked = async |channel, request| SyncClient::new(channel).ask(request).await;
-    let failed = replicas.call(Duration::from_millis(300), AskRequest::default(), asked).await;
+    let failed = replicas.call(Duration::from_millis(300), AskRequest::default(), &Traces::default(), asked).await;
     assert!(matches!(failed, Err(Failed::Nobody("sync"))));
 }
 

@@ -102,6 +102,10 @@ pub struct Limits {
 pub struct SendRequest {
     #[prost(message, repeated, tag = "1")]
     pub messages: ::prost::alloc::vec::Vec<OutMessage>,
+    /// Optional: the `traceparent` of W3C Trace Context, level 1, of the client's own trace. If the server traces the request, which it decides by itself, then as part
+    /// of that one. What makes no sense is ignored.
+    #[prost(string, tag = "2")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutMessage {

@@ -4619,9 +4619,15 @@ impl serde::Serialize for SendRequest {
         if !self.messages.is_empty() {
             len += 1;
         }
+        if !self.traceparent.is_empty() {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.SendRequest", len)?;
         if !self.messages.is_empty() {
             struct_ser.serialize_field("messages", &self.messages)?;
+        }
+        if !self.traceparent.is_empty() {
+            struct_ser.serialize_field("traceparent", &self.traceparent)?;
         }
         struct_ser.end()
     }
@@ -4634,11 +4640,13 @@ impl<'de> serde::Deserialize<'de> for SendRequest {
     {
         const FIELDS: &[&str] = &[
             "messages",
+            "traceparent",
         ];
 
         #[allow(clippy::enum_variant_names)]
         enum GeneratedField {
             Messages,
+            Traceparent,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -4661,6 +4669,7 @@ impl<'de> serde::Deserialize<'de> for SendRequest {
                     {
                         match value {
                             "messages" => Ok(GeneratedField::Messages),
+                            "traceparent" => Ok(GeneratedField::Traceparent),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -4681,6 +4690,7 @@ impl<'de> serde::Deserialize<'de> for SendRequest {
                     V: serde::de::MapAccess<'de>,
             {
                 let mut messages__ = None;
+                let mut traceparent__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::Messages => {
@@ -4689,10 +4699,17 @@ impl<'de> serde::Deserialize<'de> for SendRequest {
                             }
                             messages__ = Some(map_.next_value()?);
                         }
+                        GeneratedField::Traceparent => {
+                            if traceparent__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("traceparent"));
+                            }
+                            traceparent__ = Some(map_.next_value()?);
+                        }
                     }
                 }
                 Ok(SendRequest {
                     messages: messages__.unwrap_or_default(),
+                    traceparent: traceparent__.unwrap_or_default(),
                 })
             }
         }

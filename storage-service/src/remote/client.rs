@@ -14,6 +14,7 @@ use tern_rpc::v1::{self as rpc};
 use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
 use tern_runtime::metrics::Metrics;
 use tern_runtime::queue::Meters;
+use tern_runtime::traces::Traces;
 
 use super::convert;
 use crate::{
@@ -50,10 +51,14 @@ impl Client {
         let meters = Meters::default();
         let commits = |lanes, queue| {
             let replicas = replicas.clone();
-            Batcher::new(lanes, meters.of(queue), move |calls| Box::pin(commit(replicas.clone(), calls)))
+            Batcher::new(lanes, meters.of(queue), move |calls, traces| {
+                Box::pin(commit(replicas.clone(), calls, traces))
+            })
         };
         let looking = replicas.clone();
-        let looks = Batcher::new(LOOKS, meters.of("storage_look"), move |looks| Box::pin(look(looking.clone(), looks)));
+        let looks = Batcher::new(LOOKS, meters.of("storage_look"), move |looks, traces| {
+            Box::pin(look(looking.clone(), looks, traces))
+        });
         Client {
             commits: commits(COMMITS, "storage_commit"),
             lazy_commits: commits(LAZY_COMMITS, "storage_lazy_commit"),
@@ -86,12 +91,12 @@ fn client(channel: Channel) -> StorageClient<Channel> {
 }
 
 /// Several calls as one: their ops behind each other, and for each its own outcomes.
-async fn commit(replicas: Arc<Replicas>, calls: Vec<rpc::CommitRequest>) -> Vec<Vec<rpc::Outcome>> {
+async fn commit(replicas: Arc<Replicas>, calls: Vec<rpc::CommitRequest>, traces: Traces) -> Vec<Vec<rpc::Outcome>> {
     let counts: Vec<usize> = calls.iter().map(|call| call.ops.len()).collect();
     let request = rpc::CommitRequest { ops: calls.into_iter().flat_map(|call| call.ops).collect() };
     let count = request.ops.len();
     let asked = async |channel, request| client(channel).commit(request).await;
-    let outcomes = match replicas.call(COMMIT, request, asked).await {
+    let outcomes = match replicas.call(COMMIT, request, &traces, asked).await {
         Ok(reply) => reply.into_inner().outcomes,
         Err(failed) => {
             tracing::warn!(error = %failed, ops = count, "not stored, or not certainly");
@@ -103,10 +108,10 @@ async fn commit(replicas: Arc<Replicas>, calls: Vec<rpc::CommitRequest>) -> Vec<
     counts.into_iter().map(|count| outcomes.by_ref().take(count).collect()).collect()
 }
 
-async fn look(replicas: Arc<Replicas>, looks: Vec<rpc::Look>) -> Vec<rpc::Seen> {
+async fn look(replicas: Arc<Replicas>, looks: Vec<rpc::Look>, traces: Traces) -> Vec<rpc::Seen> {
     let count = looks.len();
     let asked = async |channel, request| client(channel).look(request).await;
-    match replicas.call(LOOK, rpc::LookRequest { looks }, asked).await {
+    match replicas.call(LOOK, rpc::LookRequest { looks }, &traces, asked).await {
         Ok(reply) => reply.into_inner().seen,
         Err(failed) => vec![rpc::Seen { seen: Some(Seen::Unavailable(failed.to_string())) }; count],
     }
@@ -201,7 +206,7 @@ impl Storage for Client {
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
         let asked = async |channel, request| client(channel).retain(request).await;
-        match self.replicas.call(LOOK, rpc::RetainRequest { now_ms }, asked).await {
+        match self.replicas.call(LOOK, rpc::RetainRequest { now_ms }, &Traces::default(), asked).await {
             Ok(reply) => {
                 let rpc::RetainReply { dropped, freed } = reply.into_inner();
                 Ok(Retained { dropped, freed })

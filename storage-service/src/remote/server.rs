@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use tern_rpc::MESSAGE_BYTES;
 use tern_rpc::tonic::service::Routes;
 use tern_rpc::tonic::{Request, Response, Status, async_trait};
 use tern_rpc::v1::look::Look;
 use tern_rpc::v1::seen::Seen;
 use tern_rpc::v1::storage_server::{Storage as Service, StorageServer};
 use tern_rpc::v1::{self as rpc};
+use tern_rpc::{MESSAGE_BYTES, traces_of};
+use tern_runtime::traces::note_batch;
+use tracing::Instrument as _;
 
 use super::convert::{self, NotUnderstood};
 use crate::{Storage, Unavailable};
@@ -33,13 +35,18 @@ impl From<NotUnderstood> for Status {
 #[async_trait]
 impl Service for Server {
     async fn commit(&self, request: Request<rpc::CommitRequest>) -> Result<Response<rpc::CommitReply>, Status> {
-        let ops = request.into_inner().ops.into_iter().map(convert::to_op).collect::<Result<_, _>>()?;
+        let spans = traces_of(request.metadata()).spans("storage.commit");
+        let ops = request.into_inner().ops.into_iter().map(convert::to_op).collect::<Result<Vec<_>, _>>()?;
+        spans.iter().for_each(|span| note_batch(span, ops.len()));
         let outcomes = self.0.commit(ops).await;
+        drop(spans);
         Ok(Response::new(rpc::CommitReply { outcomes: outcomes.into_iter().map(convert::outcome).collect() }))
     }
 
     async fn look(&self, request: Request<rpc::LookRequest>) -> Result<Response<rpc::LookReply>, Status> {
-        let looks = request.into_inner().looks.into_iter().map(|look| seen(&*self.0, look));
+        let traces = traces_of(request.metadata());
+        let looks = request.into_inner().looks.into_iter().enumerate();
+        let looks = looks.map(|(place, look)| seen(&*self.0, look).instrument(traces.span(place, "storage.look")));
         let seen = futures_util::future::try_join_all(looks).await?;
         Ok(Response::new(rpc::LookReply { seen }))
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, HeaderValue, ServerAddr};
 use futures_util::StreamExt as _;
 use prost::bytes::Bytes;
 use tern_runtime::metrics::{Counter, Metrics};
 use tern_runtime::shutdown::Stop;
+use tern_runtime::traces::{PLACES, TRACEPARENT, Traces};
 use tokio::sync::Notify;
 
 /// A server that answers no ping for about twice this time is left.
@@ -117,10 +118,18 @@ impl Bus {
         metrics.register("tern_nats_errors", "What NATS or its client has complained about", errors);
     }
 
-    /// Publishes, or loses it.
-    pub async fn publish(&self, subject: &str, message: Bytes) {
+    /// Publishes, or loses it. The traces are those of what the message is about.
+    pub async fn publish(&self, subject: &str, traces: &Traces, message: Bytes) {
         let is_there = self.client.connection_state() == State::Connected;
-        let published = async { self.client.publish(subject.to_owned(), message).await.is_ok() };
+        let published = async {
+            let subject = subject.to_owned();
+            let published = if traces.is_empty() {
+                self.client.publish(subject, message).await
+            } else {
+                self.client.publish_with_headers(subject, headers(traces), message).await
+            };
+            published.is_ok()
+        };
         if !is_there || tokio::time::timeout(ROOM, published).await != Ok(true) {
             let lost = self.counted.dropped.inc() + 1;
             if lost.is_power_of_two() {
@@ -139,7 +148,7 @@ impl Bus {
     }
 
     /// Hears what is published there, until the stop, and whether something may have been missed.
-    pub async fn hear(&self, subject: &str, hear: impl Fn(Bytes), missed: impl Fn(), stop: Stop) {
+    pub async fn hear(&self, subject: &str, hear: impl Fn(Bytes, Traces), missed: impl Fn(), stop: Stop) {
         let mut messages = match self.client.subscribe(subject.to_owned()).await {
             Ok(messages) => messages,
             Err(error) => return tracing::error!(%error, "no hints are heard"),
@@ -149,12 +158,26 @@ impl Bus {
                 () = stop.stopped() => return,
                 () = self.missed.notified() => missed(),
                 message = messages.next() => match message {
-                    Some(message) => hear(message.payload),
+                    Some(message) => hear(message.payload, traces_of(message.headers.as_ref())),
                     None => return tracing::error!("no more hints are heard"),
                 }
             }
         }
     }
+}
+
+fn headers(traces: &Traces) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let (values, places) = traces.headers();
+    values.for_each(|value| headers.append(TRACEPARENT, value));
+    headers.insert(PLACES, places);
+    headers
+}
+
+fn traces_of(headers: Option<&HeaderMap>) -> Traces {
+    let Some(headers) = headers else { return Traces::default() };
+    let places = headers.get(PLACES).map(HeaderValue::as_str).unwrap_or_default();
+    Traces::of_headers(headers.get_all(TRACEPARENT).map(HeaderValue::as_str), places)
 }
 
 fn on_event(event: &Event, missed: &Notify, counted: &Counted) {

@@ -18,6 +18,7 @@ use tern_rpc::{Batcher, Failed, MESSAGE_BYTES, Replicas, Target, Unanswered};
 use tern_runtime::metrics::Metrics;
 use tern_runtime::planted::{self, Fault};
 use tern_runtime::queue::Meters;
+use tern_runtime::traces::Traces;
 use tern_storage::Device;
 
 use crate::send::refusal;
@@ -60,7 +61,9 @@ impl Client {
         let meters = Meters::default();
         let batcher = |queue, lanes, replicas: &Arc<Replicas>| {
             let replicas = replicas.clone();
-            let call = move |asks| -> BoxFuture<'static, Vec<rpc::Answer>> { Box::pin(call(replicas.clone(), asks)) };
+            let call = move |asks, traces| -> BoxFuture<'static, Vec<rpc::Answer>> {
+                Box::pin(call(replicas.clone(), asks, traces))
+            };
             Batcher::new(lanes, meters.of(queue), call)
         };
         let durability = AtomicI32::new(v1::Durability::Unspecified.into());
@@ -131,7 +134,7 @@ pub(super) fn named(device: &Device) -> rpc::Device {
     rpc::Device { user: device.user.to_string(), id: device.id.to_string() }
 }
 
-async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> {
+async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>, traces: Traces) -> Vec<rpc::Answer> {
     let asked = async |channel: Channel, request| {
         let client = SyncClient::new(channel);
         client.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES).ask(request).await
@@ -139,7 +142,7 @@ async fn call(replicas: Arc<Replicas>, asks: Vec<rpc::Ask>) -> Vec<rpc::Answer> 
     let sent: Vec<Sent> = asks.iter().map(Sent::of).collect();
     let request = rpc::AskRequest { asks };
     let patience = if planted::active(Fault::AckOnTimeout) { Duration::from_millis(200) } else { PATIENCE };
-    match replicas.call(patience, request, asked).await {
+    match replicas.call(patience, request, &traces, asked).await {
         Ok(reply) => reply.into_inner().answers,
         Err(failed) => {
             tracing::warn!(error = %failed, asks = sent.len(), "not answered");
@@ -223,7 +226,7 @@ impl SyncApi for Client {
             // As if it had gone to a replica that does not answer.
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
-        let ask = Ask::Send(v1::SendRequest { messages });
+        let ask = Ask::Send(v1::SendRequest { messages, ..Default::default() });
         match self.ask(&self.sends, Some(device), ask).await {
             Ok(Answer::Send(reply)) if reply.results.len() == ids.len() => reply.results,
             Ok(_) => ids.into_iter().map(|id| refusal(id, Code::OutcomeUnknown)).collect(),

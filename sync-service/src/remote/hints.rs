@@ -14,8 +14,10 @@ use tern_rpc::v1::{self as rpc};
 use tern_runtime::metrics::{Counter, Metrics};
 use tern_runtime::queue::let_others_run;
 use tern_runtime::shutdown::Stop;
+use tern_runtime::traces::{Trace, Traces};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::bus::Bus;
 use super::client::{named, routed};
@@ -69,6 +71,8 @@ struct Waiting {
 struct Encoded {
     users: Vec<UserId>,
     bytes: Bytes,
+    /// From here until it is published.
+    span: Span,
 }
 
 /// What one gateway is told.
@@ -76,6 +80,8 @@ struct Encoded {
 struct Told {
     hints: rpc::Hints,
     bytes: usize,
+    /// Of its news.
+    traces: Vec<Option<Trace>>,
 }
 
 impl Fanout {
@@ -147,6 +153,8 @@ impl Shared {
         self.unheld.inc_by(waiting.unheld);
         let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
         let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
+        // They end when everything is published.
+        let spans: Vec<Span> = waiting.news.iter().map(|news| news.span.clone()).collect();
         let told = match found {
             Ok(found) => {
                 let now = Instant::now();
@@ -162,8 +170,10 @@ impl Shared {
             }
         };
         for (gateway, told) in told {
-            self.bus.publish(&subject(gateway), told.hints.encode_to_vec().into()).await;
+            let traces = Traces::of(told.traces);
+            self.bus.publish(&subject(gateway), &traces, told.hints.encode_to_vec().into()).await;
         }
+        drop(spans);
     }
 }
 
@@ -199,7 +209,8 @@ impl Waiting {
         if self.places + news.places.len() <= PLACES {
             self.places += news.places.len();
             let users = news.places.iter().map(|placed| placed.user.clone()).collect();
-            return self.news.push(Encoded { users, bytes });
+            let span = news.trace.as_ref().map_or_else(Span::none, |trace| trace.span("hint", "producer"));
+            return self.news.push(Encoded { users, bytes, span });
         }
         for placed in &news.places {
             self.owed(&placed.user, Some(&news.by));
@@ -219,27 +230,32 @@ impl Waiting {
     fn by_gateway<'a>(self, gateways: impl Fn(&UserId) -> &'a [GatewayId]) -> Vec<(GatewayId, Told)> {
         let mut full = Vec::new();
         let mut told: BTreeMap<GatewayId, Told> = BTreeMap::new();
-        let mut add = |gateway: GatewayId, bytes: usize, put: &dyn Fn(&mut rpc::Hints)| {
+        let mut add = |gateway: GatewayId, bytes: usize, put: &dyn Fn(&mut Told)| {
             let to = told.entry(gateway).or_default();
             if to.bytes > 0 && to.bytes + bytes > MESSAGE {
                 full.push((gateway, std::mem::take(to)));
             }
             to.bytes += bytes;
-            put(&mut to.hints);
+            put(to);
         };
         for (device, route) in &self.displaced {
-            add(route.gateway, ROUTED, &|hints| hints.displaced.push(routed(device, *route, Duration::ZERO)));
+            add(route.gateway, ROUTED, &|told| told.hints.displaced.push(routed(device, *route, Duration::ZERO)));
         }
-        for Encoded { users, bytes } in &self.news {
+        for Encoded { users, bytes, span } in &self.news {
             let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).copied().collect();
-            to.into_iter().for_each(|gateway| add(gateway, bytes.len(), &|hints| hints.news.push(bytes.clone())));
+            let trace = Trace::of(span);
+            let put = |told: &mut Told| {
+                told.hints.news.push(bytes.clone());
+                told.traces.push(trace.clone());
+            };
+            to.into_iter().for_each(|gateway| add(gateway, bytes.len(), &put));
         }
         for (user, except) in &self.owed {
             let owed = rpc::Owed {
                 user: user.to_string(),
                 except_device: except.as_ref().map(ToString::to_string).unwrap_or_default(),
             };
-            gateways(user).iter().for_each(|gateway| add(*gateway, ROUTED, &|hints| hints.owed.push(owed.clone())));
+            gateways(user).iter().for_each(|gateway| add(*gateway, ROUTED, &|told| told.hints.owed.push(owed.clone())));
         }
         full.extend(told);
         full
@@ -253,17 +269,17 @@ fn subject(gateway: GatewayId) -> String {
 
 /// Hears the hints for a gateway until the stop.
 pub async fn hear(bus: Arc<Bus>, gateway: GatewayId, hints: Arc<dyn Hints>, stop: Stop) {
-    let hear = |message: Bytes| match rpc::Hints::decode(message) {
-        Ok(told) => give(&*hints, told),
+    let hear = |message: Bytes, traces: Traces| match rpc::Hints::decode(message) {
+        Ok(told) => give(&*hints, told, &traces),
         Err(error) => tracing::debug!(%error, "a hint that is not understood"),
     };
     bus.hear(&subject(gateway), hear, || hints.missed(), stop).await;
 }
 
-fn give(hints: &dyn Hints, told: rpc::Hints) {
+fn give(hints: &dyn Hints, told: rpc::Hints, traces: &Traces) {
     let rpc::Hints { owed, news, displaced } = told;
-    let decode = |news| decode(news, |user| hints.is_wanted(user));
-    news.into_iter().filter_map(decode).for_each(|news| hints.news(news));
+    let decode = |(place, news)| decode(news, traces.at(place).cloned(), |user| hints.is_wanted(user));
+    news.into_iter().enumerate().filter_map(decode).for_each(|news| hints.news(news));
     for rpc::Owed { user, except_device } in owed {
         // A hint that is not understood is one that is lost.
         let Ok(user) = UserId::new(&user) else { continue };
@@ -292,7 +308,7 @@ fn encode(news: &News) -> Bytes {
 }
 
 /// News for those who are wanted. What is not understood, or for nobody, is lost.
-fn decode(encoded: Bytes, is_wanted: impl Fn(&UserId) -> bool) -> Option<News> {
+fn decode(encoded: Bytes, trace: Option<Trace>, is_wanted: impl Fn(&UserId) -> bool) -> Option<News> {
     let rpc::News { places, fresh } = rpc::News::decode(encoded).ok()?;
     let placed = |placed: rpc::Placed| {
         let rpc::Placed { user, epoch, before, version } = placed;
@@ -308,7 +324,7 @@ fn decode(encoded: Bytes, is_wanted: impl Fn(&UserId) -> bool) -> Option<News> {
         rpc::fresh::Body::Message(message) => Body::Message(message),
         rpc::fresh::Body::Receipt(receipt) => Body::Receipt(receipt),
     };
-    Some(News { by: server::device(&by?).ok()?, body, places })
+    Some(News { by: server::device(&by?).ok()?, body, places, trace })
 }
 
 #[cfg(test)]
@@ -322,7 +338,7 @@ mod tests {
         let place = |n: usize| Placed { user: user(n), epoch: 7 + n as u64, before: 3, version: 4 };
         let by = Device { user: user(0), id: DeviceId::new("d1").unwrap() };
         let body = Body::Message(v1::Message { text: "hi".into(), ..Default::default() });
-        News { by, body, places: (0..users).map(place).collect() }
+        News { by, body, places: (0..users).map(place).collect(), trace: None }
     }
 
     #[test]
@@ -330,7 +346,7 @@ mod tests {
         let message = news(3);
         let receipt = News { body: Body::Receipt(v1::Receipt { seq: 5, ..Default::default() }), ..news(1) };
         for news in [message, receipt] {
-            assert_eq!(decode(encode(&news), |_| true), Some(news));
+            assert_eq!(decode(encode(&news), None, |_| true), Some(news));
         }
     }
 
@@ -338,9 +354,9 @@ mod tests {
     fn news_comes_for_those_who_are_wanted() {
         let of_three = news(3);
         let second = of_three.places[1].clone();
-        let for_second = decode(encode(&of_three), |user| *user == second.user);
+        let for_second = decode(encode(&of_three), None, |user| *user == second.user);
         assert_eq!(for_second, Some(News { places: vec![second], ..of_three.clone() }));
-        assert_eq!(decode(encode(&of_three), |_| false), None);
+        assert_eq!(decode(encode(&of_three), None, |_| false), None);
     }
 
     #[test]

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tern_proto::key::Key;
 use tern_proto::{DeviceId, UserId, v1};
-use tern_rpc::MESSAGE_BYTES;
 use tern_rpc::tonic::service::Routes;
 use tern_rpc::tonic::{Request, Response, Status, async_trait};
 use tern_rpc::v1::answer::Answer;
 use tern_rpc::v1::ask::Ask;
 use tern_rpc::v1::sync_server::{Sync as Service, SyncServer};
 use tern_rpc::v1::{self as rpc};
+use tern_rpc::{MESSAGE_BYTES, traces_of};
 use tern_storage::Device;
+use tracing::Instrument as _;
 
 use crate::{GatewayId, Kept, Pushed, Refusal, Route, Standing, SyncApi};
 
@@ -29,9 +30,31 @@ pub fn routes(sync: Arc<dyn SyncApi>) -> Routes {
 #[async_trait]
 impl Service for Server {
     async fn ask(&self, request: Request<rpc::AskRequest>) -> Result<Response<rpc::AskReply>, Status> {
-        let answers = request.into_inner().asks.into_iter().map(|ask| answer(&*self.0, ask));
+        let traces = traces_of(request.metadata());
+        let answers = request.into_inner().asks.into_iter().enumerate().map(|(place, ask)| {
+            let span = traces.span(place, name(&ask));
+            answer(&*self.0, ask).instrument(span)
+        });
         let answers = futures_util::future::try_join_all(answers).await?;
         Ok(Response::new(rpc::AskReply { answers }))
+    }
+}
+
+/// For traces.
+fn name(ask: &rpc::Ask) -> &'static str {
+    match &ask.ask {
+        Some(Ask::Hello(_)) => "sync.hello",
+        Some(Ask::Send(_)) => "sync.send",
+        Some(Ask::Sync(_)) => "sync.sync",
+        Some(Ask::Check(_)) => "sync.check",
+        Some(Ask::Ack(_)) => "sync.ack",
+        Some(Ask::Read(_)) => "sync.read",
+        Some(Ask::Conversations(_)) => "sync.conversations",
+        Some(Ask::History(_)) => "sync.history",
+        Some(Ask::Members(_)) => "sync.members",
+        Some(Ask::Push(_)) => "sync.push",
+        Some(Ask::KeepRoutes(_) | Ask::LeaveRoutes(_)) => "sync.routes",
+        Some(Ask::Ready(_)) | None => "sync.ready",
     }
 }
 

@@ -95,7 +95,7 @@ async fn gateway(urls: &str, id: u64) -> Gateway {
 fn news(of: &[&str]) -> News {
     let place = |name: &&str| Placed { user: user(name), epoch: 1, before: 2, version: 3 };
     let by = Device { user: user(of[0]), id: DeviceId::new("d1").unwrap() };
-    News { by, body: Body::Message(v1::Message::default()), places: of.iter().map(place).collect() }
+    News { by, body: Body::Message(v1::Message::default()), places: of.iter().map(place).collect(), trace: None }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     dir: PathBuf,
 }
 
-#[derive(clap::Subcommand, Clone, Copy, Debug)]
+#[derive(clap::Subcommand, Debug)]
 enum Action {
     /// Starts it: the database first, each service when the one that it needs is ready. Of one that is up, what has died
     Up {
@@ -36,6 +36,9 @@ enum Action {
         /// Replicas of the storage service
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
         storages: u8,
+        /// Where every request's trace is told, over OTLP: Jaeger, or `tern trace --listen`
+        #[arg(long, value_name = "URL")]
+        otlp_url: Option<String>,
     },
     /// Stops it, links first; the data stays for the next start
     Down,
@@ -48,23 +51,28 @@ enum Action {
 /// # Errors
 /// What is missing, or what has failed, and where its log is.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    match args.action {
-        Action::Up { gateways, syncs, storages } => {
-            let [gateways, syncs, storages] = [gateways, syncs, storages].map(usize::from);
-            up(&args.dir, Layout { gateways, syncs, storages, medias: 1 })
+    match &args.action {
+        Action::Up { gateways, syncs, storages, otlp_url } => {
+            let [gateways, syncs, storages] = [gateways, syncs, storages].map(|count| usize::from(*count));
+            up(&args.dir, Layout { gateways, syncs, storages, medias: 1 }, otlp_url.as_deref())
         }
         Action::Down => down(&args.dir),
         Action::Status => status(&args.dir),
     }
 }
 
-fn up(dir: &Path, layout: Layout) -> Result<bool> {
+fn up(dir: &Path, layout: Layout, otlp_url: Option<&str>) -> Result<bool> {
     let known = Cluster::open(dir).ok().map(|mut cluster| (any_runs(&mut cluster), cluster));
     let mut cluster = match known {
         Some((true, mut running)) => {
             ensure!(
                 running.layout() == layout,
                 "a cluster of another size is up in {}: `tern cluster down` stops it",
+                dir.display()
+            );
+            ensure!(
+                otlp_url.is_none_or(|url| running.settings.iter().any(|(_, value)| value == url)),
+                "the cluster in {} is up and tells its traces elsewhere: `tern cluster down` stops it",
                 dir.display()
             );
             match running.start_missing()? {
@@ -76,6 +84,10 @@ fn up(dir: &Path, layout: Layout) -> Result<bool> {
         _ => {
             let programs = std::env::current_exe()?.parent().context("this program has no directory")?.to_owned();
             let mut cluster = Cluster::plan(dir, &programs, layout)?;
+            if let Some(url) = otlp_url {
+                cluster.settings.push(("TERN_TRACE__OTLP_URL".into(), url.into()));
+                cluster.settings.push(("TERN_TRACE__RATIO".into(), "1".into()));
+            }
             eprintln!("starting PostgreSQL and {} services in {}", cluster.services.len(), cluster.dir().display());
             cluster.up()?;
             cluster

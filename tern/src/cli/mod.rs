@@ -12,4 +12,5 @@ pub(crate) mod restored;
 pub(crate) mod send;
 pub(crate) mod smoke;
 pub(crate) mod token;
+pub(crate) mod trace;
 pub(crate) mod watch;

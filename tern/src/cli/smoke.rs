@@ -115,7 +115,7 @@ async fn lost_acknowledgement(people: &mut People, report: &mut Report) -> Resul
     report.about("A resend after a lost acknowledgement");
     let (alice, bob) = (&mut people.alice, &mut people.bob);
     let lost = message(LOST.0, &bob.name, LOST.1);
-    let request = v1::SendRequest { messages: vec![lost.clone()] };
+    let request = v1::SendRequest { messages: vec![lost.clone()], ..Default::default() };
     alice.long.send(&tern_proto::Packet::new(Command::Send.number(), 77, &request)).await?;
     let (unread, _) = alice.reconnect(None).await?;
     drop(unread);

@@ -4,9 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Tokens, links};
-use tern_runtime::logs::{self, EnvFilter, Format};
-use tern_runtime::metrics;
 use tern_runtime::settings::{BadSettings, Settings, Sources};
+use tern_runtime::watch;
 use tern_storage::Durability;
 use tern_storage::embedded::Options;
 use tern_storage::setup::{Keep, durability};
@@ -17,8 +16,6 @@ const MIB: u64 = 1024 * 1024;
 pub(crate) struct Standalone {
     pub(crate) long_link: SocketAddr,
     pub(crate) http: SocketAddr,
-    /// Metrics are served only if it is given.
-    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) data: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) keep: Keep,
@@ -26,7 +23,7 @@ pub(crate) struct Standalone {
     pub(crate) segment_bytes: u64,
     pub(crate) tokens: Tokens,
     pub(crate) gateway: tern_gateway::Settings,
-    pub(crate) log: (EnvFilter, Format),
+    pub(crate) watch: watch::Settings,
 }
 
 impl Standalone {
@@ -37,14 +34,13 @@ impl Standalone {
         let standalone = Standalone {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
-            metrics: metrics::listen(&mut from),
             data: from.path("storage.dir").unwrap_or_else(|| super::DEFAULT_DATA.into()),
             durability: durability(&mut from),
             keep: Keep::read(&mut from),
             segment_bytes: segment_bytes_of(&mut from),
             tokens: Tokens::read(&mut from),
             gateway: links(&mut from),
-            log: logs::read(&mut from),
+            watch: watch::Settings::read(&mut from),
         };
         from.finish().map(|()| standalone)
     }
@@ -71,6 +67,7 @@ mod tests {
 
     use tern_gateway::setup::Secret;
     use tern_gateway::setup::secret::SECRET_BYTES;
+    use tern_runtime::logs::Format;
 
     use super::*;
 
@@ -83,7 +80,7 @@ mod tests {
     fn without_any_setting_the_server_is_on_the_loopback_and_durable() {
         let standalone = read(&[]).ok().unwrap();
         assert!(standalone.long_link.ip().is_loopback() && standalone.http.ip().is_loopback());
-        assert_eq!((standalone.durability, standalone.metrics), (Durability::Disk, None));
+        assert_eq!((standalone.durability, standalone.watch.metrics), (Durability::Disk, None));
         assert!(matches!(standalone.tokens.secret, Secret::Own));
         assert_eq!(standalone.gateway, tern_gateway::Settings::default());
     }
@@ -106,7 +103,7 @@ mod tests {
         ]);
         let standalone = standalone.ok().unwrap();
         assert!(standalone.http.is_ipv6());
-        assert_eq!(standalone.metrics, Some(loopback(9)));
+        assert_eq!(standalone.watch.metrics, Some(loopback(9)));
         assert_eq!(standalone.durability, Durability::Os);
         assert_eq!((standalone.keep.history, standalone.segment_bytes), (Duration::from_secs(8), 2 * MIB));
         assert!(matches!(standalone.tokens.secret, Secret::File(path) if path == std::path::Path::new("/run/secret")));
@@ -114,7 +111,7 @@ mod tests {
         assert_eq!(standalone.tokens.key_set_url, "http://keys.example/set".parse().ok());
         assert_eq!(standalone.tokens.audience.as_deref(), Some("tern"));
         assert_eq!((standalone.gateway.heartbeat, standalone.gateway.max_links), (Duration::from_secs(5), 3));
-        assert_eq!(standalone.log.1, Format::Json);
+        assert_eq!(standalone.watch.log.1, Format::Json);
     }
 
     #[test]

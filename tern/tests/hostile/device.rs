@@ -39,7 +39,8 @@ impl Device {
     }
 
     pub(crate) async fn try_send(&mut self, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
-        let reply: v1::SendReply = self.link.request(Command::Send, &v1::SendRequest { messages }).await.unwrap();
+        let reply: v1::SendReply =
+            self.link.request(Command::Send, &v1::SendRequest { messages, ..Default::default() }).await.unwrap();
         reply.results
     }
 

@@ -50,7 +50,7 @@ async fn a_text_of_16_kib_is_taken_and_one_byte_more_is_not() {
         let message = v1::OutMessage { client_msg_id, to: "bob".into(), text, ..Default::default() };
         let on_long_link = alice.try_send(vec![message.clone()]).await;
         assert_eq!(on_long_link[0].code(), v1::Code::TextTooLong);
-        let request = v1::SendRequest { messages: vec![message] };
+        let request = v1::SendRequest { messages: vec![message], ..Default::default() };
         let reply: v1::SendReply =
             place.short_link("alice", "d1").request(Command::Send, &request, Duration::ZERO).await.unwrap();
         assert_eq!(reply.results, on_long_link, "it is remembered");

@@ -169,7 +169,7 @@ fn in_requests(messages: Vec<v1::OutMessage>, size: usize) -> Vec<Request> {
             }
             None => {
                 bytes = message.text.len();
-                requests.push(v1::SendRequest { messages: vec![message] });
+                requests.push(v1::SendRequest { messages: vec![message], ..Default::default() });
             }
         }
     }

@@ -125,7 +125,7 @@ mod tests {
         let mut asks = Vec::new();
         for (id, links, seq) in [(1, first, seqs[0]), (2, second, seqs[1])] {
             for link in links {
-                let request = v1::SendRequest { messages: vec![story.content(ANN, id, BEN)] };
+                let request = v1::SendRequest { messages: vec![story.content(ANN, id, BEN)], ..Default::default() };
                 asks.push((story.ask_via(ANN, Via::Long(*link), Request::Send(request)), id, seq));
             }
         }

@@ -305,7 +305,7 @@ mod tests {
     fn results_out_of_order_and_wrong_highest_ids() {
         let mut story = Story::with_a_message();
         let content = story.content(ANN, 1, BEN);
-        let n = story.ask(ANN, Request::Send(v1::SendRequest { messages: vec![content] }));
+        let n = story.ask(ANN, Request::Send(v1::SendRequest { messages: vec![content], ..Default::default() }));
         story.answer(ANN, n, Reply::Send(v1::SendReply::default()));
         assert_breaks("2f", &story.end());
         let hello = |highest: u64| {

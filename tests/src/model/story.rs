@@ -173,7 +173,8 @@ impl Story {
 
     /// Asks to send and is answered.
     pub(crate) fn sent(&mut self, device: usize, via: Via, content: v1::OutMessage, result: v1::SendResult) {
-        let n = self.ask_via(device, via, Request::Send(v1::SendRequest { messages: vec![content] }));
+        let n =
+            self.ask_via(device, via, Request::Send(v1::SendRequest { messages: vec![content], ..Default::default() }));
         self.answer(device, n, Reply::Send(v1::SendReply { results: vec![result] }));
     }
 

@@ -1,5 +1,6 @@
 //! `tern cluster` as a person would use it, and `tern smoke` against it.
 
+mod traced;
 mod watched;
 
 use std::process::Stdio;
@@ -43,9 +44,11 @@ pub(crate) fn run() -> Result<Tally> {
     watched::readiness(&mut Cluster::open(&dir)?)?;
     act("down")?;
     act("down")?;
-    Ok(Tally::passed(14))
+    traced::tree(&tern, &dir)?;
+    Ok(Tally::passed(15))
 }
 
+/// Two users, at each pair of neighbouring gateways.
 fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {
     let cluster = Cluster::open(dir)?;
     let at = |port: Option<u16>| port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links");

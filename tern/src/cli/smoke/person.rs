@@ -78,7 +78,7 @@ impl Person {
 
     /// Sends one message and gives its result.
     pub(super) async fn send(&mut self, via: Via, message: v1::OutMessage) -> Result<v1::SendResult> {
-        let request = v1::SendRequest { messages: vec![message] };
+        let request = v1::SendRequest { messages: vec![message], ..Default::default() };
         let mut reply: v1::SendReply = self.request(via, Command::Send, &request).await?;
         ensure!(reply.results.len() == 1, "{} results for one message", reply.results.len());
         Ok(reply.results.remove(0))

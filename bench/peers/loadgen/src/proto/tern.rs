@@ -84,7 +84,7 @@ impl Tern {
         let Some(change) = self.group.take() else { return ev.push(Ev::Ready) };
         self.last_id += 1;
         let message = v1::OutMessage { client_msg_id: self.last_id, change: Some(change), ..Default::default() };
-        self.request(Command::Send, &v1::SendRequest { messages: vec![message] }, out);
+        self.request(Command::Send, &v1::SendRequest { messages: vec![message], ..Default::default() }, out);
     }
 
     fn on_result(&mut self, result: v1::SendResult, ev: &mut Vec<Ev>) {
@@ -218,7 +218,7 @@ impl Proto for Tern {
         self.unacked.push_back(self.last_id);
         let text = String::from_utf8_lossy(body).into_owned();
         let message = v1::OutMessage { client_msg_id: self.last_id, to: self.to.clone(), text, ..Default::default() };
-        self.request(Command::Send, &v1::SendRequest { messages: vec![message] }, out);
+        self.request(Command::Send, &v1::SendRequest { messages: vec![message], ..Default::default() }, out);
     }
 
     fn ping(&mut self, out: &mut Vec<u8>) {
