@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tern_runtime::descriptors;
-use tern_runtime::settings::Settings;
+use tern_runtime::settings::{EXAMPLE, Settings, is_example};
 use tokio::net::TcpListener;
 
 use crate::{BadKeySetUrl, KeySetRefresher, KeySetUrl, TokenVerifier, listen};
@@ -71,7 +71,7 @@ impl Tokens {
     /// is refused if they can be had. A secret of the directory's own is in `data`.
     ///
     /// # Errors
-    /// A key that cannot be read.
+    /// A key that cannot be read, or, without a directory, a secret that everybody knows.
     pub async fn verifier(&self, data: Option<&Path>) -> Result<(TokenVerifier, Option<KeySetRefresher>)> {
         let verifier = self.of_files(data)?;
         let Some(url) = self.key_set_url.clone() else { return Ok((verifier, None)) };
@@ -89,6 +89,8 @@ impl Tokens {
         };
         let mut verifier = TokenVerifier::default();
         if let Some(secret) = secret {
+            // A directory's own keys are those of a first try on one machine.
+            ensure!(data.is_some() || !is_example(&String::from_utf8_lossy(&secret)), "the secret of tokens {EXAMPLE}");
             verifier = verifier.with_secret(&secret)?;
         }
         if let Some(file) = &self.eddsa_public_key_file {
@@ -189,5 +191,22 @@ mod tests {
         assert!(!taken(tokens(None, None)));
         assert!(!taken(tokens(Some(file), Some("tern".into()))), "it is for nobody in particular");
         assert!(tokens(Some(data.path().join("none")), None).of_files(Some(data.path())).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_everybody_knows_is_for_a_first_try_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = |secret: &str| Tokens {
+            secret: Secret::Given(secret.into()),
+            eddsa_public_key_file: None,
+            key_set_file: None,
+            key_set_url: None,
+            audience: None,
+        };
+        let known = tokens("change-me-change-me-change-me-change-me");
+        assert!(known.of_files(Some(data.path())).is_ok());
+        let refused = known.of_files(None).err().unwrap().to_string();
+        assert!(refused.contains("openssl rand"), "{refused}");
+        assert!(tokens("7c1be2a7f0d94d4ea2b67c1be2a7f0d94d4ea2b6").of_files(None).is_ok());
     }
 }

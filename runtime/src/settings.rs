@@ -9,6 +9,7 @@
 
 mod duration;
 mod errors;
+mod example;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ use config::{Value, ValueKind};
 use self::duration::format_duration;
 pub use self::duration::parse_duration;
 pub use self::errors::{BadSetting, BadSettings};
+use self::example::password_of;
+pub use self::example::{EXAMPLE, is_example};
 pub use self::sources::{Flag, Sources};
 use self::sources::{origin, unset};
 
@@ -102,7 +105,7 @@ impl Settings {
         })
     }
 
-    /// A URL with a password in it, or the one in a file, which must be given; `example` shows what it looks like. Empty if it is refused.
+    /// A URL with a password in it that does not stand in every example, or the one in a file, which must be given; `example` shows what it looks like. Empty if it is refused.
     pub fn secret_url(&mut self, name: &'static str, in_file: &'static str, example: &str) -> String {
         let bad = self.bad.len();
         let not_empty = |text: &str| if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) };
@@ -112,7 +115,9 @@ impl Settings {
             not_empty(text.trim())
         });
         match (given, read) {
-            (Some(url), None) | (None, Some(url)) => return url,
+            (Some(url), None) | (None, Some(url)) if !password_of(&url).is_some_and(is_example) => return url,
+            (Some(_), None) => self.refuse(name, EXAMPLE),
+            (None, Some(_)) => self.refuse(in_file, EXAMPLE),
             (Some(_), Some(_)) => self.refuse(name, &format!("{in_file} is set as well, and they exclude each other")),
             (None, None) if self.bad.len() == bad => {
                 self.refuse(name, &format!("is needed, or {in_file}: as in {example}"));
@@ -339,5 +344,23 @@ mod tests {
         assert_eq!(settings.secret("token.secret", 32), None);
         let reasons = reasons(settings);
         assert!(reasons[0].contains("shorter than 32 bytes") && !reasons[0].contains("hush"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_url_with_a_password_that_everybody_knows_is_refused() {
+        let file = file("redis://:changeme@host");
+        let path = file.path().to_str().unwrap().to_owned();
+        let read = |variable: &str, value: &str| {
+            let environment = environment(&[(variable, value)]);
+            let mut settings = Settings::read(Sources { environment, ..Sources::default() });
+            let url = settings.secret_url("redis.url", "redis.url_file", "redis://…");
+            settings.finish().map(|()| url).map_err(|bad| bad.0.iter().map(BadSetting::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(read("TERN_REDIS__URL", "redis://:q4Zs9u@host").as_deref(), Ok("redis://:q4Zs9u@host"));
+        assert!(read("TERN_REDIS__URL", "redis://host").is_ok(), "without a password the network has to be safe");
+        for refused in [read("TERN_REDIS__URL", "redis://:password@host"), read("TERN_REDIS__URL_FILE", &path)] {
+            let told = refused.unwrap_err();
+            assert!(told.len() == 1 && told[0].contains("openssl rand") && !told[0].contains("changeme"), "{told:?}");
+        }
     }
 }
