@@ -25,6 +25,8 @@ const HTTP: u16 = 7181;
 const STATE: &str = "cluster.json";
 /// The file with the password of Redis and NATS.
 const PASSWORD: &str = "password";
+/// Where Redis writes what it knows when it is told to.
+const SAVED: &str = "dump.rdb";
 /// Where Debian and its kin keep servers; not on everybody's PATH.
 const SERVERS: &str = "/usr/sbin";
 /// The database.
@@ -356,9 +358,30 @@ impl Cluster {
     /// # Errors
     /// It cannot be told so.
     pub fn flush_redis(&self) -> Result<(), ClusterError> {
+        self.tell_redis("FLUSHALL")
+    }
+
+    /// Has Redis write down what it knows now. Its next start reads it, until [`Cluster::forget_saved`].
+    ///
+    /// # Errors
+    /// It cannot be told so.
+    pub fn save_redis(&self) -> Result<(), ClusterError> {
+        self.tell_redis("SAVE")
+    }
+
+    /// Removes what Redis has written down.
+    ///
+    /// # Errors
+    /// The operating system does not let.
+    pub fn forget_saved(&self) -> Result<(), ClusterError> {
+        let path = self.dir.join(SAVED);
+        fs::remove_file(&path).map_err(|error| ClusterError::Io { path, error })
+    }
+
+    fn tell_redis(&self, command: &str) -> Result<(), ClusterError> {
         let redis = self.services.iter().find(|service| service.kind == Kind::Redis);
         let port = redis.and_then(|service| service.port).unwrap_or(0);
-        let command = format!("AUTH {}\r\nFLUSHALL\r\nQUIT\r\n", self.password()?);
+        let command = format!("AUTH {}\r\n{command}\r\nQUIT\r\n", self.password()?);
         let tell = || -> io::Result<String> {
             let mut stream = TcpStream::connect(("127.0.0.1", port))?;
             stream.set_read_timeout(Some(START))?;

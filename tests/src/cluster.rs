@@ -11,7 +11,7 @@ use tern_cluster::{Kind, Layout};
 use tern_runtime::planted::Fault;
 use tokio::time::sleep;
 
-use crate::inner_link::{InnerLink, State};
+use crate::inner_link::{Carries, InnerLink, State};
 use crate::server::Build;
 
 /// What is done to a cluster. [`Cluster::suffer`] does it and makes it good again.
@@ -35,6 +35,10 @@ pub(crate) enum Deed {
     Hole(usize, Duration),
     /// Redis forgets everything.
     FlushRedis,
+    /// Redis comes back with what it knew a while ago.
+    StaleRedis(Duration),
+    /// Hints between the services are dropped, doubled, delayed and shuffled for a while.
+    Mangle(Duration),
     /// Each service is asked to stop and started again, one after the other.
     Roll,
 }
@@ -52,7 +56,7 @@ impl Deed {
         let link = rng.usize(..links);
         let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
         let gone = Duration::from_millis(rng.u64(100..3_000));
-        match rng.u32(0..22) {
+        match rng.u32(0..26) {
             0..5 => Deed::Kill(service),
             5..8 => Deed::Stop(service, still),
             8 => Deed::KillAll,
@@ -62,6 +66,8 @@ impl Deed {
             13..15 => Deed::Cut(link, gone),
             15..18 => Deed::Hole(link, still),
             18..20 => Deed::FlushRedis,
+            20..22 => Deed::StaleRedis(still),
+            22..24 => Deed::Mangle(still),
             _ => Deed::Roll,
         }
     }
@@ -93,10 +99,12 @@ impl Cluster {
         };
         let mut all = links;
         if all.is_empty() {
-            for port in cluster.services.iter().filter_map(|service| service.port) {
-                all.push(InnerLink::start(port).await?);
+            let ports = cluster.services.iter().filter_map(|service| Some((service.kind, service.port?)));
+            for (kind, port) in ports.collect::<Vec<_>>() {
+                let carries = if kind == Kind::Nats { Carries::Hints } else { Carries::Calls };
+                all.push(InnerLink::start(port, carries).await?);
             }
-            all.push(InnerLink::start(cluster.postgres_port()).await?);
+            all.push(InnerLink::start(cluster.postgres_port(), Carries::Calls).await?);
         }
         all.iter().for_each(|link| link.set(State::Open));
         let mut started = Cluster { cluster: None, links: all };
@@ -224,6 +232,22 @@ impl Cluster {
                 self.links[link].set(State::Open);
             }
             Deed::FlushRedis => self.with(|cluster| cluster.flush_redis()).await??,
+            Deed::StaleRedis(time) => {
+                self.with(|cluster| cluster.save_redis()).await??;
+                sleep(time).await;
+                let redis = self.position(Kind::Redis)?;
+                self.with(move |cluster| cluster.services[redis].kill()).await?;
+                sleep(back_in).await;
+                self.with(move |cluster| cluster.start(redis)).await??;
+                self.with(|cluster| cluster.forget_saved()).await??;
+            }
+            Deed::Mangle(time) => {
+                // Those that others call come first, and the links are in the same order.
+                let nats = self.position(Kind::Nats)?;
+                self.links[nats].set(State::Mangled);
+                sleep(time).await;
+                self.links[nats].set(State::Open);
+            }
             Deed::Roll => {
                 for index in 0..self.services() {
                     self.with(move |cluster| {
@@ -238,6 +262,10 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    fn position(&self, kind: Kind) -> anyhow::Result<usize> {
+        self.cluster()?.services.iter().position(|service| service.kind == kind).with_context(|| format!("no {kind:?}"))
     }
 
     async fn launch_database(&mut self) -> anyhow::Result<()> {
@@ -266,6 +294,8 @@ impl Cluster {
             Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", end(link)),
             Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", end(link)),
             Deed::FlushRedis => "Redis forgets everything".into(),
+            Deed::StaleRedis(time) => format!("Redis comes back with what it knew {time:.1?} ago"),
+            Deed::Mangle(time) => format!("hints are dropped, doubled, delayed and shuffled for {time:.1?}"),
             Deed::Roll => "the services are restarted one after the other".into(),
         }
     }

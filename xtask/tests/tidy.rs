@@ -116,6 +116,21 @@ fn only_the_storage_service_knows_the_database() {
 }
 
 #[test]
+fn traces_are_told_by_the_runtime_alone() {
+    let is_of_traces = |name: &String| name.contains("opentelemetry");
+    // The command that takes traces knows their messages, and nothing else of it.
+    let known = |member: &str| match member {
+        "runtime" => 4,
+        "tern" => 1,
+        _ => 0,
+    };
+    for member in MEMBERS {
+        let count = dependencies(member).iter().filter(|name| is_of_traces(name)).count();
+        assert_eq!(count, known(member), "{member}");
+    }
+}
+
+#[test]
 fn proto_has_no_runtime_and_no_io() {
     let allowed = ["bytes", "pbjson", "prost", "serde", "thiserror"];
     assert_eq!(dependencies("proto"), allowed);
@@ -220,13 +235,34 @@ fn every_setting_is_in_the_operators_page() {
         "storage-service/src/setup.rs",
         "storage-service/src/main.rs",
         "runtime/src/logs.rs",
+        "runtime/src/metrics.rs",
+        "runtime/src/traces.rs",
+        "sync-service/src/remote/settings.rs",
         "proto/rpc/src/serve.rs",
     ];
     let code: String = places.map(read).concat();
-    let names: Vec<_> = code.split('"').skip(1).step_by(2).filter(|text| is_setting(text)).collect();
+    // What stands in a trace looks the same.
+    let is_noted = |text: &&str| text.starts_with("service.") || text.starts_with("tern.");
+    let names = code.split('"').skip(1).step_by(2).filter(|text| is_setting(text) && !is_noted(text));
+    let names: Vec<_> = names.collect();
     assert!(names.len() > 30, "{names:?}");
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/operations.md misses {name}");
+    }
+}
+
+#[test]
+fn every_reported_outage_is_tried_by_tests_that_exist() {
+    let page = read("docs/checker.md");
+    let table = page.split("## 9. ").nth(1).unwrap();
+    let code: String = files("rs").iter().map(|path| read(path)).collect();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| case")).collect();
+    assert_eq!(rows.len(), 16);
+    for row in rows {
+        let tests = row.split('`').skip(1).step_by(2).filter(|name| name.contains('_'));
+        for name in tests {
+            assert!(code.contains(&format!("fn {name}(")), "docs/checker.md: there is no {name}");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::bench::Bench;
 use crate::http::{ask, ask_json};
 use crate::peer::{key, packet, send, sync};
 
+// reconnect-storm: the clients of a gateway that stops come back at different times.
 #[tokio::test]
 async fn at_a_stop_every_link_is_told_when_to_come_back() {
     let bench = Bench::start();
@@ -143,7 +144,7 @@ async fn heartbeats_keep_a_link() {
     assert_eq!(bench.gateway.counters().ended(Ending::Silent), 0);
 }
 
-// Invariant 13: the server stops reading requests, and then gives the link up.
+// Invariant 13, registry-stall: one link that does not move holds up no other and no memory. The server stops reading requests, and then gives the link up.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_bounded_and_closed() {
     let bench = Bench::with(Settings { write_stall: Duration::from_millis(300), ..Settings::default() });

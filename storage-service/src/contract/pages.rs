@@ -8,7 +8,7 @@ use super::Place;
 use super::history::{device, page, raised, read, sent, text, timelines, versions};
 use crate::{Page, PageRequest, Storage};
 
-/// A page is never over its count, and `more` is exact at every split.
+/// A page is never over its count, and `more` is exact at every split. same-millisecond: all of it was sent at one time, which is no part of a key.
 pub async fn a_page_ends_at_its_entries(place: &dyn Place) {
     let store = place.open().await;
     for id in 1..=6 {
