@@ -40,14 +40,14 @@ pub struct Counters {
     ended: By<Counter>,
     packets: By<Counter>,
     requests: By<Histogram>,
+    deliveries: Histogram,
 }
 
 /// What is counted of the hints that reach this gateway.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Heard {
     hints: By<Counter>,
     missed: Counter,
-    delivery: Histogram,
 }
 
 impl Ending {
@@ -76,6 +76,7 @@ impl Default for Counters {
             ended,
             packets: By::default(),
             requests: By::new_with_constructor(seconds),
+            deliveries: seconds(),
         }
     }
 }
@@ -86,7 +87,7 @@ impl Counters {
         self.ended.get_or_create(&reason(ending)).get()
     }
 
-    /// Has them told.
+    /// Reports them.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_links", "Long links that are open", self.links.clone());
         metrics.register("tern_links_taken", "Long links that were taken", self.taken.clone());
@@ -94,6 +95,9 @@ impl Counters {
         metrics.register("tern_packets", "Packets that came, by command", self.packets.clone());
         let help = "From a request to the answer to it, by command; a check may wait for as long as it is told to";
         metrics.register("tern_request_seconds", help, self.requests.clone());
+        let help =
+            "From the time of a message, by the clock that took it, until a link here has it to write in a delta";
+        metrics.register("tern_delivery_seconds", help, self.deliveries.clone());
     }
 
     pub(crate) fn take(&self) {
@@ -114,15 +118,15 @@ impl Counters {
         self.packets.get_or_create(&[("command", command.map_or("unknown", Command::name))]).inc();
     }
 
+    /// A message that was taken at this time is handed to a link.
+    pub(crate) fn delivered(&self, time_ms: i64) {
+        // Another clock may be ahead of this one.
+        self.deliveries.observe((clock::unix_millis() - time_ms).max(0) as f64 / 1000.0);
+    }
+
     /// A request was answered, so long after it came.
     pub(crate) fn answered(&self, command: Command, after: Duration) {
         self.requests.get_or_create(&[("command", command.name())]).observe(after.as_secs_f64());
-    }
-}
-
-impl Default for Heard {
-    fn default() -> Heard {
-        Heard { hints: By::default(), missed: Counter::default(), delivery: seconds() }
     }
 }
 
@@ -131,9 +135,6 @@ impl Heard {
         metrics.register("tern_hints_heard", "Hints that came, by kind", self.hints.clone());
         let help = "Times that hints may have been missed, so that everybody here looks again";
         metrics.register("tern_hints_missed", help, self.missed.clone());
-        let help =
-            "From the time of a message, as the sync service gave it by its clock, until a link here has it to write";
-        metrics.register("tern_delivery_seconds", help, self.delivery.clone());
     }
 
     pub(crate) fn hint(&self, kind: &'static str) {
@@ -142,12 +143,6 @@ impl Heard {
 
     pub(crate) fn missed(&self) {
         self.missed.inc();
-    }
-
-    /// A message that was taken at this time is handed to a link.
-    pub(crate) fn delivery(&self, time_ms: i64) {
-        // Another clock may be ahead of this one.
-        self.delivery.observe((clock::unix_millis() - time_ms).max(0) as f64 / 1000.0);
     }
 }
 

@@ -75,7 +75,7 @@ impl Gateway {
         Arc::new(Gateway { sync, registry, settings, verifier, counters, sessions: AtomicU64::new(boot) })
     }
 
-    /// Has told what is counted, of hints too.
+    /// Reports what is counted, of hints too.
     pub fn report_to(&self, metrics: &mut Metrics) {
         self.counters.report_to(metrics);
         self.registry.report_to(metrics);

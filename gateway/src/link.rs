@@ -121,7 +121,7 @@ impl Link {
         let now = Instant::now();
         self.heed(self.place.signal.take(context), now);
         let read = self.read(context, now)?;
-        while let Some(call) = self.session.next_call(&mut self.output.bytes) {
+        while let Some(call) = self.session.next_call(&mut self.output.bytes, &self.gateway.counters) {
             self.begin(call);
         }
         let finished = self.finish_calls(context, now);
@@ -218,10 +218,9 @@ impl Link {
             Call::Send(batch) => {
                 let device = self.device();
                 Box::pin(async move {
-                    let asked = Instant::now();
                     let span = traces::root(Command::Send.name(), batch.trace.as_ref());
                     let results = gateway.send(&device, batch.messages).instrument(span).await;
-                    gateway.counters.answered(Command::Send, asked.elapsed());
+                    batch.came.iter().for_each(|came| gateway.counters.answered(Command::Send, came.elapsed()));
                     Done::Sent { parts: batch.parts, results }
                 })
             }
@@ -273,7 +272,7 @@ impl Link {
             }
             Done::Answered { command, sequence, answer, .. } => self.session.on_answer(command, sequence, &answer, out),
             Done::Sent { parts, results } => self.session.on_sent(parts, results, out),
-            Done::Pushed { above, pushed } => self.session.on_pushed(above, pushed, out),
+            Done::Pushed { above, pushed } => self.session.on_pushed(above, pushed, out, &self.gateway.counters),
         }
     }
 

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
         let places = [("long-link", server.long_link.local_addr()?), ("http", server.http.local_addr()?)];
-        service::say_ready(ABOUT, &places, server.watch.address()?);
+        service::say_ready(ABOUT, &places, server.watch.address());
         server.serve(stop).await;
         Ok(())
     })
@@ -71,6 +71,7 @@ impl Gate {
         if matches!((&tokens.secret, keys), (Secret::Own, (None, None, None))) {
             from.refuse("token.secret_file", "is needed, or another key by which tokens are judged");
         }
+        tokens.refuse_examples(&mut from);
         let second = Duration::from_secs(1);
         let gate = |(sync, nats)| Gate {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),

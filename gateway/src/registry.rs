@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::metrics::Metrics;
 use tern_runtime::shutdown::Stop;
@@ -111,7 +110,7 @@ impl Registry {
         Registry::with(Some(Routed::new(gateway)))
     }
 
-    /// Has told what is counted of hints.
+    /// Reports what is counted of hints.
     pub fn report_to(&self, metrics: &mut Metrics) {
         self.heard.report_to(metrics);
     }
@@ -294,9 +293,6 @@ impl Hints for Registry {
             let shard = self.shard(&placed.user);
             for listener in shard.get(&placed.user).into_iter().flatten() {
                 let is_own = news.is_own(placed, &listener.device);
-                if !is_own && let Body::Message(message) = &news.body {
-                    self.heard.delivery(message.time_ms);
-                }
                 match listener.kind {
                     Kind::Session => listener.signal.tell(Fresh {
                         epoch: placed.epoch,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use tern_proto::v1;
 use tern_runtime::planted::{self, Fault};
 use tern_runtime::traces::Trace;
+use tokio::time::Instant;
 
 /// Messages of one batch, unless a single request has more.
 const BATCH_MESSAGES: usize = 1_024;
@@ -23,6 +24,7 @@ pub(crate) struct Sends {
 struct Part {
     sequence: u32,
     messages: Vec<v1::OutMessage>,
+    came: Instant,
     trace: Option<Trace>,
     bytes: u32,
 }
@@ -34,17 +36,19 @@ pub(crate) struct Batch {
     pub(crate) messages: Vec<v1::OutMessage>,
     /// By request: its sequence and how many of the messages are its.
     pub(crate) parts: Vec<(u32, usize)>,
-    /// The client's own of the first request that has one.
+    /// By request: when it came.
+    pub(crate) came: Vec<Instant>,
+    /// The trace of the client that the first of the requests with one names.
     pub(crate) trace: Option<Trace>,
 }
 
 impl Sends {
     /// Puts a request at the end; `bytes` is the length of its body.
-    pub(crate) fn push(&mut self, sequence: u32, request: v1::SendRequest, bytes: usize) {
+    pub(crate) fn push(&mut self, sequence: u32, request: v1::SendRequest, bytes: usize, came: Instant) {
         let bytes = bytes as u32; // A packet's.
         self.waiting_bytes += bytes;
         let trace = request.traceparent.parse().ok();
-        self.waiting.push_back(Part { sequence, messages: request.messages, trace, bytes });
+        self.waiting.push_back(Part { sequence, messages: request.messages, came, trace, bytes });
     }
 
     /// Whether enough is waiting.
@@ -58,13 +62,14 @@ impl Sends {
         if self.in_flight && !may_overtake || self.waiting.is_empty() {
             return None;
         }
-        let mut batch = Batch { messages: Vec::new(), parts: Vec::new(), trace: None };
+        let mut batch = Batch { messages: Vec::new(), parts: Vec::new(), came: Vec::new(), trace: None };
         while let Some(part) =
             self.waiting.pop_front_if(|part| (batch.parts.is_empty() || !may_overtake) && batch.takes(part))
         {
             self.waiting_bytes -= part.bytes;
             batch.parts.push((part.sequence, part.messages.len()));
             batch.messages.extend(part.messages);
+            batch.came.push(part.came);
             batch.trace = batch.trace.or(part.trace);
         }
         if self.waiting.is_empty() {
@@ -115,11 +120,11 @@ mod tests {
     fn what_waits_during_a_batch_is_the_next_one_in_order() {
         let mut sends = Sends::default();
         assert_eq!(sends.next(), None);
-        sends.push(1, request(1..3), 10);
+        sends.push(1, request(1..3), 10, Instant::now());
         assert_eq!(sends.next().map(|batch| ids(&batch)), Some(vec![1, 2]));
-        sends.push(2, request(3..4), 10);
-        sends.push(3, request(4..4), 10);
-        sends.push(4, request(4..6), 10);
+        sends.push(2, request(3..4), 10, Instant::now());
+        sends.push(3, request(4..4), 10, Instant::now());
+        sends.push(4, request(4..6), 10, Instant::now());
         assert_eq!(sends.next(), None, "one batch is in flight");
         sends.done();
         let batch = sends.next().unwrap();
@@ -136,7 +141,7 @@ mod tests {
     fn a_batch_is_bounded_and_what_waits_is_told() {
         let mut sends = Sends::default();
         for sequence in 0..6 {
-            sends.push(sequence, request(0..256), 65_000);
+            sends.push(sequence, request(0..256), 65_000, Instant::now());
         }
         assert!(sends.full());
         assert_eq!(sends.next().unwrap().parts.len(), 4);

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tern_proto::packet::{Packet, PacketError, encode_message};
+use tern_proto::v1::entry::Body;
 use tern_proto::{Command, Key, limits, v1};
 use tern_sync::{Pushed, Refusal};
 use tokio::time::Instant;
 
-use crate::counters::Ending;
+use crate::counters::{Counters, Ending};
 use crate::pushes::{Pushes, Step};
 use crate::request::{Answer, Reply, Request, bad_packet, millis, put_answer, put_link_error, refusal};
 use crate::sends::{self, Batch, Sends};
@@ -133,7 +134,7 @@ impl Session {
             }
             Request::Send(request) => {
                 self.in_flight += 1;
-                self.sends.push(sequence, request, packet.body.len());
+                self.sends.push(sequence, request, packet.body.len(), self.heard);
             }
             request => {
                 self.in_flight += 1;
@@ -164,7 +165,7 @@ impl Session {
     }
 
     /// What to begin next besides what packets began. Asked until there is nothing more.
-    pub(crate) fn next_call(&mut self, out: &mut BytesMut) -> Option<Call> {
+    pub(crate) fn next_call(&mut self, out: &mut BytesMut, counters: &Counters) -> Option<Call> {
         if !matches!(self.phase, Phase::Open | Phase::Leaving { .. }) {
             return None;
         }
@@ -181,7 +182,7 @@ impl Session {
                 None
             }
             Step::Delta(delta) => {
-                encode_message(out, Command::Delta.number(), 0, &delta);
+                put_delta(out, &delta, counters);
                 None
             }
         }
@@ -235,12 +236,18 @@ impl Session {
     }
 
     /// The outcome of [`Call::Push`].
-    pub(crate) fn on_pushed(&mut self, above: Key, pushed: Result<Pushed, Refusal>, out: &mut BytesMut) {
+    pub(crate) fn on_pushed(
+        &mut self,
+        above: Key,
+        pushed: Result<Pushed, Refusal>,
+        out: &mut BytesMut,
+        counters: &Counters,
+    ) {
         if self.phase != Phase::Open {
             return; // The client was told to leave; it syncs when it is back.
         }
         if let Some(delta) = self.pushes.pushed(above, pushed) {
-            encode_message(out, Command::Delta.number(), 0, &delta);
+            put_delta(out, &delta, counters);
         }
     }
 
@@ -313,6 +320,15 @@ impl Session {
 /// Whether the reply may fill a packet.
 fn is_page(command: Command) -> bool {
     matches!(command, Command::Sync | Command::Conversations | Command::History | Command::Members)
+}
+
+fn put_delta(out: &mut BytesMut, delta: &v1::Delta, counters: &Counters) {
+    encode_message(out, Command::Delta.number(), 0, delta);
+    for entry in &delta.entries {
+        if let Some(Body::Message(message)) = &entry.body {
+            counters.delivered(message.time_ms);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tern_runtime::descriptors;
 use tern_runtime::settings::{EXAMPLE, Settings, is_example};
 use tokio::net::TcpListener;
@@ -67,11 +67,24 @@ impl Tokens {
         }
     }
 
+    /// Refuses a secret that everybody knows: for whoever serves more than a first try.
+    pub fn refuse_examples(&self, from: &mut Settings) {
+        let (name, secret) = match &self.secret {
+            Secret::Given(secret) => ("token.secret", secret.clone()),
+            // One that cannot be read is told of later.
+            Secret::File(file) => ("token.secret_file", secret::read(file).unwrap_or_default()),
+            Secret::Own => return,
+        };
+        if is_example(&String::from_utf8_lossy(&secret)) {
+            from.refuse(name, EXAMPLE);
+        }
+    }
+
     /// What judges tokens, with every key of a file read once, and what keeps the keys of a URL fresh; those are read once before it returns, so that no good token
     /// is refused if they can be had. A secret of the directory's own is in `data`.
     ///
     /// # Errors
-    /// A key that cannot be read, or, without a directory, a secret that everybody knows.
+    /// A key that cannot be read.
     pub async fn verifier(&self, data: Option<&Path>) -> Result<(TokenVerifier, Option<KeySetRefresher>)> {
         let verifier = self.of_files(data)?;
         let Some(url) = self.key_set_url.clone() else { return Ok((verifier, None)) };
@@ -89,8 +102,6 @@ impl Tokens {
         };
         let mut verifier = TokenVerifier::default();
         if let Some(secret) = secret {
-            // A directory's own keys are those of a first try on one machine.
-            ensure!(data.is_some() || !is_example(&String::from_utf8_lossy(&secret)), "the secret of tokens {EXAMPLE}");
             verifier = verifier.with_secret(&secret)?;
         }
         if let Some(file) = &self.eddsa_public_key_file {
@@ -170,6 +181,8 @@ pub fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use tern_runtime::settings::Sources;
+
     use super::*;
 
     #[test]
@@ -194,19 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_everybody_knows_is_for_a_first_try_alone() {
-        let data = tempfile::tempdir().unwrap();
-        let tokens = |secret: &str| Tokens {
-            secret: Secret::Given(secret.into()),
-            eddsa_public_key_file: None,
-            key_set_file: None,
-            key_set_url: None,
-            audience: None,
+    fn a_secret_that_everybody_knows_is_refused_by_name() {
+        let refused = |secret: &str| {
+            let mut from = Settings::read(Sources::default());
+            let tokens = Tokens { secret: Secret::Given(secret.into()), ..Tokens::read(&mut from) };
+            tokens.refuse_examples(&mut from);
+            from.finish().err().map(|bad| bad.to_string())
         };
-        let known = tokens("change-me-change-me-change-me-change-me");
-        assert!(known.of_files(Some(data.path())).is_ok());
-        let refused = known.of_files(None).err().unwrap().to_string();
-        assert!(refused.contains("openssl rand"), "{refused}");
-        assert!(tokens("7c1be2a7f0d94d4ea2b67c1be2a7f0d94d4ea2b6").of_files(None).is_ok());
+        let told = refused("change-me-change-me-change-me-change-me").unwrap();
+        assert!(told.contains("token.secret") && told.contains("openssl rand"), "{told}");
+        assert_eq!(refused("7c1be2a7f0d94d4ea2b67c1be2a7f0d94d4ea2b6"), None);
     }
 }

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         let watch = Watch::start(ABOUT, settings.watch).await?;
         let listener = service::bind("rpc", settings.listen).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)], watch.address()?);
+        service::say_ready(ABOUT, &[("rpc", listener.local_addr()?)], watch.address());
         let tracer = watch.serve((), stop.clone());
         if let Err(error) = tern_rpc::serve(listener, Routes::default(), settings.serving, stop).await {
             tracing::error!(%error, "serving broke off");

@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::Settings;
-use crate::traces::Tracer;
+use crate::traces::{self, Tracer};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,11 @@ pub fn start(filter: EnvFilter, format: Format, tracer: &Tracer) {
     // Without traces the filter is that of everything, so that a span which nobody wants costs nothing.
     let _ = match tracer.layer() {
         None => tracing_subscriber::registry().with(lines).with(filter).try_init(),
-        Some(traces) => tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init(),
+        Some(layer) => {
+            // So that a line says in which trace it was written, whatever else is logged.
+            let filter = filter.add_directive(traces::TARGET.parse().unwrap_or_else(|_| tracing::Level::INFO.into()));
+            tracing_subscriber::registry().with(lines.with_filter(filter)).with(layer).try_init()
+        }
     };
 }
 

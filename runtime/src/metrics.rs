@@ -4,9 +4,9 @@
 
 mod process;
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -52,40 +52,55 @@ pub fn sizes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 13))
 }
 
-/// Where whoever watches the process asks; nowhere, unless it is set.
-pub(crate) struct Listener(Option<TcpListener>);
-
-/// Reads where to listen.
+/// Reads where to listen for whoever watches the process; nowhere, unless it is set.
 pub(crate) fn listen(from: &mut Settings) -> Option<SocketAddr> {
     from.optional_addr("listen.metrics")
 }
 
+/// Answers whoever watches the process: `GET /metrics`, `GET /healthz` (the process answers) and `GET /readyz` (it can do its work: 503 with the reason until it has started, while it cannot, and from
+/// the stop on). It does so from the start to the end of the runtime, since either may take long.
+pub(crate) struct Listener {
+    address: Option<SocketAddr>,
+    started: Arc<OnceLock<Started>>,
+}
+
+/// What a process that has started answers with.
+struct Started {
+    metrics: Metrics,
+    ready: Box<dyn Fn() -> Asked + Send + Sync>,
+    stop: Stop,
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
 impl Listener {
-    /// Listens, if it is to.
+    /// Listens, if it is to, and answers. Needs a Tokio runtime.
     ///
     /// # Errors
     /// Nothing can listen there, with what was to.
-    pub(crate) async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Listener> {
-        Ok(Listener(match address {
-            Some(address) => Some(service::bind("metrics", address).await?),
-            None => None,
-        }))
+    pub(crate) async fn start(address: Option<SocketAddr>) -> anyhow::Result<Listener> {
+        let mut listener = Listener { address: None, started: Arc::default() };
+        if let Some(address) = address {
+            let socket = service::bind("metrics", address).await?;
+            listener.address = Some(socket.local_addr()?);
+            tokio::spawn(serve(socket, listener.started.clone()));
+        }
+        Ok(listener)
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub(crate) fn address(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.as_ref().map(TcpListener::local_addr).transpose()
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
-    /// Serves `GET /metrics`, `GET /healthz` (the process answers) and `GET /readyz` (it can do its work: 503 with the reason from the stop on, and while it cannot), to
-    /// the end of the runtime: it answers during a drain too. Needs a Tokio runtime.
-    pub(crate) fn serve(self, metrics: Metrics, ready: impl Ready + Clone, stop: Stop) {
-        if let Some(listener) = self.0 {
-            tokio::spawn(serve(listener, metrics, ready, stop));
-        }
+    /// The process has started.
+    pub(crate) fn started(self, metrics: Metrics, ready: impl Ready + Clone, stop: Stop) {
+        let ready = Box::new(move || -> Asked {
+            let ready = ready.clone();
+            Box::pin(async move { ready.ready().await })
+        });
+        // It starts once.
+        let _ = self.started.set(Started { metrics, ready, stop });
     }
 }
 
@@ -108,31 +123,33 @@ impl<T: Ready> Ready for Arc<T> {
     }
 }
 
-async fn serve(listener: TcpListener, metrics: Metrics, ready: impl Ready + Clone, stop: Stop) {
+async fn serve(socket: TcpListener, started: Arc<OnceLock<Started>>) {
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(async || "ok"))
-        .with_state(Arc::new(metrics))
-        .route("/readyz", get(async |State((ready, stop))| readiness(&ready, &stop).await))
-        .with_state((ready, stop));
-    if let Err(error) = axum::serve(listener, router).await {
+        .route("/readyz", get(readiness))
+        .with_state(started);
+    if let Err(error) = axum::serve(socket, router).await {
         tracing::error!(%error, "serving the metrics broke off");
     }
 }
 
-async fn scrape(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
+async fn scrape(State(started): State<Arc<OnceLock<Started>>>) -> impl IntoResponse {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &metrics) {
+    let Some(Started { metrics, .. }) = started.get() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    match prometheus_client::encoding::text::encode(&mut text, metrics) {
         Ok(()) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-async fn readiness(ready: &impl Ready, stop: &Stop) -> (StatusCode, String) {
-    if stop.is_stopped() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned());
-    }
-    match ready.ready().await {
+async fn readiness(State(started): State<Arc<OnceLock<Started>>>) -> (StatusCode, String) {
+    let ready = match started.get() {
+        None => Err("starting".to_owned()),
+        Some(started) if started.stop.is_stopped() => Err("stopping".to_owned()),
+        Some(started) => (started.ready)().await,
+    };
+    match ready {
         Ok(()) => (StatusCode::OK, "ready".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     }
@@ -164,9 +181,12 @@ mod tests {
     }
 
     async fn served(metrics: Metrics, ready: If, stop: Stop) -> SocketAddr {
-        let listener = Listener::bind("127.0.0.1:0".parse().ok()).await.unwrap();
-        let at = listener.address().unwrap().unwrap();
-        listener.serve(metrics, ready, stop);
+        let listener = Listener::start("127.0.0.1:0".parse().ok()).await.unwrap();
+        let at = listener.address().unwrap();
+        let told = get(at, "/readyz").await;
+        assert!(told.starts_with("HTTP/1.1 503 ") && told.ends_with("starting"), "{told}");
+        assert!(get(at, "/healthz").await.starts_with("HTTP/1.1 200 "), "a start may take long");
+        listener.started(metrics, ready, stop);
         at
     }
 

@@ -50,7 +50,7 @@ impl Meters {
         Meter { waiting: self.waiting.get_or_create_owned(&name), batches: self.batches.get_or_create_owned(&name) }
     }
 
-    /// Has them told.
+    /// Reports them.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_queue_waiting", "Jobs that wait for a lane", self.waiting.clone());
         metrics.register("tern_queue_batch", "Jobs that a lane took at once", self.batches.clone());

@@ -23,7 +23,7 @@ use config::{Value, ValueKind};
 use self::duration::format_duration;
 pub use self::duration::parse_duration;
 pub use self::errors::{BadSetting, BadSettings};
-use self::example::password_of;
+use self::example::secrets_of;
 pub use self::example::{EXAMPLE, is_example};
 pub use self::sources::{Flag, Sources};
 use self::sources::{origin, unset};
@@ -115,7 +115,7 @@ impl Settings {
             not_empty(text.trim())
         });
         match (given, read) {
-            (Some(url), None) | (None, Some(url)) if !password_of(&url).is_some_and(is_example) => return url,
+            (Some(url), None) | (None, Some(url)) if !secrets_of(&url).any(is_example) => return url,
             (Some(_), None) => self.refuse(name, EXAMPLE),
             (None, Some(_)) => self.refuse(in_file, EXAMPLE),
             (Some(_), Some(_)) => self.refuse(name, &format!("{in_file} is set as well, and they exclude each other")),

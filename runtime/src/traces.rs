@@ -31,11 +31,15 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const PLACES: &str = "tern-traced";
 
 /// The target of every span that is traced.
-const TARGET: &str = "tern_trace";
+pub(crate) const TARGET: &str = "tern_trace";
 /// How many of the requests are traced, unless the operator says otherwise.
 const RATIO: f64 = 0.01;
+/// Messages that may stand in a span: all of a batch.
+const EVENTS: u32 = 1_024;
 /// How often spans are sent.
 const PACE: Duration = Duration::from_secs(1);
+/// Of the requests that travel in one call so many are traced on; the traces of the others end there. The headers of a call have a limit, for gRPC 16 KiB.
+const TOGETHER: usize = 64;
 /// Spans that wait to be sent. More are lost.
 const WAITING: usize = 8 * 1024;
 /// The longest wait for the collector.
@@ -72,7 +76,7 @@ pub struct BadTrace;
 pub fn read(from: &mut settings::Settings) -> Option<Settings> {
     let url = from.parsed("trace.otlp_url", |url| match url.strip_prefix("http://") {
         Some(host) if !host.is_empty() => Ok(url.to_owned()),
-        _ => Err(format!("{url:?} is not as in http://127.0.0.1:4317")),
+        _ => Err("is not as in http://127.0.0.1:4317".into()),
     });
     let ratio = from.parsed("trace.ratio", |text| match text.parse() {
         Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
@@ -96,6 +100,8 @@ impl Tracer {
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(pace).build())
             // Only spans of traced requests come into being.
             .with_sampler(Sampler::AlwaysOn)
+            // One for each message that travels with others.
+            .with_max_events_per_span(EVENTS)
             .with_resource(Resource::builder_empty().with_attributes(who).build())
             .build();
         // Only the first counts: a process tells its traces in one way.
@@ -214,9 +220,11 @@ impl FromStr for Trace {
 }
 
 impl Traces {
-    /// Of requests in their order.
+    /// Of requests in their order, and of no more than a header holds.
     pub fn of(traces: impl IntoIterator<Item = Option<Trace>>) -> Traces {
-        Traces(traces.into_iter().enumerate().filter_map(|(place, trace)| Some((place, trace?))).collect())
+        Traces(
+            traces.into_iter().enumerate().filter_map(|(place, trace)| Some((place, trace?))).take(TOGETHER).collect(),
+        )
     }
 
     /// Whether none of them is traced.
@@ -245,10 +253,10 @@ impl Traces {
         (self.0.iter().map(|(_, trace)| trace.to_string()), places.join(","))
     }
 
-    /// From such headers. What makes no sense is left out: a trace is no reason to fail.
-    pub fn of_headers<'a>(traceparents: impl Iterator<Item = &'a str>, places: &str) -> Traces {
+    /// From such headers, `None` for one that is no text. What makes no sense is left out: a trace is no reason to fail.
+    pub fn of_headers<'a>(traceparents: impl Iterator<Item = Option<&'a str>>, places: &str) -> Traces {
         let pairs = places.split(',').zip(traceparents);
-        Traces(pairs.filter_map(|(place, trace)| Some((place.parse().ok()?, trace.parse().ok()?))).collect())
+        Traces(pairs.filter_map(|(place, trace)| Some((place.parse().ok()?, trace?.parse().ok()?))).collect())
     }
 }
 
@@ -285,10 +293,11 @@ mod tests {
         let (values, places) = traces.headers();
         let values: Vec<String> = values.collect();
         assert_eq!((values.len(), places.as_str()), (2, "1,3"));
-        let read = Traces::of_headers(values.iter().map(String::as_str), &places);
+        let read = Traces::of_headers(values.iter().map(|value| Some(value.as_str())), &places);
         assert_eq!(read, traces);
         assert_eq!((read.at(1), read.at(2)), (Some(&trace), None));
-        assert!(Traces::of_headers(["what"].into_iter(), "0").is_empty());
+        assert_eq!(Traces::of(std::iter::repeat_n(Some(trace), 1000)).0.len(), TOGETHER);
+        assert!(Traces::of_headers([Some("what"), None].into_iter(), "0,1").is_empty());
         assert!(Traces::of_headers(std::iter::empty(), "").is_empty());
     }
 

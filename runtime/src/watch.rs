@@ -1,6 +1,5 @@
 //! How whoever runs a process watches it: its log, its metrics, its traces.
 
-use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Result;
@@ -37,7 +36,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to log and to trace, and listens for those who ask. Needs a Tokio runtime.
+    /// Begins to log and to trace, and to answer those who ask: that the process starts, for now. Needs a Tokio runtime.
     ///
     /// # Errors
     /// Nothing can listen there, or nobody can be told there.
@@ -47,21 +46,18 @@ impl Watch {
         if cfg!(feature = "planted-faults") {
             tracing::warn!("this build can break its rules on request: it is for the checker alone");
         }
-        let listener = Listener::bind(settings.metrics).await?;
+        let listener = Listener::start(settings.metrics).await?;
         Ok(Watch { metrics: metrics::of_process(about), listener, tracer })
     }
 
     /// Where metrics are asked for.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
+    pub fn address(&self) -> Option<SocketAddr> {
         self.listener.address()
     }
 
-    /// Answers those who ask, to the end of the runtime: during a drain too. Returns what is to be finished at the end.
+    /// The process has started: answers those who ask, to the end of the runtime. Returns what is to be finished at the end.
     pub fn serve(self, ready: impl Ready + Clone, stop: Stop) -> Tracer {
-        self.listener.serve(self.metrics, ready, stop);
+        self.listener.started(self.metrics, ready, stop);
         self.tracer
     }
 }

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         let settings = Sync::read(sources)?;
         let server = Server::build(settings).await?;
         let stop = shutdown::on_signal().context("handling signals")?;
-        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watch.address()?);
+        service::say_ready(ABOUT, &[("rpc", server.listener.local_addr()?)], server.watch.address());
         server.serve(stop).await;
         Ok(())
     })

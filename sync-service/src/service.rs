@@ -68,7 +68,7 @@ impl SyncService {
         SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, messages }
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_messages", "Messages by the code that answered them", self.messages.clone());
     }

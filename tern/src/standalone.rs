@@ -106,7 +106,7 @@ impl Server {
         let welcome = Welcome {
             long_link: long_link.local_addr()?,
             http: http.local_addr()?,
-            metrics: watch.address()?,
+            metrics: watch.address(),
             data: settings.data,
             secret: settings.tokens.secret,
             durability: settings.durability,

@@ -46,6 +46,9 @@ pub(crate) enum Deed {
 /// The longest time that something stands still.
 const STILL: Duration = Duration::from_secs(10);
 
+/// How old what Redis comes back with is at most: a route ends two thirds of the lifetime after it was said.
+const STALE: Duration = Duration::from_millis(1_500);
+
 /// The lifetime of routes: short, so that what becomes of them becomes of many in a run.
 const ROUTES: &str = "4s";
 
@@ -66,7 +69,7 @@ impl Deed {
             13..15 => Deed::Cut(link, gone),
             15..18 => Deed::Hole(link, still),
             18..20 => Deed::FlushRedis,
-            20..22 => Deed::StaleRedis(still),
+            20..22 => Deed::StaleRedis(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
             22..24 => Deed::Mangle(still),
             _ => Deed::Roll,
         }
@@ -237,7 +240,7 @@ impl Cluster {
                 sleep(time).await;
                 let redis = self.position(Kind::Redis)?;
                 self.with(move |cluster| cluster.services[redis].kill()).await?;
-                sleep(back_in).await;
+                // At once: what it knew ends soon.
                 self.with(move |cluster| cluster.start(redis)).await??;
                 self.with(|cluster| cluster.forget_saved()).await??;
             }
@@ -294,7 +297,7 @@ impl Cluster {
             Deed::Cut(link, time) => format!("the way to {} is cut for {time:.1?}", end(link)),
             Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", end(link)),
             Deed::FlushRedis => "Redis forgets everything".into(),
-            Deed::StaleRedis(time) => format!("Redis comes back with what it knew {time:.1?} ago"),
+            Deed::StaleRedis(time) => format!("Redis comes back with what it knew {time:.1?} before"),
             Deed::Mangle(time) => format!("hints are dropped, doubled, delayed and shuffled for {time:.1?}"),
             Deed::Roll => "the services are restarted one after the other".into(),
         }

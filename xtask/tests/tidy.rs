@@ -255,7 +255,7 @@ fn every_setting_is_in_the_operators_page() {
 fn every_reported_outage_is_tried_by_tests_that_exist() {
     let page = read("docs/checker.md");
     let table = page.split("## 9. ").nth(1).unwrap();
-    let code: String = files("rs").iter().map(|path| read(path)).collect();
+    let code: String = files("rs").iter().map(read).collect();
     let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| case")).collect();
     assert_eq!(rows.len(), 16);
     for row in rows {

@@ -106,7 +106,9 @@ fn a_session_closed_during_its_hello_stays_closed() {
 fn a_session_that_leaves_answers_what_it_took_and_no_more() {
     let mut bench = Bench::open();
     bench.packet(Command::Send, 2, &send(1));
-    let Some(Call::Send(first)) = bench.session.next_call(&mut bench.out) else { panic!("no batch") };
+    let Some(Call::Send(first)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
+        panic!("no batch")
+    };
     bench.packet(Command::Send, 3, &send(2));
     bench.packet(Command::Ack, 4, &v1::AckRequest::default());
     bench.go_away(Ending::Displaced);
@@ -115,9 +117,11 @@ fn a_session_that_leaves_answers_what_it_took_and_no_more() {
     assert!(!bench.session.wants_packets());
     bench.session.on_hint();
     bench.session.on_sent(first.parts, vec![v1::SendResult::default()], &mut bench.out);
-    let Some(Call::Send(second)) = bench.session.next_call(&mut bench.out) else { panic!("no batch") };
+    let Some(Call::Send(second)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
+        panic!("no batch")
+    };
     bench.session.on_sent(second.parts, vec![v1::SendResult::default()], &mut bench.out);
-    assert_eq!(bench.session.next_call(&mut bench.out), None, "a hint is nothing to it any more");
+    assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None, "a hint is nothing to it any more");
     assert_eq!(bench.session.ending(), None);
     bench.session.on_answer(Command::Ack, 4, &Ok(Reply::Ack(v1::AckReply::default())), &mut bench.out);
     let answered = [(Command::Send.reply(), 2), (Command::Send.reply(), 3), (Command::Ack.reply(), 4)];
@@ -159,14 +163,16 @@ fn sends_of_one_read_are_one_batch_and_one_is_in_flight() {
     for sequence in 2..5 {
         assert_eq!(bench.packet(Command::Send, sequence, &send(sequence.into())), None);
     }
-    let Some(Call::Send(batch)) = bench.session.next_call(&mut bench.out) else { panic!("no batch") };
+    let Some(Call::Send(batch)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
+        panic!("no batch")
+    };
     assert_eq!(batch.parts, [(2, 1), (3, 1), (4, 1)]);
     bench.packet(Command::Send, 5, &send(5));
-    assert_eq!(bench.session.next_call(&mut bench.out), None);
+    assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None);
     assert!(bench.packet(Command::Ack, 6, &v1::AckRequest::default()).is_some(), "others do not wait");
     bench.session.on_sent(batch.parts, vec![v1::SendResult::default(); 3], &mut bench.out);
     assert_eq!(bench.written(), [2, 3, 4].map(|sequence| (Command::Send.reply(), sequence)));
-    assert!(matches!(bench.session.next_call(&mut bench.out), Some(Call::Send(_))));
+    assert!(matches!(bench.session.next_call(&mut bench.out, &Counters::default()), Some(Call::Send(_))));
 }
 
 #[test]
@@ -193,16 +199,16 @@ fn requests_without_a_reply_are_bounded() {
 fn a_hint_is_a_notify_before_a_sync_and_a_delta_after_it() {
     let mut bench = Bench::open();
     bench.session.on_hint();
-    assert_eq!(bench.session.next_call(&mut bench.out), None);
+    assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None);
     assert_eq!(bench.written(), [(Command::Notify.number(), 0)]);
     bench.packet(Command::Sync, 2, &v1::SyncRequest::default());
     let key = Key::at(1, [5, 0]);
     let reply = v1::SyncReply { key: Some((&key).into()), ..Default::default() };
     bench.session.on_answer(Command::Sync, 2, &Ok(Reply::Sync(reply)), &mut bench.out);
     bench.session.on_hint();
-    assert_eq!(bench.session.next_call(&mut bench.out), Some(Call::Push { above: key }));
+    assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), Some(Call::Push { above: key }));
     let pushed = Pushed::Delta(vec![v1::Entry::default()], Key::at(1, [6, 0]));
-    bench.session.on_pushed(key, Ok(pushed), &mut bench.out);
+    bench.session.on_pushed(key, Ok(pushed), &mut bench.out, &Counters::default());
     assert_eq!(bench.written(), [(Command::Sync.reply(), 2), (Command::Delta.number(), 0)]);
 }
 

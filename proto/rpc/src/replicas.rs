@@ -53,7 +53,7 @@ struct Shared {
     replicas: Mutex<BTreeMap<SocketAddr, Arc<Replica>>>,
     /// Told when one becomes well.
     well: Arc<Notify>,
-    /// Attempts at a call.
+    /// Attempts at a call that have failed.
     failed: Counter,
 }
 
@@ -111,7 +111,7 @@ impl Replicas {
         Replicas { shared: self.shared.clone(), home: Some(home) }
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         let help = "Attempts at a call of another service that have failed";
         metrics.register("tern_call_attempts_failed", help, self.shared.failed.clone());

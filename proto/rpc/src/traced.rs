@@ -21,7 +21,7 @@ pub(crate) fn put_traces(metadata: &mut MetadataMap, traces: &Traces) {
 /// Which of the requests that travel in a call are traced.
 pub fn traces_of(metadata: &MetadataMap) -> Traces {
     let places = metadata.get(PLACES).and_then(|places| places.to_str().ok()).unwrap_or_default();
-    let values = metadata.get_all(TRACEPARENT).into_iter().filter_map(|value| value.to_str().ok());
+    let values = metadata.get_all(TRACEPARENT).into_iter().map(|value| value.to_str().ok());
     Traces::of_headers(values, places)
 }
 

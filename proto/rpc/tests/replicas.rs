@@ -88,6 +88,17 @@ async fn calls_are_spread_and_a_dead_replica_fails_none() {
     assert!(a.calls() > before + 50);
 }
 
+/// The headers of a call have a limit; what is traced must not make it fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_with_very_many_traced_requests_goes_through() {
+    let server = Server::start(0).await;
+    let replicas = replicas(&[server.port]);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok();
+    let traces = Traces::of(std::iter::repeat_n(trace, 1000));
+    let asked = async |channel, request| SyncClient::new(channel).ask(request).await;
+    replicas.call(Duration::from_secs(8), AskRequest::default(), &traces, asked).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_stay_at_home_while_it_is_well() {
     let servers = [Server::start(0).await, Server::start(0).await];

@@ -18,18 +18,25 @@ const DIFFERENT: usize = 6;
 pub fn is_example(secret: &str) -> bool {
     let letters: String = secret.chars().filter(char::is_ascii_alphabetic).collect();
     let letters = letters.to_ascii_lowercase();
+    let is_digits = !secret.is_empty() && secret.len() < LONG && secret.bytes().all(|byte| byte.is_ascii_digit());
     let mut bytes = secret.as_bytes().to_vec();
     bytes.sort_unstable();
     bytes.dedup();
     let is_one_finger = secret.len() >= LONG && bytes.len() < DIFFERENT;
-    is_one_finger || WHOLE.contains(&letters.as_str()) || PARTS.iter().any(|part| letters.contains(part))
+    is_one_finger || is_digits || WHOLE.contains(&letters.as_str()) || PARTS.iter().any(|part| letters.contains(part))
 }
 
-/// The password in a URL, if there is one: what stands between the colon after the user and the last `@` before the path.
-pub(super) fn password_of(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let (before, _) = rest.split('/').next()?.rsplit_once('@')?;
-    before.split_once(':').map(|(_, password)| password)
+/// What may be a secret in a URL: the user, which is a token of NATS, the password behind its colon, and that of a query.
+pub(super) fn secrets_of(url: &str) -> impl Iterator<Item = &str> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let before = rest.split('/').next().and_then(|host| host.rsplit_once('@')).map_or("", |(before, _)| before);
+    let of_user = match before.split_once(':') {
+        Some((_, password)) => password,
+        None if url.starts_with("postgres") => "",
+        None => before,
+    };
+    let of_query = url.split(['?', '&', ' ']).filter_map(|part| part.strip_prefix("password="));
+    of_query.chain([of_user]).filter(|secret| !secret.is_empty())
 }
 
 #[cfg(test)]
@@ -38,9 +45,16 @@ mod tests {
 
     #[test]
     fn what_stands_in_examples_is_known() {
-        for known in
-            ["password", "Secret", "change-me", "CHANGE_ME_please_0123456789abcdef", "tern", "test1234", "guest!"]
-        {
+        for known in [
+            "password",
+            "Secret",
+            "change-me",
+            "CHANGE_ME_please_0123456789abcdef",
+            "tern",
+            "test1234",
+            "guest!",
+            "12345678",
+        ] {
             assert!(is_example(known), "{known}");
         }
         assert!(is_example(&"x".repeat(32)) && is_example(&"abc".repeat(11)));
@@ -50,11 +64,15 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_a_url_is_found() {
-        assert_eq!(password_of("redis://:pa:ss@host:6379/0"), Some("pa:ss"));
-        assert_eq!(password_of("postgresql://user:p@ss@a:1,b:2/db?x=y@z"), Some("p@ss"));
-        for none in ["redis://host", "nats://token@host", "postgresql://user@host/db", "what"] {
-            assert_eq!(password_of(none), None, "{none}");
+    fn the_secrets_of_a_url_are_found() {
+        let found = |url| secrets_of(url).collect::<Vec<_>>();
+        assert_eq!(found("redis://:pa:ss@host:6379/0"), ["pa:ss"]);
+        assert_eq!(found("postgresql://user:p@ss@a:1,b:2/db?x=y@z"), ["p@ss"]);
+        assert_eq!(found("nats://token@host"), ["token"]);
+        assert_eq!(found("postgresql://host/db?user=x&password=y"), ["y"]);
+        assert_eq!(found("host=a password=b"), ["b"]);
+        for none in ["redis://host", "postgresql://user@host/db", "what"] {
+            assert!(found(none).is_empty(), "{none}");
         }
     }
 }

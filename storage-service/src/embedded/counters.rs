@@ -26,7 +26,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Has them told.
+    /// Reports them.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_log_syncs", "Times that the log was synced to disk", self.syncs.clone());
         metrics.register("tern_log_bytes", "Bytes appended to the log", self.bytes.clone());

@@ -95,7 +95,7 @@ impl Postgres {
         Ok(Postgres { writes, reads, retention, durability, counted, lanes: Mutex::new(lanes) })
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         self.counted.report_to(metrics);
     }
@@ -178,7 +178,10 @@ impl Storage for Postgres {
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
         let mut retention = self.retention.lock().await;
-        retention.run(now_ms).await.map_err(|failure| Unavailable(failure.to_string()))
+        retention.run(now_ms).await.map_err(|failure| {
+            self.counted.failed(&failure);
+            Unavailable(failure.to_string())
+        })
     }
 
     async fn ready(&self) -> Result<(), Unavailable> {

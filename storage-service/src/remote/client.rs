@@ -69,7 +69,7 @@ impl Client {
         }
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         self.meters.report_to(metrics);
         self.replicas.report_to(metrics);

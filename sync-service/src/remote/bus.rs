@@ -107,15 +107,20 @@ impl Bus {
         Ok(Bus { client, missed, counted })
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
-        let Counted { sent, dropped, slow, disconnects, errors } = self.counted.clone();
-        metrics.register("tern_hints_sent", "Messages with hints that were published", sent);
-        let help = "Messages with hints that could not be published; the gateways look by themselves, later";
-        metrics.register("tern_hints_dropped", help, dropped);
+        let Counted { slow, disconnects, errors, .. } = self.counted.clone();
         metrics.register("tern_hints_slow", "Times that hints came faster than they were heard", slow);
         metrics.register("tern_nats_disconnects", "Times that the connection to NATS was lost", disconnects);
         metrics.register("tern_nats_errors", "What NATS or its client has complained about", errors);
+    }
+
+    /// Reports what is counted of messages that are published here.
+    pub(super) fn report_sent_to(&self, metrics: &mut Metrics) {
+        let Counted { sent, dropped, .. } = self.counted.clone();
+        metrics.register("tern_hints_sent", "Messages with hints that were published", sent);
+        let help = "Messages with hints that could not be published; the gateways look by themselves, later";
+        metrics.register("tern_hints_dropped", help, dropped);
     }
 
     /// Publishes, or loses it. The traces are those of what the message is about.
@@ -177,7 +182,7 @@ fn headers(traces: &Traces) -> HeaderMap {
 fn traces_of(headers: Option<&HeaderMap>) -> Traces {
     let Some(headers) = headers else { return Traces::default() };
     let places = headers.get(PLACES).map(HeaderValue::as_str).unwrap_or_default();
-    Traces::of_headers(headers.get_all(TRACEPARENT).map(HeaderValue::as_str), places)
+    Traces::of_headers(headers.get_all(TRACEPARENT).map(|value| Some(value.as_str())), places)
 }
 
 fn on_event(event: &Event, missed: &Notify, counted: &Counted) {

@@ -71,7 +71,7 @@ struct Waiting {
 struct Encoded {
     users: Vec<UserId>,
     bytes: Bytes,
-    /// From here until it is published.
+    /// The traced span of its way to NATS, which ends when it is published.
     span: Span,
 }
 
@@ -80,7 +80,7 @@ struct Encoded {
 struct Told {
     hints: rpc::Hints,
     bytes: usize,
-    /// Of its news.
+    /// By each of its news, in their order.
     traces: Vec<Option<Trace>>,
 }
 
@@ -93,11 +93,12 @@ impl Fanout {
         Fanout { shared }
     }
 
-    /// Has told what is counted, of NATS too.
+    /// Reports what is counted, of NATS too.
     pub fn report_to(&self, metrics: &mut Metrics) {
         let help = "Hints for which there was no room; who should have had them looks by himself, later";
         metrics.register("tern_hints_unheld", help, self.shared.unheld.clone());
         self.shared.bus.report_to(metrics);
+        self.shared.bus.report_sent_to(metrics);
     }
 
     /// Tells what waits, and returns once NATS has it or the patience is over: before a stop.

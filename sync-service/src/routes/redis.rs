@@ -109,7 +109,7 @@ impl Redis {
         Redis { shared, kept: kept(lifetime), keep, leave }
     }
 
-    /// Has told what is counted.
+    /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_redis_seconds", "From a question to Redis to its answer", self.shared.asked.clone());
         let help = "Questions to Redis without an answer, and connections that could not be made, by kind";

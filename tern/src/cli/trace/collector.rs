@@ -22,9 +22,9 @@ use super::tree::{Span, Tree};
 const QUIET: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(500);
 /// Traces that wait to be whole. More are not taken.
-const TRACES: usize = 10_000;
+const TRACES: usize = 1_000;
 /// Spans of one trace.
-const SPANS: usize = 10_000;
+const SPANS: usize = 1_000;
 
 /// Takes traces and prints them.
 pub(super) struct Collector {
