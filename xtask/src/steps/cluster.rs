@@ -3,11 +3,13 @@
 mod traced;
 mod watched;
 
+use std::fs::File;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tern_cluster::Cluster;
+use tern_cluster::{Cluster, Service};
 
 use crate::build;
 use crate::process::{Process, command};
@@ -30,6 +32,7 @@ pub(crate) fn run() -> Result<Tally> {
     act("up")?;
     act("status")?;
     smoke(&tern, &dir)?;
+    deliver(&tern, &dir)?;
     watched::metrics(&Cluster::open(&dir)?)?;
     act("down")?;
     act("up")?;
@@ -48,22 +51,73 @@ pub(crate) fn run() -> Result<Tally> {
     Ok(Tally::passed(15))
 }
 
-/// Two users, at each pair of neighbouring gateways.
-fn smoke(tern: &std::path::Path, dir: &std::path::Path) -> Result<()> {
+/// Lines from one gateway's user to another's, who is there already.
+fn deliver(tern: &Path, dir: &Path) -> Result<()> {
     let cluster = Cluster::open(dir)?;
-    let at = |port: Option<u16>| port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links");
+    let (first, last) = cluster.gateways().zip(cluster.gateways().skip(1)).next().context("two gateways")?;
+    let client = |at: &Service, action: &str, user: &str| -> Result<_> {
+        let mut client = command(tern);
+        client.args([
+            action,
+            "--as",
+            user,
+            "--long-link",
+            &at_loopback(at.long_link)?,
+            "--http",
+            &at_loopback(at.http)?,
+        ]);
+        client.arg("--secret-file").arg(cluster.secret_file()).arg("--data").arg(dir.join(user));
+        Ok(client)
+    };
+    let seen = dir.join("seen");
+    let mut watch = client(last, "watch", "deliver-bob")?;
+    let mut watching = Process::spawn(watch.args(["--idle", "5"]).stdout(File::create(&seen)?))?;
+    // He has to be there before it comes.
+    std::thread::sleep(Duration::from_secs(2));
+    let file = dir.join("line");
+    // The first one has him fetch it, and from then on he is told.
+    for line in ["first\n", "across\n"] {
+        std::fs::write(&file, line)?;
+        let mut send = client(first, "send", "deliver-alice")?;
+        send.args(["--to", "deliver-bob"]).stdin(File::open(&file)?).stdout(Stdio::null());
+        Process::spawn(&mut send)?.succeed(LIMIT)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    watching.succeed(LIMIT)?;
+    let seen = std::fs::read_to_string(&seen)?;
+    ensure!(seen.contains("across"), "bob has seen {seen:?}");
+    Ok(())
+}
+
+fn at_loopback(port: Option<u16>) -> Result<String> {
+    port.map(|port| format!("127.0.0.1:{port}")).context("a gateway has links")
+}
+
+/// Two users, at each pair of neighbouring gateways.
+fn smoke(tern: &Path, dir: &Path) -> Result<()> {
+    let cluster = Cluster::open(dir)?;
     // Each gateway in turn, with one of the users at the next one.
     for (gateway, next) in cluster.gateways().zip(cluster.gateways().skip(1).chain(cluster.gateways())) {
         let mut smoke = command(tern);
-        smoke.args(["smoke", "--long-link", &at(gateway.long_link)?, "--http", &at(gateway.http)?, "--secret-file"]);
-        smoke.arg(cluster.secret_file()).args(["--second-long-link", &at(next.long_link)?]).stdout(Stdio::null());
+        smoke.args([
+            "smoke",
+            "--long-link",
+            &at_loopback(gateway.long_link)?,
+            "--http",
+            &at_loopback(gateway.http)?,
+            "--secret-file",
+        ]);
+        smoke
+            .arg(cluster.secret_file())
+            .args(["--second-long-link", &at_loopback(next.long_link)?])
+            .stdout(Stdio::null());
         Process::spawn(&mut smoke)?.succeed(LIMIT).with_context(|| gateway.name())?;
     }
     Ok(())
 }
 
 /// Stops what a failed step leaves.
-struct Down<'a>(&'a std::path::Path);
+struct Down<'a>(&'a Path);
 
 impl Drop for Down<'_> {
     fn drop(&mut self) {

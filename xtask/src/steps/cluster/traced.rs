@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LIMIT, smoke};
+use super::{LIMIT, deliver};
 use crate::process::{Process, command};
 
 /// The services send their spans every second, and a trace is whole when nothing has come of it for some.
@@ -31,7 +31,7 @@ pub(super) fn tree(tern: &Path, dir: &Path) -> Result<()> {
     let listening = Process::spawn(&mut listen)?;
     let url = format!("http://{free}");
     Process::spawn(command(tern).args(["cluster", "up", "--otlp-url", &url, "--dir"]).arg(dir))?.succeed(LIMIT)?;
-    smoke(tern, dir)?;
+    deliver(tern, dir)?;
     Process::spawn(command(tern).args(["cluster", "down", "--dir"]).arg(dir))?.succeed(LIMIT)?;
     let began = Instant::now();
     let text = loop {
