@@ -221,10 +221,18 @@ impl FromStr for Trace {
 
 impl Traces {
     /// Of requests in their order, and of no more than a header holds.
-    pub fn of(traces: impl IntoIterator<Item = Option<Trace>>) -> Traces {
-        Traces(
-            traces.into_iter().enumerate().filter_map(|(place, trace)| Some((place, trace?))).take(TOGETHER).collect(),
-        )
+    pub fn of(all: impl IntoIterator<Item = Option<Trace>>) -> Traces {
+        let mut traces = Traces::default();
+        let traced = all.into_iter().enumerate().filter_map(|(place, trace)| Some((place, trace?)));
+        traced.for_each(|(place, trace)| traces.add(place, trace));
+        traces
+    }
+
+    /// One more, at a place behind the others, unless there are as many as a header holds.
+    pub fn add(&mut self, place: usize, trace: Trace) {
+        if self.0.len() < TOGETHER {
+            self.0.push((place, trace));
+        }
     }
 
     /// Whether none of them is traced.

@@ -80,8 +80,8 @@ struct Encoded {
 struct Told {
     hints: rpc::Hints,
     bytes: usize,
-    /// By each of its news, in their order.
-    traces: Vec<Option<Trace>>,
+    /// Of its news.
+    traces: Traces,
 }
 
 impl Fanout {
@@ -155,7 +155,8 @@ impl Shared {
         let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
         let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
         // They end when everything is published.
-        let spans: Vec<Span> = waiting.news.iter().map(|news| news.span.clone()).collect();
+        let traced = waiting.news.iter().map(|news| &news.span).filter(|span| !span.is_none());
+        let spans: Vec<Span> = traced.cloned().collect();
         let told = match found {
             Ok(found) => {
                 let now = Instant::now();
@@ -171,8 +172,7 @@ impl Shared {
             }
         };
         for (gateway, told) in told {
-            let traces = Traces::of(told.traces);
-            self.bus.publish(&subject(gateway), &traces, told.hints.encode_to_vec().into()).await;
+            self.bus.publish(&subject(gateway), &told.traces, told.hints.encode_to_vec().into()).await;
         }
         drop(spans);
     }
@@ -246,8 +246,10 @@ impl Waiting {
             let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).copied().collect();
             let trace = Trace::of(span);
             let put = |told: &mut Told| {
+                if let Some(trace) = &trace {
+                    told.traces.add(told.hints.news.len(), trace.clone());
+                }
                 told.hints.news.push(bytes.clone());
-                told.traces.push(trace.clone());
             };
             to.into_iter().for_each(|gateway| add(gateway, bytes.len(), &put));
         }
