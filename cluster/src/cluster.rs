@@ -1,8 +1,8 @@
 //! A cluster: the services, their ports, and how each finds the others.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,8 +25,6 @@ const HTTP: u16 = 7181;
 const STATE: &str = "cluster.json";
 /// The file with the password of Redis and NATS.
 const PASSWORD: &str = "password";
-/// Where Redis writes what it knows when it is told to.
-const SAVED: &str = "dump.rdb";
 /// Where Debian and its kin keep servers; not on everybody's PATH.
 const SERVERS: &str = "/usr/sbin";
 /// The database.
@@ -97,7 +95,7 @@ pub struct Cluster {
     pub settings: Vec<(String, String)>,
     /// The same for one kind; goes before.
     #[serde(skip)]
-    pub special: Vec<(Kind, String, String)>,
+    pub special: Vec<(String, String, String)>,
     /// Where the services find the database, if somebody forwards to it.
     #[serde(skip)]
     pub database_port: Option<u16>,
@@ -337,7 +335,7 @@ impl Cluster {
     }
 
     /// That of the servers which are not Tern's own.
-    fn password(&self) -> Result<String, ClusterError> {
+    pub(crate) fn password(&self) -> Result<String, ClusterError> {
         let path = self.dir.join(PASSWORD);
         fs::read_to_string(&path).map_err(|error| ClusterError::Io { path, error })
     }
@@ -351,50 +349,6 @@ impl Cluster {
         let (port, password) = (port.or(own).unwrap_or(0), self.password()?);
         let (scheme, user) = if kind == Kind::Nats { ("nats", "tern") } else { ("redis", "") };
         Ok(format!("{scheme}://{user}:{password}@127.0.0.1:{port}"))
-    }
-
-    /// Makes Redis forget everything.
-    ///
-    /// # Errors
-    /// It cannot be told so.
-    pub fn flush_redis(&self) -> Result<(), ClusterError> {
-        self.tell_redis("FLUSHALL")
-    }
-
-    /// Has Redis write down what it knows now. Its next start reads it, until [`Cluster::forget_saved`].
-    ///
-    /// # Errors
-    /// It cannot be told so.
-    pub fn save_redis(&self) -> Result<(), ClusterError> {
-        self.tell_redis("SAVE")
-    }
-
-    /// Removes what Redis has written down.
-    ///
-    /// # Errors
-    /// The operating system does not let.
-    pub fn forget_saved(&self) -> Result<(), ClusterError> {
-        let path = self.dir.join(SAVED);
-        fs::remove_file(&path).map_err(|error| ClusterError::Io { path, error })
-    }
-
-    fn tell_redis(&self, command: &str) -> Result<(), ClusterError> {
-        let redis = self.services.iter().find(|service| service.kind == Kind::Redis);
-        let port = redis.and_then(|service| service.port).unwrap_or(0);
-        let command = format!("AUTH {}\r\n{command}\r\nQUIT\r\n", self.password()?);
-        let tell = || -> io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.set_read_timeout(Some(START))?;
-            stream.write_all(command.as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let told = tell().and_then(|answer| match answer.as_str() {
-            "+OK\r\n+OK\r\n+OK\r\n" => Ok(()),
-            _ => Err(io::Error::other(format!("Redis answers {answer:?}"))),
-        });
-        told.map_err(|error| ClusterError::Service { name: "redis-1".into(), error })
     }
 
     /// What a service is told, as variables of the environment.
@@ -431,7 +385,7 @@ impl Cluster {
         let mut all: Vec<(String, String)> =
             settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         all.extend(self.settings.iter().cloned());
-        let special = self.special.iter().filter(|(kind, ..)| *kind == service.kind);
+        let special = self.special.iter().filter(|(of, ..)| *of == service.name());
         all.extend(special.map(|(_, name, value)| (name.clone(), value.clone())));
         Ok(all)
     }

@@ -97,7 +97,7 @@ fn dumps() -> Vec<Dump> {
         ..Default::default()
     };
     let send = v1::SendRequest {
-        messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into(), change: None }],
+        messages: vec![v1::OutMessage { client_msg_id: 1, to: "bob".into(), text: "hi".into(), ..Default::default() }],
         ..Default::default()
     };
     let sent = v1::SendReply {

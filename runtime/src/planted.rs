@@ -58,11 +58,17 @@ pub enum Fault {
     HintTakenForDelivery,
     /// In a cluster: of two links of a device the older has the place.
     OlderLinkStays,
+    /// In a cluster: a head in Redis, or that there is none, is taken for the real one.
+    RedisHeadTrusted,
+    /// In a cluster: a message that is said to be sent again, and of which Redis knows nothing, is stored as a new one.
+    DedupOnlyInRedis,
+    /// In a cluster: the end of a link removes the route of the device, whatever link that leads to.
+    RouteLeaveUnfenced,
 }
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 26] = [
+    pub const ALL: [(Fault, &'static str); 29] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -89,6 +95,9 @@ impl Fault {
         (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
         (Fault::HintTakenForDelivery, "hint-taken-for-delivery"),
         (Fault::OlderLinkStays, "older-link-stays"),
+        (Fault::RedisHeadTrusted, "redis-head-trusted"),
+        (Fault::DedupOnlyInRedis, "dedup-only-in-redis"),
+        (Fault::RouteLeaveUnfenced, "route-leave-unfenced"),
     ];
 
     /// The environment variable that names the fault.

@@ -3,7 +3,7 @@
 //! [`SyncApi`] is the seam to the gateway; [`Hints`] the one back to it; [`SyncService`] what stands between them.
 //!
 //! A message flows through `send` into storage, and then hints go out, with the message itself as `news` where it is short. A key is judged by `keys` and answered by a `page`.
-//! `conversations` tells a user of its own. `routes` knows which gateway holds a link of whom.
+//! `conversations` tells a user of its own. `routes` knows which gateway holds a link of whom, `recent` what was committed lately; both are kept `in_redis` and may be lost.
 //! What follows a request but need not delay it is a job of its own: `acks` stores the acknowledgements that requests carry,
 //! `delivered` derives receipts from them, and `reads` brings read marks together. `paced` runs all three.
 
@@ -11,11 +11,14 @@ mod acks;
 mod api;
 mod conversations;
 mod delivered;
+mod epoch;
+pub mod in_redis;
 mod keys;
 mod news;
 mod paced;
 mod page;
 mod reads;
+pub mod recent;
 pub mod remote;
 pub mod routes;
 mod seen;
@@ -26,9 +29,15 @@ use std::time::Duration;
 
 pub use api::{Hints, Pushed, Refusal, SyncApi, Welcome};
 pub use news::{News, Placed};
+pub use recent::{Recent, Risen};
 pub use routes::{GatewayId, Kept, Route, Routes, Standing};
 pub use service::SyncService;
 pub use tern_storage::Device;
+
+/// What may be lost cannot be read or written now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is away: {0}")]
+pub struct Away(pub String);
 
 /// What a client is told to wait where storage could not serve it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::shutdown::{self, Stop};
 use tern_runtime::watch::{self, Watch};
 use tern_sync::remote::Bus;
-use tern_sync::{SyncService, remote, routes};
+use tern_sync::{SyncService, in_redis, remote};
 use tokio::net::TcpListener;
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
@@ -49,7 +49,8 @@ struct Sync {
     listen: SocketAddr,
     serving: Serving,
     storage: Target,
-    redis: routes::Target,
+    redis: in_redis::Target,
+    confirm: Duration,
     route_lifetime: Duration,
     nats: remote::Servers,
     watch: watch::Settings,
@@ -67,11 +68,12 @@ impl Sync {
             remote::settings::nats(&mut from),
         );
         let route_lifetime = remote::settings::route_lifetime(&mut from);
+        let confirm = remote::settings::confirm(&mut from);
         let watch = watch::Settings::read(&mut from);
         from.finish()?;
         match needed {
             (Some(storage), Some(redis), Some(nats)) => {
-                Ok(Sync { listen, serving, storage, redis, route_lifetime, nats, watch })
+                Ok(Sync { listen, serving, storage, redis, confirm, route_lifetime, nats, watch })
             }
             _ => Err(BadSettings(Vec::new())),
         }
@@ -91,13 +93,13 @@ impl Server {
     async fn build(settings: Sync) -> Result<Server> {
         let mut watch = Watch::start(ABOUT, settings.watch).await?;
         let storage = Arc::new(tern_storage::remote::Client::new(settings.storage));
-        let routes = Arc::new(routes::Redis::new(settings.redis, settings.route_lifetime));
+        let redis = Arc::new(in_redis::Redis::new(settings.redis, settings.route_lifetime));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
-        let hints = Arc::new(remote::Fanout::new(Arc::new(bus), routes.clone()));
+        let hints = Arc::new(remote::Fanout::new(Arc::new(bus), redis.clone(), redis.clone()));
         storage.report_to(&mut watch.metrics);
-        routes.report_to(&mut watch.metrics);
+        redis.report_to(&mut watch.metrics);
         hints.report_to(&mut watch.metrics);
-        let sync = SyncService::routed(storage, hints.clone(), routes);
+        let sync = SyncService::shared(storage, hints.clone(), redis.clone(), (redis, settings.confirm));
         sync.report_to(&mut watch.metrics);
         let listener = service::bind("rpc", settings.listen).await?;
         Ok(Server { listener, serving: settings.serving, sync, hints, watch })

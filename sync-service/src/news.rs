@@ -6,8 +6,8 @@ use tern_proto::{DeviceId, UserId, v1};
 use tern_runtime::traces::Trace;
 use tern_storage::{Content, Device, Op, Place, Sent, Told};
 
-use crate::Hints;
 use crate::keys::user_epoch;
+use crate::{Hints, Risen};
 
 /// Longer texts are left to a look: a hint is for links that are right before it, and is lost on all others.
 const TEXT_BYTES: usize = 1024;
@@ -95,7 +95,17 @@ impl News {
     }
 }
 
+/// The heads that rose with a message; none where storage has not told the places.
+pub(crate) fn risen(sent: &Sent) -> impl Iterator<Item = Risen> {
+    sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place).risen(Class::Messages))
+}
+
 impl Placed {
+    /// The head that this has become.
+    pub(crate) fn risen(&self, class: Class) -> Risen {
+        Risen { user: self.user.clone(), epoch: self.epoch, class, version: self.version }
+    }
+
     fn new(user: &UserId, place: &Place) -> Placed {
         let Place { epoch, before, version } = *place;
         Placed { user: user.clone(), epoch: user_epoch(epoch, user), before, version }

@@ -4,7 +4,6 @@
 //! gateway, so that a late cleanup of an old link never removes a new one.
 
 mod memory;
-mod redis;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,8 +12,7 @@ use async_trait::async_trait;
 use tern_proto::UserId;
 
 pub use self::memory::Memory;
-pub use self::redis::{BadTarget, Redis, Target};
-use crate::Device;
+use crate::{Away, Device};
 
 /// The time after which the routes of a gateway that was killed are gone, unless the operator says otherwise.
 pub const LIFETIME: Duration = Duration::from_secs(30);
@@ -79,11 +77,6 @@ pub enum Standing {
     Displaced,
 }
 
-/// The routes cannot be read or written now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the routes are away: {0}")]
-pub struct Away(pub String);
-
 /// Keeps the routes. One that is not kept again in time is forgotten.
 #[async_trait]
 pub trait Routes: Send + Sync + 'static {
@@ -107,7 +100,7 @@ pub trait Routes: Send + Sync + 'static {
 }
 
 /// How long a route is kept at a time, so that it is gone within its lifetime even where another device's renewal has to remove it.
-fn kept(lifetime: Duration) -> Duration {
+pub(crate) fn kept(lifetime: Duration) -> Duration {
     lifetime * 2 / 3
 }
 
@@ -117,7 +110,7 @@ pub fn renewal(lifetime: Duration) -> Duration {
 }
 
 /// What a route is kept under, within those of its user.
-fn name_of(device: &Device, route: Route) -> String {
+pub(crate) fn name_of(device: &Device, route: Route) -> String {
     if route.is_wait {
         // No device has such a name.
         format!("?{}-{:x}", route.gateway, route.link)
@@ -126,7 +119,7 @@ fn name_of(device: &Device, route: Route) -> String {
     }
 }
 
-fn distinct(gateways: impl Iterator<Item = GatewayId>) -> Vec<GatewayId> {
+pub(crate) fn distinct(gateways: impl Iterator<Item = GatewayId>) -> Vec<GatewayId> {
     let mut gateways: Vec<GatewayId> = gateways.collect();
     gateways.sort_unstable();
     gateways.dedup();

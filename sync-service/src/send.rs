@@ -8,6 +8,7 @@ use tern_proto::{ConversationId, UserId, limits};
 use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, content_hash};
 
 use crate::RETRY_AFTER;
+use crate::recent::Stored;
 
 /// What to store for a message. A message that breaks a rule is stored too, as its final refusal, so that a delayed copy gets the
 /// same. `None` for id 0, under which nothing can be remembered.
@@ -89,6 +90,19 @@ pub(crate) fn result(client_msg_id: u64, outcome: Outcome) -> SendResult {
     }
 }
 
+/// The answer to a message that is sent again.
+pub(crate) fn repeated(client_msg_id: u64, stored: &Stored) -> SendResult {
+    SendResult {
+        client_msg_id,
+        code: Code::Ok.into(),
+        server_msg_id: stored.server_msg_id,
+        conversation: stored.conversation.clone(),
+        seq: stored.seq,
+        time_ms: stored.time_ms,
+        retry_after_ms: 0,
+    }
+}
+
 /// The answer to a message that is not stored, or not known to be.
 pub(crate) fn refusal(client_msg_id: u64, code: Code) -> SendResult {
     let retry_after = if code.is_retryable() { RETRY_AFTER } else { Duration::ZERO };
@@ -102,7 +116,7 @@ mod tests {
 
     fn content_of(to: &str, text: &str, change: Option<GroupChange>) -> Content {
         let alice = Device { user: "alice".parse().unwrap(), id: "d1".parse().unwrap() };
-        let message = OutMessage { client_msg_id: 1, to: to.into(), text: text.into(), change };
+        let message = OutMessage { client_msg_id: 1, to: to.into(), text: text.into(), change, ..Default::default() };
         match op(&alice, message, 0) {
             Some(Op::Send { content, .. }) => content,
             other => panic!("{other:?}"),

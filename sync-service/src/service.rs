@@ -1,8 +1,7 @@
 //! The service: each request judged, carried out against storage, answered.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,13 +17,16 @@ use tokio::sync::oneshot;
 
 use crate::acks::{self, Acknowledged, Acks};
 use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
+use crate::epoch::Epoch;
 use crate::keys::{Judgement, is_behind, judge, user_epoch};
-use crate::news::{News, Short};
+use crate::news::{News, Short, risen};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
+use crate::recent::{Answer, Look, Shortcuts, Stored, named};
 use crate::seen::Seen;
 use crate::{
-    Hints, Kept, Pushed, RECEIPT_PACE, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page, send,
+    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Risen, Route, Routes, Standing, SyncApi, Welcome,
+    conversations, page, send,
 };
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
@@ -38,8 +40,9 @@ pub struct SyncService {
     deliver: Arc<Paced<Deliver>>,
     acks: Arc<Paced<Acks>>,
     reads: Arc<Paced<Reads>>,
-    /// That of the store when it was last seen; 0 before. What rests on it is checked by storage.
-    epoch: AtomicU64,
+    epoch: Epoch,
+    /// None where storage is as near as what would save asking it.
+    shortcuts: Option<Arc<Shortcuts>>,
     /// By what was answered.
     messages: By<Counter>,
 }
@@ -47,15 +50,27 @@ pub struct SyncService {
 impl SyncService {
     /// A service that stores in `storage` and tells `hints` who is owed something.
     pub fn new(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>) -> Arc<SyncService> {
-        Arc::new(SyncService::with(storage, hints, None))
+        Arc::new(SyncService::with(storage, hints, None, None))
     }
 
-    /// The same where there are several gateways: hints follow the routes.
-    pub fn routed(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, routes: Arc<dyn Routes>) -> Arc<SyncService> {
-        Arc::new(SyncService::with(storage, hints, Some(routes)))
+    /// The same where there are several replicas and gateways: hints follow the routes, and what was committed lately, which `hints` keeps up to date, saves questions to storage. Of a device
+    /// that has nothing new storage is asked again after `confirm`.
+    pub fn shared(
+        storage: Arc<dyn Storage>,
+        hints: Arc<dyn Hints>,
+        routes: Arc<dyn Routes>,
+        (recent, confirm): (Arc<dyn Recent>, Duration),
+    ) -> Arc<SyncService> {
+        let shortcuts = Arc::new(Shortcuts::new(recent, confirm));
+        Arc::new(SyncService::with(storage, hints, Some(routes), Some(shortcuts)))
     }
 
-    fn with(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, routes: Option<Arc<dyn Routes>>) -> SyncService {
+    fn with(
+        storage: Arc<dyn Storage>,
+        hints: Arc<dyn Hints>,
+        routes: Option<Arc<dyn Routes>>,
+        shortcuts: Option<Arc<Shortcuts>>,
+    ) -> SyncService {
         let derivation = Arc::new(Derivation { storage: storage.clone(), hints: hints.clone() });
         let sweep = Paced::new(Sweep { derivation: derivation.clone() }, RECEIPT_PACE);
         let deliver = Deliver { derivation: derivation.clone(), sweep: sweep.clone() };
@@ -64,13 +79,16 @@ impl SyncService {
         // Storage has a pace of its own for them.
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
-        let (epoch, messages) = (AtomicU64::new(0), By::default());
-        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, messages }
+        let (epoch, messages) = (Epoch::new(), By::default());
+        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, shortcuts, messages }
     }
 
     /// Reports what is counted.
     pub fn report_to(&self, metrics: &mut Metrics) {
         metrics.register("tern_messages", "Messages by the code that answered them", self.messages.clone());
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.report_to(metrics);
+        }
     }
 
     /// Goes on, in the background, with the delivered receipts that the last stop has left underived. Called once at start.
@@ -148,6 +166,25 @@ impl SyncService {
         Ok(acknowledged(device, &self.storage.device(device).await?))
     }
 
+    /// What is known of a device that presents a key, without storage, and the answer if that is enough for one. A key of another epoch is always for storage to judge.
+    async fn look(&self, device: &Device, presented: Option<&Key>, peek: bool) -> (Option<Look>, Answer) {
+        let own = |key: &&Key| key.epoch == user_epoch(self.epoch.last(), &device.user);
+        let (Some(shortcuts), Some(key)) = (&self.shortcuts, presented.filter(own)) else {
+            return (None, Answer::Ask);
+        };
+        let look = shortcuts.look(device, key).await;
+        let answer = shortcuts.answer(look.as_ref(), key, peek);
+        (look, answer)
+    }
+
+    /// What became of messages that are sent again, as far as that is known without storage.
+    async fn recall(&self, device: &Device, messages: &[v1::OutMessage]) -> Vec<Option<Stored>> {
+        match (&self.shortcuts, self.epoch.current()) {
+            (Some(shortcuts), Some(epoch)) => shortcuts.recall(device, epoch, messages).await,
+            _ => Vec::new(),
+        }
+    }
+
     async fn commit(&self, op: Op) -> Outcome {
         self.storage.commit(vec![op]).await.pop().unwrap_or(Outcome::Unknown)
     }
@@ -157,6 +194,7 @@ impl SyncService {
 impl SyncApi for SyncService {
     async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
         let state = self.storage.device(device).await?;
+        self.epoch.saw(state.epoch);
         let highest = self.storage.highest_client_msg_id(device).await?;
         let Some(key) = request.key.as_ref().map(Key::from) else {
             return self.start(device, request, (state, highest)).await;
@@ -177,17 +215,31 @@ impl SyncApi for SyncService {
     }
 
     async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
+        let known = self.recall(device, &messages).await;
+        let known = |place: usize| known.get(place).and_then(Option::as_ref);
         let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
         let time_ms = unix_millis();
-        let ops = messages.into_iter().filter_map(|message| send::op(device, message, time_ms)).collect();
+        let asked = messages.into_iter().enumerate().filter(|(place, _)| known(*place).is_none());
+        let ops = asked.filter_map(|(_, mut message)| {
+            if message.again && planted::active(Fault::DedupOnlyInRedis) {
+                message.client_msg_id += 1 << 40;
+            }
+            send::op(device, message, time_ms)
+        });
+        let ops = ops.collect();
         // A caller that goes away in the meantime takes neither the commit nor the hints with it.
-        let stored = Seen::through(store(self.storage.clone(), self.hints.clone(), device.clone(), ops));
-        let mut outcomes = stored.await.into_iter();
-        let mut result = |id| match id {
-            0 => send::refusal(0, Code::BadMessageId),
-            id => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
+        let (storage, shortcuts, hints) = (self.storage.clone(), self.shortcuts.clone(), self.hints.clone());
+        let outcomes = Seen::through(Way { storage, shortcuts, hints }.go(device.clone(), ops)).await;
+        if let Some(epoch) = outcomes.iter().find_map(epoch_of) {
+            self.epoch.saw(epoch);
+        }
+        let mut outcomes = outcomes.into_iter();
+        let mut result = |(place, id)| match (known(place), id) {
+            (Some(stored), id) => send::repeated(id, stored),
+            (None, 0) => send::refusal(0, Code::BadMessageId),
+            (None, id) => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
         };
-        let results: Vec<v1::SendResult> = ids.into_iter().map(&mut result).collect();
+        let results: Vec<v1::SendResult> = ids.into_iter().enumerate().map(&mut result).collect();
         for result in &results {
             self.messages.get_or_create(&[("code", result.code().as_str_name())]).inc();
         }
@@ -198,6 +250,7 @@ impl SyncApi for SyncService {
         let key = request.key.as_ref().map(Key::from);
         let above = key.map_or([Some(0); CLASSES], |key| key.versions);
         let page = self.storage.page(page::request(device, above, request.limit)).await?;
+        self.epoch.saw(page.epoch);
         if let Some(key) = key {
             match judge(&key, user_epoch(page.epoch, &device.user), page.heads) {
                 Judgement::Stands if acknowledges(request.peek) => self.acknowledge(device, page.epoch, &key),
@@ -212,9 +265,22 @@ impl SyncApi for SyncService {
     }
 
     async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
+        let presented = request.key.as_ref().map(Key::from);
+        let (look, answer) = self.look(device, presented.as_ref(), request.peek).await;
+        if let (Some(key), Answer::Pending | Answer::Nothing) = (&presented, answer) {
+            let pending = answer == Answer::Pending;
+            if pending && acknowledges(request.peek) {
+                self.acknowledge(device, self.epoch.last(), key);
+            }
+            return Ok(v1::CheckReply { pending, ..v1::CheckReply::default() });
+        }
         let state = self.storage.device(device).await?;
+        self.epoch.saw(state.epoch);
+        if let (Some(shortcuts), Some(look)) = (&self.shortcuts, &look) {
+            shortcuts.confirmed(device, &state, look);
+        }
         let epoch = user_epoch(state.epoch, &device.user);
-        let key = request.key.as_ref().map_or(Key::oldest(epoch), Key::from);
+        let key = presented.unwrap_or(Key::oldest(epoch));
         match judge(&key, epoch, state.heads) {
             Judgement::Stands => {
                 if acknowledges(request.peek) {
@@ -234,12 +300,12 @@ impl SyncApi for SyncService {
         let Some(key) = request.key.as_ref().map(Key::from) else {
             return Err(Refusal::new(Code::BadBody, "an ack carries a key"));
         };
-        let mut epoch = self.epoch.load(Ordering::Relaxed);
+        let mut epoch = self.epoch.last();
         if user_epoch(epoch, &device.user) != key.epoch {
             // A key that does not stand, or the epoch is another than this replica knows.
             let state = self.storage.device(device).await?;
             epoch = state.epoch;
-            self.epoch.store(epoch, Ordering::Relaxed);
+            self.epoch.saw(epoch);
             if let Judgement::Replace(order) = judge(&key, user_epoch(epoch, &device.user), state.heads) {
                 return Ok(replaced(device, &state, order));
             }
@@ -344,23 +410,51 @@ impl SyncApi for SyncService {
     }
 }
 
-/// Commits a batch of sends and then hints, each user once: whoever's timeline has something new, but not the sending device.
-async fn store(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>, by: Device, ops: Vec<Op>) -> Vec<Outcome> {
-    if ops.is_empty() {
-        return Vec::new();
-    }
-    let shorts: Vec<Option<Short>> = ops.iter().map(Short::of).collect();
-    let outcomes = storage.commit(ops).await;
-    let mut owed: BTreeSet<&UserId> = BTreeSet::new();
-    for (outcome, short) in outcomes.iter().zip(shorts) {
-        let Outcome::Sent(sent) = outcome else { continue };
-        match short.and_then(|short| News::of_message(&by, sent, short)) {
-            Some(news) => hints.news(news),
-            None => owed.extend(&*sent.owed),
+/// Where a batch of sends goes, one after the other.
+struct Way {
+    storage: Arc<dyn Storage>,
+    shortcuts: Option<Arc<Shortcuts>>,
+    hints: Arc<dyn Hints>,
+}
+
+impl Way {
+    /// Commits a batch of sends and then hints, each user once: whoever's timeline has something new, but not the sending device.
+    async fn go(self, by: Device, ops: Vec<Op>) -> Vec<Outcome> {
+        if ops.is_empty() {
+            return Vec::new();
         }
+        let shorts: Vec<Option<Short>> = ops.iter().map(Short::of).collect();
+        let named: Option<Vec<_>> = self.shortcuts.as_ref().map(|_| ops.iter().map(named).collect());
+        let outcomes = self.storage.commit(ops).await;
+        if let (Some(shortcuts), Some(named)) = (&self.shortcuts, named) {
+            shortcuts.stored(&by, &named, &outcomes);
+        }
+        let mut owed: BTreeMap<&UserId, Option<Risen>> = BTreeMap::new();
+        for (outcome, short) in outcomes.iter().zip(shorts) {
+            let Outcome::Sent(sent) = outcome else { continue };
+            if let Some(news) = short.and_then(|short| News::of_message(&by, sent, short)) {
+                self.hints.news(news);
+                continue;
+            }
+            // Of several heads of a user the last is the highest.
+            owed.extend(sent.owed.iter().map(|user| (user, None)));
+            owed.extend(sent.owed.iter().zip(risen(sent)).map(|(user, risen)| (user, Some(risen))));
+        }
+        for (user, risen) in owed {
+            match risen {
+                Some(risen) => self.hints.risen(risen, Some(&by)),
+                None => self.hints.owed(user, Some(&by)),
+            }
+        }
+        outcomes
     }
-    owed.into_iter().for_each(|user| hints.owed(user, Some(&by)));
-    outcomes
+}
+
+fn epoch_of(outcome: &Outcome) -> Option<u64> {
+    match outcome {
+        Outcome::Sent(sent) => Some(sent.places.first()?.epoch),
+        _ => None,
+    }
 }
 
 fn acknowledges(peek: bool) -> bool {

@@ -40,7 +40,7 @@ impl Server {
     }
 
     async fn send(&self, client_msg_id: u64) -> v1::SendResult {
-        let message = v1::OutMessage { client_msg_id, to: "bob".into(), text: "hello".into(), change: None };
+        let message = v1::OutMessage { client_msg_id, to: "bob".into(), text: "hello".into(), ..Default::default() };
         let request = v1::SendRequest { messages: vec![message], ..Default::default() };
         let reply: v1::SendReply = self.link("alice").request(Request::Send, &request, Duration::ZERO).await.unwrap();
         assert_eq!(reply.results[0].code(), v1::Code::Ok);

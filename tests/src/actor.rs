@@ -176,6 +176,20 @@ impl Actor {
         Ok(())
     }
 
+    /// Takes the place of its own long link, and syncs there until nothing more comes.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(crate) async fn take_over(&mut self) -> Result<(), Lost> {
+        let key = self.wire.state.key.clone();
+        let hello = v1::HelloRequest { protocol: 1, key, ..Default::default() };
+        let answer = self.wire.open_over(vec![Request::Hello(hello)]).await.pop().flatten();
+        let Some((_, Reply::Hello(_))) = answer else { return Err(Lost) };
+        while self.sync_once(Path::Long, false, 0).await? {}
+        self.wire.hints.clear();
+        Ok(())
+    }
+
     /// Fetches pages and applies them; now and then it stops before the end.
     async fn sync(&mut self) -> Result<(), Lost> {
         let limit = [0, 0, 1, 2, 5, 50, 1000][self.rng.usize(0..7)];

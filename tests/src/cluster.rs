@@ -1,5 +1,7 @@
 //! The cluster under test: every service a process, every link between them through an [`InnerLink`].
 
+mod clocks;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,7 +14,9 @@ use tern_runtime::planted::Fault;
 use tokio::time::sleep;
 
 use crate::inner_link::{Carries, InnerLink, State};
+use crate::scene::CONFIRM;
 use crate::server::Build;
+use crate::settle::HINT;
 
 /// What is done to a cluster. [`Cluster::suffer`] does it and makes it good again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub(crate) enum Deed {
     FlushRedis,
     /// Redis comes back with what it knew a while ago.
     StaleRedis(Duration),
+    /// Redis dies, and is followed by a replica that lags this much behind it.
+    LaggingReplica(Duration),
+    /// The clock of a service, or of Redis, is off by so many seconds until it is set again.
+    Clock(usize, i64),
     /// Hints between the services are dropped, doubled, delayed and shuffled for a while.
     Mangle(Duration),
     /// Each service is asked to stop and started again, one after the other.
@@ -46,11 +54,14 @@ pub(crate) enum Deed {
 /// The longest time that something stands still.
 const STILL: Duration = Duration::from_secs(10);
 
+/// By how much clocks are off.
+const HOUR: i64 = 3_600;
+
 /// How old what Redis comes back with is at most: a route ends two thirds of the lifetime after it was said.
 const STALE: Duration = Duration::from_millis(1_500);
 
-/// The lifetime of routes: short, so that what becomes of them becomes of many in a run.
-const ROUTES: &str = "4s";
+/// The lifetime of routes: short, so that what becomes of them becomes of many in a run. A quarter of it is the time between two renewals: twice what a hint may take.
+const ROUTES: Duration = HINT.saturating_mul(8);
 
 impl Deed {
     /// One at random, for a cluster of so many services and links between them.
@@ -59,7 +70,7 @@ impl Deed {
         let link = rng.usize(..links);
         let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
         let gone = Duration::from_millis(rng.u64(100..3_000));
-        match rng.u32(0..26) {
+        match rng.u32(0..30) {
             0..5 => Deed::Kill(service),
             5..8 => Deed::Stop(service, still),
             8 => Deed::KillAll,
@@ -71,6 +82,8 @@ impl Deed {
             18..20 => Deed::FlushRedis,
             20..22 => Deed::StaleRedis(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
             22..24 => Deed::Mangle(still),
+            24 => Deed::LaggingReplica(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
+            25..28 => Deed::Clock(service, [-HOUR, 0, HOUR][rng.usize(..3)]),
             _ => Deed::Roll,
         }
     }
@@ -114,6 +127,7 @@ impl Cluster {
         cluster.settings = build.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         cluster.settings.extend(build.planted.iter().map(|name| (Fault::VARIABLE.to_owned(), name.clone())));
         cluster.special = started.routes(&cluster)?;
+        cluster.special.extend(clocks::settings(&cluster)?);
         cluster.database_port = started.links.last().map(|link| link.port);
         let (cluster, up) = tokio::task::spawn_blocking(move || {
             let up = cluster.up();
@@ -125,8 +139,8 @@ impl Cluster {
         Ok(started)
     }
 
-    /// Each service calls the others through the links.
-    fn routes(&self, cluster: &tern_cluster::Cluster) -> anyhow::Result<Vec<(Kind, String, String)>> {
+    /// Each service calls the others through the links. By the name of the service.
+    fn routes(&self, cluster: &tern_cluster::Cluster) -> anyhow::Result<Vec<(String, String, String)>> {
         let to = |kind: Kind| {
             let of_kind = cluster.services.iter().zip(&self.links).filter(|(service, _)| service.kind == kind);
             of_kind.map(|(_, link)| format!("127.0.0.1:{}", link.port)).collect::<Vec<_>>().join(",")
@@ -143,9 +157,16 @@ impl Cluster {
             (Kind::Gateway, "TERN_RPC__SYNC", to(Kind::Sync)),
             (Kind::Gateway, "TERN_NATS__URL", nats),
         ];
-        let lifetimes = [Kind::Sync, Kind::Gateway].map(|kind| (kind, "TERN_LINK__ROUTE_LIFETIME", ROUTES.to_owned()));
-        let all = routes.into_iter().chain(lifetimes);
-        Ok(all.map(|(kind, name, value)| (kind, name.to_owned(), value)).collect())
+        let lifetimes = [Kind::Sync, Kind::Gateway]
+            .map(|kind| (kind, "TERN_LINK__ROUTE_LIFETIME", format!("{}ms", ROUTES.as_millis())));
+        let confirm = (Kind::Sync, "TERN_REDIS__CONFIRM", format!("{}ms", CONFIRM.as_millis()));
+        let all = routes.into_iter().chain(lifetimes).chain([confirm]);
+        let of_each = |(kind, name, value): (Kind, &str, String)| {
+            let of_kind = cluster.services.iter().filter(move |service| service.kind == kind);
+            let name = name.to_owned();
+            of_kind.map(move |service| (service.name(), name.clone(), value.clone())).collect::<Vec<_>>()
+        };
+        Ok(all.flat_map(of_each).collect())
     }
 
     fn cluster(&self) -> anyhow::Result<&tern_cluster::Cluster> {
@@ -244,6 +265,21 @@ impl Cluster {
                 self.with(move |cluster| cluster.start(redis)).await??;
                 self.with(|cluster| cluster.forget_saved()).await??;
             }
+            Deed::LaggingReplica(lag) => {
+                let redis = self.position(Kind::Redis)?;
+                let of = self.cluster()?.services[redis].port.unwrap_or(0);
+                let link = InnerLink::start(of, Carries::Calls).await?;
+                let reached_at = link.port;
+                let replica = self.with(move |cluster| cluster.replicate_redis(reached_at)).await??;
+                link.set(State::Hole);
+                sleep(lag).await;
+                self.with(move |cluster| cluster.services[redis].kill()).await?;
+                link.set(State::Cut);
+                self.with(move |_| replica.bequeath()).await??;
+                self.with(move |cluster| cluster.start(redis)).await??;
+                self.with(|cluster| cluster.forget_saved()).await??;
+            }
+            Deed::Clock(index, seconds) => clocks::set(self.cluster()?, index, seconds)?,
             Deed::Mangle(time) => {
                 // Those that others call come first, and the links are in the same order.
                 let nats = self.position(Kind::Nats)?;
@@ -298,6 +334,8 @@ impl Cluster {
             Deed::Hole(link, time) => format!("the way to {} is a black hole for {time:.1?}", end(link)),
             Deed::FlushRedis => "Redis forgets everything".into(),
             Deed::StaleRedis(time) => format!("Redis comes back with what it knew {time:.1?} before"),
+            Deed::LaggingReplica(lag) => format!("Redis is followed by a replica that lags {lag:.1?} behind"),
+            Deed::Clock(index, seconds) => format!("the clock of {} is off by {seconds} s", name(index)),
             Deed::Mangle(time) => format!("hints are dropped, doubled, delayed and shuffled for {time:.1?}"),
             Deed::Roll => "the services are restarted one after the other".into(),
         }

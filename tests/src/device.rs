@@ -69,7 +69,11 @@ impl State {
                 }
                 self.earlier.extend(earlier);
             }
-            What::Answer { .. } | What::Notify { .. } | What::Displaced { .. } | What::Twin { .. } => {}
+            What::Answer { .. }
+            | What::Notify { .. }
+            | What::Displaced { .. }
+            | What::Waited { .. }
+            | What::Twin { .. } => {}
         }
     }
 
@@ -121,6 +125,11 @@ impl State {
         }
     }
 
+    /// Whether something was sent under this id.
+    pub(crate) fn has_sent(&self, id: u64) -> bool {
+        id > 0 && id <= self.last_id && !self.skipped.contains(&id)
+    }
+
     /// The groups that it has heard of.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
         self.heads.keys().map(String::as_str).filter(|name| is_group(name))
@@ -138,7 +147,7 @@ mod tests {
     use crate::event::Via;
 
     fn ask(n: u64, id: u64, text: &str) -> What {
-        let message = v1::OutMessage { client_msg_id: id, to: "ben".into(), text: text.into(), change: None };
+        let message = v1::OutMessage { client_msg_id: id, to: "ben".into(), text: text.into(), ..Default::default() };
         What::Ask {
             n,
             via: Via::Packets,

@@ -52,6 +52,13 @@ pub(crate) enum What {
         /// The long link.
         link: u64,
     },
+    /// On a link on which a sync had ended a hint was waited for, once another user's message was accepted and while nothing was broken.
+    Waited {
+        /// The long link.
+        link: u64,
+        /// Whether one came.
+        hinted: bool,
+    },
     /// A page or delta was applied and the key stored.
     Applied {
         /// The number of the page's ask, or of the push.

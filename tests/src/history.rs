@@ -64,6 +64,8 @@ pub(crate) struct Outage {
 pub(crate) struct History {
     /// What the server kept; `None` for everything.
     pub(crate) keeps: Option<Keeps>,
+    /// A check may miss what was accepted no longer ago than this, in microseconds; 0 but in a cluster.
+    pub(crate) late: u64,
     /// Every device; events name them by index.
     pub(crate) roster: Vec<Member>,
     /// In the order of recording; that of one device is the order in which it happened.
@@ -129,9 +131,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// An empty log of a server that keeps so much, whose time starts now.
-    pub(crate) fn start(keeps: Option<Keeps>) -> Log {
-        let history = History { keeps, ..History::default() };
+    /// An empty log of a server that keeps so much and whose checks may be so late, whose time starts now.
+    pub(crate) fn start(keeps: Option<Keeps>, late: u64) -> Log {
+        let history = History { keeps, late, ..History::default() };
         Log { clock: Clock::at(0), history: Arc::new(Mutex::new(history)) }
     }
 

@@ -23,7 +23,10 @@ fn scene(fault: Fault) -> Scene {
         | Fault::FanOutLost
         | Fault::NewsWithoutBeforeCheck
         | Fault::HintTakenForDelivery
-        | Fault::OlderLinkStays => Scene::Cluster,
+        | Fault::OlderLinkStays
+        | Fault::RedisHeadTrusted
+        | Fault::DedupOnlyInRedis
+        | Fault::RouteLeaveUnfenced => Scene::Cluster,
         _ => Scene::Plain,
     }
 }
@@ -56,6 +59,9 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::NewsWithoutBeforeCheck => &["4a"],
         Fault::HintTakenForDelivery => &["3d", "6b", "6c"],
         Fault::OlderLinkStays => &["10c"],
+        Fault::RedisHeadTrusted => &["8b"],
+        Fault::DedupOnlyInRedis => &["2a", "2d"],
+        Fault::RouteLeaveUnfenced => &["8c"],
     }
 }
 

@@ -103,6 +103,7 @@ fn counted(history: &History, findings: &Findings, counts: &[(&str, u64)]) -> St
             What::Push { .. } => count("deltas".into()),
             What::Notify { .. } => count("notifies".into()),
             What::Displaced { .. } => count("links displaced".into()),
+            What::Waited { .. } => count("hints waited for".into()),
             What::Applied { .. } => count("applied".into()),
             What::Replaced { .. } => count("keys replaced".into()),
             What::Twin { .. } => count("script steps".into()),
@@ -168,6 +169,9 @@ fn described(what: &What, versions: &[u64]) -> String {
         ),
         What::Notify { link } => format!("gets a notify on link {link}"),
         What::Displaced { link } => format!("is told that link {link} is displaced"),
+        What::Waited { link, hinted } => {
+            format!("has waited on link {link} for a hint, and {}", if *hinted { "got one" } else { "got none" })
+        }
         What::Applied { from, key } => format!("has applied #{from}, key {}", key_text(Some(key))),
         What::Replaced { key } => format!("has replaced its key by {}", key_text(Some(key))),
         What::Twin { step, outcome } => format!("{step}: {outcome}"),

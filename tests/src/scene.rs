@@ -27,6 +27,9 @@ const RESULTS: Duration = Duration::from_secs(2);
 /// How many entries of a user it keeps: the busiest user reaches it in some seconds, and the others lose theirs to the window before that.
 const CAP: usize = 800;
 
+/// How long Redis may say that there is nothing new, in a cluster. Short, so that what is wrong for longer shows in a run.
+pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
+
 impl Scene {
     /// What a run plays, with the share of its time that each gets.
     pub(crate) const USUAL: [(Scene, f64); 2] = [(Scene::Plain, 0.75), (Scene::Retention, 0.25)];
@@ -64,9 +67,16 @@ impl Scene {
 
     /// What the server is told to keep; `None` for everything.
     pub(crate) fn keeps(self) -> Option<Keeps> {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let keeps = Keeps { window: micros(WINDOW), cap: CAP, results: micros(RESULTS), until: None };
         (self == Scene::Retention).then_some(keeps)
+    }
+
+    /// How late a check may be, in microseconds.
+    pub(crate) fn late(self) -> u64 {
+        match self {
+            Scene::Cluster => micros(CONFIRM),
+            _ => 0,
+        }
     }
 
     /// The settings of the server under test, as its environment has them; `last` for the quiet end, in which nothing is dropped any more.
@@ -85,4 +95,8 @@ impl Scene {
             Scene::Full | Scene::Sync => vec![("TERN_STORAGE__SEGMENT_BYTES", "1048576".into())],
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -33,7 +33,7 @@ pub(crate) async fn carry_out(path: Path, left: Wire, right: Wire) -> anyhow::Re
         client_msg_id: id,
         to: to.into(),
         text: text.into(),
-        change: None,
+        ..Default::default()
     };
     let send = |messages: Vec<v1::OutMessage>| Request::Send(v1::SendRequest { messages, ..Default::default() });
     let sent = [

@@ -18,6 +18,10 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// Nothing new for this many rounds, one [`ROUND`] apart, is quiet: receipts may come late, one per 250 ms.
 const QUIET_ROUNDS: u32 = 4;
 const ROUND: Duration = Duration::from_millis(300);
+/// How often a device takes over from itself: not every time is the new link on another gateway.
+const TAKEN_OVER: u32 = 10;
+/// A hint comes by then, where nothing is broken. A route that is lost is restored after at most twice that.
+pub(crate) const HINT: Duration = Duration::from_millis(1_500);
 /// Conversations in a page of the list, so that it has several.
 const LISTED: u32 = 3;
 /// Messages of the newest page.
@@ -71,6 +75,23 @@ pub(crate) async fn rest(actors: &mut [Actor]) -> anyhow::Result<()> {
             insist(async || first.resend_settled().await).await.context("resending")?;
         }
         sleep(ROUND).await;
+    }
+    Ok(())
+}
+
+/// displaced-session: a device takes the place of its own link, again and again, and what is then sent to it is hinted on the new one, whatever becomes of the old one.
+///
+/// # Errors
+/// No answer again and again.
+pub(crate) async fn take_over(watcher: &mut Actor, sender: &mut Actor) -> anyhow::Result<()> {
+    for _ in 0..TAKEN_OVER {
+        insist(async || watcher.take_over().await).await.context("taking over")?;
+        // Until the end of the old link has come about.
+        sleep(PAUSE).await;
+        watcher.wire.hints.clear();
+        let to = watcher.wire.identity.user.clone();
+        insist(async || sender.greet(to.clone()).await).await.context("sending to a new link")?;
+        watcher.wire.wait_for_hint(Instant::now() + HINT).await;
     }
     Ok(())
 }

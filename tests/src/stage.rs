@@ -89,7 +89,7 @@ impl<'p> Stage<'p> {
             plan,
             directory: directory.to_owned(),
             disk,
-            log: Log::start(plan.scene.keeps()),
+            log: Log::start(plan.scene.keeps(), plan.scene.late()),
             long: Proxy::start(Carries::LongLink, Arc::clone(&weather)).await?,
             http: Proxy::start(Carries::ShortLink, Arc::clone(&weather)).await?,
             weather,
@@ -310,6 +310,9 @@ impl<'p> Stage<'p> {
             Box::pin(settle::wake(actor)).await?;
         }
         Box::pin(self.compare_links()).await?;
+        if let [watcher, _, sender, ..] = &mut actors[..] {
+            Box::pin(settle::take_over(watcher, sender)).await?;
+        }
         Box::pin(settle::rest(&mut actors)).await?;
         for user in &USERS[..self.plan.users] {
             for (rank, (device, path)) in

@@ -104,6 +104,23 @@ impl Wire {
         }
     }
 
+    /// The same, while the link that is open now stays so until the new one has its answers; the server then ends a link of a device that has another.
+    pub(crate) async fn open_over(&mut self, requests: Vec<Request>) -> Vec<Option<(u64, Reply)>> {
+        let old = self.long.take();
+        let answers = self.open(requests).await;
+        drop(old);
+        answers
+    }
+
+    /// Waits for a hint until then, and records whether one came; not, if the link is lost meanwhile.
+    pub(crate) async fn wait_for_hint(&mut self, until: Instant) {
+        self.listen(until).await;
+        if let Some(link) = self.long.as_ref().map(|link| link.number) {
+            let hinted = !self.hints.is_empty();
+            self.record(What::Waited { link, hinted });
+        }
+    }
+
     /// Asks one thing.
     ///
     /// # Errors
@@ -194,8 +211,9 @@ impl Wire {
     }
 
     async fn ask_json(&mut self, request: Request) -> Option<(u64, Reply)> {
+        let marked = self.marked(&request);
         let n = self.number(Via::Json, &request);
-        let (path, body) = request.json().ok()?;
+        let (path, body) = marked.json().ok()?;
         let patience = self.patience_for(std::slice::from_ref(&request));
         let response = self.short.post(path, "application/json", &body, patience).await.ok()?;
         let reply = request.json_reply(response.status == 200, &response.body).unwrap_or_else(nonsense);
@@ -207,9 +225,10 @@ impl Wire {
     fn encode(&mut self, via: Via, requests: &[Request]) -> (BytesMut, HashMap<u32, usize>) {
         let (mut out, mut waiting) = (BytesMut::new(), HashMap::new());
         for (place, request) in requests.iter().enumerate() {
+            let marked = self.marked(request);
             let sequence = self.number(via, request) as u32;
             waiting.insert(sequence, place);
-            self.with_credentials(via, request).packet(sequence).encode(&mut out);
+            self.with_credentials(via, &marked).packet(sequence).encode(&mut out);
         }
         (out, waiting)
     }
@@ -219,6 +238,17 @@ impl Wire {
         let n = self.state.last_n + 1;
         self.record(What::Ask { n, via, request: request.clone() });
         n
+    }
+
+    /// Most of what was sent before says so. That changes no outcome, so it is not recorded.
+    fn marked(&self, request: &Request) -> Request {
+        let mut request = request.clone();
+        if let Request::Send(send) = &mut request
+            && !self.state.last_n.is_multiple_of(4)
+        {
+            send.messages.iter_mut().for_each(|message| message.again = self.state.has_sent(message.client_msg_id));
+        }
+        request
     }
 
     /// On a long link hello carries the token, which is not recorded.

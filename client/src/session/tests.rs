@@ -108,7 +108,7 @@ impl Run {
     fn send(&mut self, ids: &[u64]) {
         assert!(self.session.wants_batch(self.now));
         let message =
-            |id: &u64| v1::OutMessage { client_msg_id: *id, to: "bob".into(), text: "hi".into(), change: None };
+            |id: &u64| v1::OutMessage { client_msg_id: *id, to: "bob".into(), text: "hi".into(), ..Default::default() };
         self.session.send(ids.iter().map(message).collect(), self.now);
     }
 }

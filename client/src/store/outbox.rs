@@ -81,13 +81,20 @@ impl Store {
 
     /// The first messages that wait for an answer, in id order, as many as fit one request.
     pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
-        let mut query =
-            self.db.prepare("SELECT id, recipient, text, change FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1")?;
+        let mut query = self.db.prepare(
+            "SELECT id, recipient, text, change, attempts > 0 FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",
+        )?;
         let mut rows = query.query([limits::SEND_MESSAGES as i64])?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             let client_msg_id = row.get::<_, i64>(0)? as u64;
-            let message = v1::OutMessage { client_msg_id, to: row.get(1)?, text: row.get(2)?, change: change(row, 3)? };
+            let message = v1::OutMessage {
+                client_msg_id,
+                to: row.get(1)?,
+                text: row.get(2)?,
+                change: change(row, 3)?,
+                again: row.get(4)?,
+            };
             bytes += message.encoded_len() + FRAME_BYTES;
             if bytes > BATCH_BYTES {
                 break;

@@ -110,7 +110,7 @@ pub(crate) fn sync(from: u64) -> v1::SyncRequest {
 }
 
 pub(crate) fn send(ids: std::ops::RangeInclusive<u64>) -> v1::SendRequest {
-    let message = |id| v1::OutMessage { client_msg_id: id, to: "bob".into(), text: "hi".into(), change: None };
+    let message = |id| v1::OutMessage { client_msg_id: id, to: "bob".into(), text: "hi".into(), ..Default::default() };
     v1::SendRequest { messages: ids.map(message).collect(), ..Default::default() }
 }
 

@@ -121,6 +121,9 @@ pub struct OutMessage {
     /// Makes a group or changes one, instead of a text.
     #[prost(message, optional, tag = "4")]
     pub change: ::core::option::Option<GroupChange>,
+    /// Optional: this message has been transmitted before. The server may then look for its answer where that is cheap; the answer is the same without it.
+    #[prost(bool, tag = "5")]
+    pub again: bool,
 }
 /// What is to become of a group. It is sent, stored, acknowledged and handed out as a message of the group.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

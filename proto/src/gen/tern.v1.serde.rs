@@ -3849,6 +3849,9 @@ impl serde::Serialize for OutMessage {
         if self.change.is_some() {
             len += 1;
         }
+        if self.again {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.OutMessage", len)?;
         if self.client_msg_id != 0 {
             #[allow(clippy::needless_borrow)]
@@ -3863,6 +3866,9 @@ impl serde::Serialize for OutMessage {
         }
         if let Some(v) = self.change.as_ref() {
             struct_ser.serialize_field("change", v)?;
+        }
+        if self.again {
+            struct_ser.serialize_field("again", &self.again)?;
         }
         struct_ser.end()
     }
@@ -3879,6 +3885,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             "to",
             "text",
             "change",
+            "again",
         ];
 
         #[allow(clippy::enum_variant_names)]
@@ -3887,6 +3894,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             To,
             Text,
             Change,
+            Again,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -3912,6 +3920,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             "to" => Ok(GeneratedField::To),
                             "text" => Ok(GeneratedField::Text),
                             "change" => Ok(GeneratedField::Change),
+                            "again" => Ok(GeneratedField::Again),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -3935,6 +3944,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                 let mut to__ = None;
                 let mut text__ = None;
                 let mut change__ = None;
+                let mut again__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::ClientMsgId => {
@@ -3963,6 +3973,12 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             }
                             change__ = map_.next_value()?;
                         }
+                        GeneratedField::Again => {
+                            if again__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("again"));
+                            }
+                            again__ = Some(map_.next_value()?);
+                        }
                     }
                 }
                 Ok(OutMessage {
@@ -3970,6 +3986,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                     to: to__.unwrap_or_default(),
                     text: text__.unwrap_or_default(),
                     change: change__,
+                    again: again__.unwrap_or_default(),
                 })
             }
         }

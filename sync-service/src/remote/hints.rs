@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use prost::bytes::Bytes;
+use tern_proto::key::{Class, Version};
 use tern_proto::v1::entry::Body;
 use tern_proto::{DeviceId, UserId};
 use tern_rpc::v1::{self as rpc};
@@ -22,7 +23,7 @@ use tracing::Span;
 use super::bus::Bus;
 use super::client::{named, routed};
 use super::server;
-use crate::{Device, GatewayId, Hints, News, Placed, Route, Routes};
+use crate::{Away, Device, GatewayId, Hints, News, Placed, Recent, Risen, Route, Routes};
 
 /// Users that may wait to be told. More are not, and count as lost.
 const WAITING: usize = 64 * 1024;
@@ -47,6 +48,7 @@ pub struct Fanout {
 struct Shared {
     bus: Arc<Bus>,
     routes: Arc<dyn Routes>,
+    recent: Arc<dyn Recent>,
     waiting: Mutex<Waiting>,
     more: Notify,
     /// Hints for which there was no room.
@@ -65,6 +67,8 @@ struct Waiting {
     displaced: Vec<(Device, Route)>,
     /// For how many there was no room.
     unheld: u64,
+    /// Heads that are higher now, by whose and which they are.
+    risen: BTreeMap<(UserId, u64, Class), Version>,
 }
 
 /// News for whom, and what is told.
@@ -85,10 +89,10 @@ struct Told {
 }
 
 impl Fanout {
-    /// Tells over `bus` the gateways that `routes` name. Needs a Tokio runtime.
-    pub fn new(bus: Arc<Bus>, routes: Arc<dyn Routes>) -> Fanout {
+    /// Tells over `bus` the gateways that `routes` name, and `recent` which heads have risen. Needs a Tokio runtime.
+    pub fn new(bus: Arc<Bus>, routes: Arc<dyn Routes>, recent: Arc<dyn Recent>) -> Fanout {
         let (waiting, more, unheld) = (Mutex::default(), Notify::new(), Counter::default());
-        let shared = Arc::new(Shared { bus, routes, waiting, more, unheld });
+        let shared = Arc::new(Shared { bus, routes, recent, waiting, more, unheld });
         tokio::spawn(tell(Arc::downgrade(&shared)));
         Fanout { shared }
     }
@@ -132,6 +136,13 @@ impl Hints for Fanout {
         self.add(|waiting| waiting.news(&news, bytes));
     }
 
+    fn risen(&self, risen: Risen, except: Option<&Device>) {
+        self.add(|waiting| {
+            waiting.owed(&risen.user, except);
+            waiting.rise(risen);
+        });
+    }
+
     fn displaced(&self, device: &Device, route: Route) {
         self.add(|waiting| {
             if waiting.displaced.len() < WAITING {
@@ -149,11 +160,36 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The gateways that hold a link of each user. The heads are raised before they are looked up: a check that waits has its route before it looks at the heads, so either it finds
+    /// the higher one or it is found.
+    async fn found(
+        &self,
+        users: &[UserId],
+        risen: &BTreeMap<(UserId, u64, Class), Version>,
+    ) -> Result<Vec<Vec<GatewayId>>, Away> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let risen = risen.iter().map(|((user, epoch, class), version)| Risen {
+            user: user.clone(),
+            epoch: *epoch,
+            class: *class,
+            version: *version,
+        });
+        let risen: Vec<Risen> = risen.collect();
+        // Both are on their way at once, in this order.
+        let (raised, found) = tokio::join!(biased; self.recent.raise(&risen), self.routes.gateways(users));
+        if let Err(away) = raised {
+            tracing::debug!(%away, "heads are not raised: checks may be late");
+        }
+        found
+    }
+
     /// Tells what waits. `known` are the gateways that were found lately.
     async fn tell(&self, waiting: Waiting, known: &mut HashMap<GatewayId, Instant>) {
         self.unheld.inc_by(waiting.unheld);
         let users: Vec<UserId> = waiting.users().into_iter().cloned().collect();
-        let found = if users.is_empty() { Ok(Vec::new()) } else { self.routes.gateways(&users).await };
+        let found = self.found(&users, &waiting.risen).await;
         // They end when everything is published.
         let traced = waiting.news.iter().map(|news| &news.span).filter(|span| !span.is_none());
         let spans: Vec<Span> = traced.cloned().collect();
@@ -206,7 +242,16 @@ impl Waiting {
         }
     }
 
+    fn rise(&mut self, Risen { user, epoch, class, version }: Risen) {
+        // As many as are told of something.
+        if self.risen.len() < WAITING {
+            let head = self.risen.entry((user, epoch, class)).or_default();
+            *head = version.max(*head);
+        }
+    }
+
     fn news(&mut self, news: &News, bytes: Bytes) {
+        news.places.iter().for_each(|placed| self.rise(placed.risen(news.class())));
         if self.places + news.places.len() <= PLACES {
             self.places += news.places.len();
             let users = news.places.iter().map(|placed| placed.user.clone()).collect();

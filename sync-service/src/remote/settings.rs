@@ -5,7 +5,9 @@ use std::time::Duration;
 use tern_runtime::settings::Settings;
 
 use super::Servers;
-use crate::routes::{LIFETIME, Target};
+use crate::in_redis::Target;
+use crate::recent::CONFIRM;
+use crate::routes::LIFETIME;
 
 /// How Redis is found.
 #[derive(Clone, Copy)]
@@ -53,4 +55,9 @@ pub fn nats(from: &mut Settings) -> Option<Servers> {
 pub fn route_lifetime(from: &mut Settings) -> Duration {
     let second = Duration::from_secs(1);
     from.duration("link.route_lifetime", LIFETIME, second * 3..=second * 600)
+}
+
+/// For how long Redis may say that a device has nothing new, after storage has said so.
+pub fn confirm(from: &mut Settings) -> Duration {
+    from.duration("redis.confirm", CONFIRM, Duration::ZERO..=CONFIRM)
 }

@@ -1,10 +1,12 @@
-//! What every keeper of routes promises.
+//! What every keeper of routes promises; what those promise that keep what was committed lately is in `recent`.
 
 use std::time::Duration;
 
-use tern_sync::routes::{Memory, Redis, Target};
+use tern_sync::in_redis::{Redis, Target};
+use tern_sync::routes::Memory;
 use tern_sync::{Device, GatewayId, Kept, Route, Routes, Standing};
 
+use crate::recent;
 use crate::servers::{self, user};
 
 /// Short, so that the end of it can be waited for.
@@ -123,6 +125,7 @@ async fn ends_by_itself(routes: &dyn Routes) {
 #[tokio::test]
 async fn in_memory() {
     holds(&Memory::new(LIFETIME)).await;
+    recent::holds(&tern_sync::recent::Memory::new()).await;
 }
 
 #[tokio::test]
@@ -131,18 +134,20 @@ async fn in_redis() {
     let routes = Redis::new(Target::one(&server.url, None).unwrap(), LIFETIME);
     servers::until_there(&routes).await;
     holds(&routes).await;
+    recent::holds(&routes).await;
 }
 
 /// A user who may do no more than Tern needs.
 #[tokio::test]
 async fn as_a_user_of_redis_with_few_rights() {
     let server = servers::redis();
-    let rights = "ACL SETUSER tern on >little ~tern:* +@connection +hvals +hget +hset +hdel +hgetall +pexpire +time +evalsha +script|load";
+    let rights = "ACL SETUSER tern on >little ~tern:* +@connection +hvals +hget +hmget +hset +hdel +hgetall +get +psetex +pexpire +time +evalsha +script|load";
     server.cli(&rights.split(' ').collect::<Vec<_>>());
     let url = server.url.replace("redis://", "redis://tern:little@");
     let routes = Redis::new(Target::one(&url, None).unwrap(), LIFETIME);
     servers::until_there(&routes).await;
     holds(&routes).await;
+    recent::holds(&routes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,6 +156,7 @@ async fn in_a_cluster_of_redis() {
     let routes = Redis::new(Target::cluster(&cluster.urls(), None).unwrap(), LIFETIME);
     servers::until_there(&routes).await;
     holds(&routes).await;
+    recent::holds(&routes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,6 +165,7 @@ async fn in_the_master_that_sentinels_know() {
     let routes = Redis::new(Target::sentinel(&servers.urls(), servers::MASTER, None).unwrap(), LIFETIME);
     servers::until_there(&routes).await;
     holds(&routes).await;
+    recent::holds(&routes).await;
 }
 
 #[tokio::test]
@@ -169,6 +176,7 @@ async fn over_tls() {
     let routes = Redis::new(Target::one(&url, Some(&authority)).unwrap(), LIFETIME);
     servers::until_there(&routes).await;
     holds(&routes).await;
+    recent::holds(&routes).await;
     let distrustful = Redis::new(Target::one(&url, None).unwrap(), LIFETIME);
     tokio::time::sleep(LIFETIME / 2).await;
     assert!(distrustful.gateways(&[user("alice")]).await.is_err());

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tern_proto::key::Class;
 use tern_proto::v1::{self, entry::Body};
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::shutdown::{self, Stopper};
 use tern_sync::remote::{Bus, Fanout, Servers, hear};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, GatewayId, Hints, News, Placed, Route};
+use tern_sync::{Device, GatewayId, Hints, News, Placed, Recent, Risen, Route, recent};
 
 use crate::contract::{LIFETIME, device, keep, link, young};
 use crate::servers::{self, PATIENCE, user};
@@ -103,11 +104,12 @@ async fn hints_go_to_exactly_the_gateways_that_hold_the_user() {
     let server = servers::nats();
     let routes = Arc::new(Memory::new(LIFETIME));
     let (a, b) = (gateway(&server.url, 0xa).await, gateway(&server.url, 0xb).await);
+    let recent = Arc::new(recent::Memory::new());
     keep(&*routes, young(&device("alice/phone"), link(0xa, 1))).await;
     keep(&*routes, young(&device("bob/phone"), link(0xb, 1))).await;
     keep(&*routes, young(&device("carol/phone"), link(0xa, 2))).await;
     keep(&*routes, young(&device("carol/laptop"), link(0xb, 2))).await;
-    let fanout = Fanout::new(bus(&server.url).await, routes);
+    let fanout = Fanout::new(bus(&server.url).await, routes, recent.clone());
     // Until the publisher is connected.
     let began = Instant::now();
     while a.heard.0.lock().unwrap().len() < 2 {
@@ -126,6 +128,14 @@ async fn hints_go_to_exactly_the_gateways_that_hold_the_user() {
     assert_eq!(of_a, ["news alice", "news bob carol", "owed alice", "displaced carol/phone 2"]);
     assert_eq!(b.heard.until("owed bob").await, ["news bob carol", "owed bob"]);
     assert_ne!(a.id, b.id);
+    // Whoever has no link has heads that rise too.
+    let stranger = device("stranger/phone");
+    fanout.risen(Risen { user: user("stranger"), epoch: 1, class: Class::Receipts, version: 9 }, None);
+    let began = Instant::now();
+    while recent.look(&stranger, 1, LIFETIME).await.unwrap().heads != [Some(3), Some(9)] {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// What was lost while NATS was away is looked for when it is back.
@@ -147,7 +157,7 @@ async fn one_of_three_nats_servers_dies() {
     let routes = Arc::new(Memory::new(Duration::from_secs(600)));
     let a = gateway(&urls, 0xa).await;
     keep(&*routes, young(&device("alice/phone"), link(0xa, 1))).await;
-    let fanout = Fanout::new(bus(&urls).await, routes);
+    let fanout = Fanout::new(bus(&urls).await, routes, Arc::new(recent::Memory::new()));
     for server in &mut servers {
         server.kill();
         a.heard.0.lock().unwrap().clear();

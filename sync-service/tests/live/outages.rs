@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tern_sync::routes::{Redis, Target};
+use tern_sync::in_redis::{Redis, Target};
 use tern_sync::{Routes, Standing};
 
 use crate::contract::{LIFETIME, device, keep, link, young};

@@ -5,4 +5,5 @@ mod groups;
 mod keys;
 mod receipts;
 mod sends;
+mod shortcuts;
 mod stage;

@@ -15,7 +15,7 @@ use tern_storage::{
     Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
     Retained, Storage, Unavailable,
 };
-use tern_sync::{Hints, News, Placed, SyncApi, SyncService};
+use tern_sync::{Hints, News, Placed, SyncApi, SyncService, recent, routes};
 
 /// The reference, with a record of what was committed and a switch to fail it.
 #[derive(Default)]
@@ -149,6 +149,15 @@ impl Stage {
         Stage { storage: storage.clone(), hints: hints.clone(), service: SyncService::new(storage, hints) }
     }
 
+    /// One of several replicas, with what is known of late commits. Nobody but the test raises heads there.
+    pub(crate) fn shared() -> (Stage, Arc<recent::Memory>) {
+        let (storage, hints, known) = (Arc::<Watched>::default(), Arc::<Recorded>::default(), Arc::default());
+        let routes = Arc::new(routes::Memory::new(routes::LIFETIME));
+        let recent: Arc<recent::Memory> = Arc::clone(&known);
+        let service = SyncService::shared(storage.clone(), hints.clone(), routes, (recent, recent::CONFIRM));
+        (Stage { storage, hints, service }, known)
+    }
+
     /// The hints since it was last asked, in the order of names.
     pub(crate) fn take_hints(&self) -> Vec<String> {
         let mut hints = std::mem::take(&mut *self.hints.hints.lock().unwrap());
@@ -243,7 +252,7 @@ pub(crate) fn device(name: &str) -> Device {
 }
 
 pub(crate) fn message(client_msg_id: u64, to: &str, text: &str) -> v1::OutMessage {
-    v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), change: None }
+    v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), ..Default::default() }
 }
 
 /// A message with a change instead of a text.

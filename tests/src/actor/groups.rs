@@ -24,7 +24,7 @@ impl Actor {
         };
         let title = change.title.map(|_| self.title(id));
         let change = v1::GroupChange { title, ..change };
-        v1::OutMessage { client_msg_id: id, to, text: String::new(), change: Some(change) }
+        v1::OutMessage { client_msg_id: id, to, text: String::new(), change: Some(change), ..Default::default() }
     }
 
     /// Adds, removes, leaves, or gives a title; also all that changes nothing, and what only the owner may do.
@@ -73,7 +73,7 @@ impl Actor {
             }
             _ => ("g/1".into(), String::new(), named(&[&peer])),
         };
-        v1::OutMessage { client_msg_id: id, to, text, change: Some(change) }
+        v1::OutMessage { client_msg_id: id, to, text, change: Some(change), ..Default::default() }
     }
 
     /// Asks for the conversations, or for members or history of one, which need not be its own.

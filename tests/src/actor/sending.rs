@@ -45,11 +45,19 @@ impl Actor {
     pub(crate) async fn greet_all(&mut self) -> Result<(), Lost> {
         let groups: Vec<String> = self.wire.state.groups().map(str::to_owned).collect();
         for to in self.manner.peers.clone().into_iter().chain(groups) {
-            let message = self.message(to);
-            let path = self.path();
-            self.send(path, vec![message]).await?;
+            self.greet(to).await?;
         }
         Ok(())
+    }
+
+    /// Sends one new message.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(crate) async fn greet(&mut self, to: String) -> Result<(), Lost> {
+        let message = self.message(to);
+        let path = self.path();
+        self.send(path, vec![message]).await
     }
 
     /// Resends settled messages: the same results are due.
@@ -152,7 +160,7 @@ impl Actor {
         let filler =
             "~".repeat(if self.rng.u32(0..self.manner.one_is_long_in) == 0 { self.rng.usize(1..4000) } else { 0 });
         let text = format!("{}/{}/{id} {:08x}{filler}", identity.user, identity.device, self.rng.u32(..));
-        v1::OutMessage { client_msg_id: id, to, text, change: None }
+        v1::OutMessage { client_msg_id: id, to, text, ..Default::default() }
     }
 }
 

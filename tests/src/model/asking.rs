@@ -28,6 +28,7 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
             Reply::Hello(reply) => (reply.pending, reply.key.as_ref()),
             _ => continue,
         };
+        let late = if matches!(reply, Reply::Check(_)) { case.history.late } else { 0 };
         // After an order to replace, the client has to sync in any case.
         let Some((KeyOrder::None | KeyOrder::Start, _)) = reply.order() else { continue };
         let (Some(truth), Some([_, others])) = (case.truth(exchange.device), known.get(&exchange.device)) else {
@@ -42,7 +43,7 @@ pub(crate) fn judge(case: &Case, findings: &mut Findings) {
                 Proof::new(what, exchange.events())
             });
         } else if let Some(at) = key.version(Class::Messages) {
-            let latest = others.before(case.at(exchange.ask));
+            let latest = others.before(case.at(exchange.ask).saturating_sub(late));
             let latest = latest.filter(|(version, _)| !is_passed_over(case, exchange.device, at, *version));
             findings.hold("8b", latest.is_none_or(|(version, _)| version <= at), || {
                 let what = format!("{} is told that nothing is pending above {at}", case.name(exchange.device));

@@ -76,7 +76,13 @@ mod tests {
     use super::*;
 
     fn changing(to: &str, change: v1::GroupChange) -> Code {
-        let content = v1::OutMessage { client_msg_id: 1, to: to.into(), text: String::new(), change: Some(change) };
+        let content = v1::OutMessage {
+            client_msg_id: 1,
+            to: to.into(),
+            text: String::new(),
+            change: Some(change),
+            ..Default::default()
+        };
         deserves("ann", &content)
     }
 
@@ -100,7 +106,7 @@ mod tests {
     #[test]
     fn a_text_goes_to_a_user_or_a_group() {
         let to = |to: &str| {
-            deserves("ann", &v1::OutMessage { client_msg_id: 1, to: to.into(), text: "x".into(), change: None })
+            deserves("ann", &v1::OutMessage { client_msg_id: 1, to: to.into(), text: "x".into(), ..Default::default() })
         };
         assert_eq!([to("ben"), to("g/7")], [Code::Ok; 2]);
         assert_eq!([to(""), to("ann"), to("g/07")], [Code::BadRecipient; 3]);
@@ -113,6 +119,7 @@ mod tests {
             to: to.into(),
             text: String::new(),
             change: Some(naming(&["ben", "cat"], &[])),
+            ..Default::default()
         };
         let message = |seq: u64, add: &[&str]| v1::Message {
             from: "ann".into(),

@@ -78,7 +78,8 @@ impl GroupStory {
     ) {
         let id = self.ids.entry(device).and_modify(|id| *id += 1).or_insert(1);
         let (id, seq) = (*id, self.log.len() as u64 + 1);
-        let content = v1::OutMessage { client_msg_id: id, to: to.into(), text: text.into(), change: asked };
+        let content =
+            v1::OutMessage { client_msg_id: id, to: to.into(), text: text.into(), change: asked, ..Default::default() };
         let result = v1::SendResult {
             client_msg_id: id,
             server_msg_id: device as u64 * 1000 + id,

@@ -1,4 +1,4 @@
-//! Rules 10a and 10b: the links give equal results. Rule 10c: a device's last link stays.
+//! Rules 10a and 10b: the links give equal results. Rules 8c and 10c: a device's last link stays, and hears.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +37,10 @@ fn the_younger_stays(case: &Case, findings: &mut Findings) {
                     Proof::new(what, vec![at])
                 });
             }
+            What::Waited { link, hinted } => findings.hold("8c", *hinted, || {
+                let what = format!("{} is not told on link {link} that it is owed something", case.name(event.device));
+                Proof::new(what, vec![at])
+            }),
             _ => {}
         }
     }
@@ -117,6 +121,17 @@ mod tests {
         };
         assert_holds(&told(1));
         assert_breaks("10c", &told(2));
+    }
+
+    #[test]
+    fn a_link_that_is_told_nothing() {
+        let waited = |hinted: bool| {
+            let mut story = Story::new();
+            story.record(ANN, What::Waited { link: 1, hinted });
+            story.end()
+        };
+        assert_holds(&waited(true));
+        assert_breaks("8c", &waited(false));
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Story {
     }
 
     pub(crate) fn content(&self, device: usize, id: u64, to: usize) -> v1::OutMessage {
-        v1::OutMessage { client_msg_id: id, to: self.user(to), text: Story::text(device, id), change: None }
+        v1::OutMessage { client_msg_id: id, to: self.user(to), text: Story::text(device, id), ..Default::default() }
     }
 
     /// The result of an accepted message.

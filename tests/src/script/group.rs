@@ -60,12 +60,18 @@ fn naming(add: &[&str], remove: &[&str]) -> v1::GroupChange {
 }
 
 fn changing(client_msg_id: u64, to: &str, change: v1::GroupChange) -> Request {
-    let message = v1::OutMessage { client_msg_id, to: to.into(), text: String::new(), change: Some(change) };
+    let message = v1::OutMessage {
+        client_msg_id,
+        to: to.into(),
+        text: String::new(),
+        change: Some(change),
+        ..Default::default()
+    };
     Request::Send(v1::SendRequest { messages: vec![message], ..Default::default() })
 }
 
 fn texting(client_msg_id: u64, to: &str, text: &str) -> Request {
-    let message = v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), change: None };
+    let message = v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), ..Default::default() };
     Request::Send(v1::SendRequest { messages: vec![message], ..Default::default() })
 }
 

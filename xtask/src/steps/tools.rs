@@ -1,4 +1,4 @@
-//! The README's conversation needs curl, and the tests of the cluster PostgreSQL, Redis and NATS, of which they start servers of their own; the rest of the tests need nothing beside Rust.
+//! The README's conversation needs curl, and the tests of the cluster PostgreSQL, Redis and NATS, of which they start servers of their own, and libfaketime; the rest of the tests need nothing beside Rust.
 
 use std::process::{Command, Stdio};
 
@@ -19,6 +19,15 @@ pub(crate) fn run() -> Result<Tally> {
         ensure!(works(tool), "{tool} is missing and could not be installed: install it, then try again");
         println!("{tool} is there");
     }
+    if tern_cluster::faketime().is_none() {
+        println!("installing libfaketime");
+        install("libfaketime");
+    }
+    ensure!(
+        tern_cluster::faketime().is_some(),
+        "libfaketime is missing and could not be installed: install it, then try again"
+    );
+    println!("libfaketime is there");
     if !tern_cluster::Postgres::is_installed() {
         println!("installing postgresql");
         install("postgresql");
@@ -28,7 +37,7 @@ pub(crate) fn run() -> Result<Tally> {
         "PostgreSQL 15 or later is missing and could not be installed: install it, then try again"
     );
     println!("postgresql is there");
-    Ok(Tally::passed(TOOLS.len() as u32 + 1))
+    Ok(Tally::passed(TOOLS.len() as u32 + 2))
 }
 
 fn works(tool: &str) -> bool {

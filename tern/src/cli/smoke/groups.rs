@@ -56,6 +56,12 @@ pub(super) async fn run(people: &mut People, report: &mut Report) -> Result<()> 
 }
 
 async fn changed(by: &mut Person, client_msg_id: u64, to: &str, change: v1::GroupChange) -> Result<v1::SendResult> {
-    let message = v1::OutMessage { client_msg_id, to: to.into(), text: String::new(), change: Some(change) };
+    let message = v1::OutMessage {
+        client_msg_id,
+        to: to.into(),
+        text: String::new(),
+        change: Some(change),
+        ..Default::default()
+    };
     by.send(Via::Long, message).await
 }

@@ -147,7 +147,7 @@ async fn connect(address: &str) -> Result<LongLink> {
 
 /// A text under an id.
 pub(super) fn message(client_msg_id: u64, to: &str, text: &str) -> v1::OutMessage {
-    v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), change: None }
+    v1::OutMessage { client_msg_id, to: to.into(), text: text.into(), ..Default::default() }
 }
 
 /// The messages of a page.

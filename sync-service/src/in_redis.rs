@@ -1,11 +1,11 @@
-//! Routes in Redis, or what speaks its protocol: one server, one that sentinels know, or a cluster.
+//! What is kept in Redis, or what speaks its protocol: one server, one that sentinels know, or a cluster.
 //!
-//! Those of a user are one hash, whose name has the user as its hash tag, so that a script may touch it in a cluster. Redis counts the time: what is kept is no concern of anybody's clock but its own.
+//! Every key has the user as its hash tag, so that a script may touch those of one user in a cluster. Redis counts the time: what is kept is no concern of anybody's clock but its own.
+//! Here is the connection; what is asked over it is in `routes` and `recent`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
@@ -13,14 +13,15 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Script, ScriptInvocation,
     Value,
 };
-use tern_proto::UserId;
 use tern_runtime::metrics::{By, Counter, Histogram, Metrics, seconds};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Away, GatewayId, Kept, Route, Routes, Standing, distinct, kept, name_of};
-use crate::Device;
+use crate::Away;
+use crate::routes::kept;
 
+mod recent;
+mod routes;
 mod target;
 
 pub use target::{BadTarget, Target};
@@ -40,43 +41,20 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 /// Between two attempts to connect, and a little more or less, so that not all replicas come at once.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// A route is written as the run of the gateway, the link, since when it is the device's, and when it ends, in milliseconds of Redis's own clock. Whatever has ended goes away, and so does what
-/// ends later than anything can: the clock was set back. Answers what has become of the route, and the link whose place it took.
-const KEEP: &str = "
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local since = now - ARGV[3]
-local standing, former = 1, false
-local all = redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  local route, from, ends = string.match(all[at + 1], '^(%S+ %S+) (%d+) (%d+)$')
-  ends = tonumber(ends)
-  if not route or ends <= now or ends > now + ARGV[4] then
-    redis.call('HDEL', KEYS[1], all[at])
-  elseif all[at] == ARGV[1] then
-    if route == ARGV[2] then standing = 0
-    elseif tonumber(from) > since then standing = 2
-    else former = route end
-  end
-end
-if standing < 2 then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. string.format(' %.0f %.0f', since, now + ARGV[4]))
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-end
-return {standing, former}
-";
-
-const LEAVE: &str = "
-local known = redis.call('HGET', KEYS[1], ARGV[1])
-if known and string.match(known, '^%S+ %S+') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
-";
-
-/// Routes in Redis.
+/// A Redis, as [`crate::Routes`] and as [`crate::Recent`].
 pub struct Redis {
     shared: Arc<Shared>,
+    /// How long a route is kept at a time.
     kept: Duration,
+    scripts: Scripts,
+}
+
+/// Whatever reads and writes in one go.
+struct Scripts {
     keep: Script,
     leave: Script,
+    raise: Script,
+    look: Script,
 }
 
 struct Shared {
@@ -100,13 +78,18 @@ enum Connection {
 }
 
 impl Redis {
-    /// Routes in the Redis at `target`, each gone within the lifetime. Needs a Tokio runtime, in which it connects by itself, again and again.
+    /// The Redis at `target`; a route is gone within the lifetime. Needs a Tokio runtime, in which it connects by itself, again and again.
     pub fn new(target: Target, lifetime: Duration) -> Redis {
         let (current, broken) = (Mutex::default(), Notify::new());
         let shared = Arc::new(Shared { current, broken, asked: seconds(), failures: By::default() });
         tokio::spawn(keep_connected(Arc::downgrade(&shared), target));
-        let [keep, leave] = [KEEP, LEAVE].map(Script::new);
-        Redis { shared, kept: kept(lifetime), keep, leave }
+        let scripts = Scripts {
+            keep: Script::new(routes::KEEP),
+            leave: Script::new(routes::LEAVE),
+            raise: Script::new(recent::RAISE),
+            look: Script::new(recent::LOOK),
+        };
+        Redis { shared, kept: kept(lifetime), scripts }
     }
 
     /// Reports what is counted.
@@ -152,64 +135,31 @@ impl Redis {
         }
         Ok(answers)
     }
-}
 
-#[async_trait]
-impl Routes for Redis {
-    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
-        let call = |Kept { device, route, age }: &Kept| {
-            let mut call = self.keep.prepare_invoke();
-            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
-            call.arg(age.as_millis() as u64).arg(self.kept.as_millis() as u64);
-            call
-        };
-        let answers: Vec<(u8, Option<String>)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
-        let told = |((standing, former), kept): ((u8, Option<String>), &Kept)| {
-            let standing = match standing {
-                0 => Standing::Stands,
-                1 => Standing::New,
-                _ => Standing::Displaced,
-            };
-            let former = former.and_then(|text| read(&text));
-            (standing, former.map(|(gateway, link)| Route { gateway, link, ..kept.route }))
-        };
-        Ok(answers.into_iter().zip(routes).map(told).collect())
-    }
-
-    async fn leave(&self, routes: &[(Device, Route)]) -> Result<(), Away> {
-        let call = |(device, route): &(Device, Route)| {
-            let mut call = self.leave.prepare_invoke();
-            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
-            call
-        };
-        self.each::<()>(&routes.iter().map(call).collect::<Vec<_>>()).await.map(drop)
-    }
-
-    async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away> {
-        let mut found = Vec::with_capacity(users.len());
-        for some in users.chunks(AT_A_TIME) {
-            let written: Vec<Vec<String>> = self.ask(async |connection| values(connection, some).await).await?;
-            let gateway = |text: &String| Some(read(text)?.0);
-            found.extend(written.iter().map(|values| distinct(values.iter().filter_map(gateway))));
+    /// The same of plain commands.
+    async fn commands<T: redis::FromRedisValue>(&self, commands: impl Iterator<Item = Cmd>) -> Result<Vec<T>, Away> {
+        let commands: Vec<Cmd> = commands.collect();
+        let mut answers = Vec::with_capacity(commands.len());
+        for some in commands.chunks(AT_A_TIME) {
+            answers.extend(self.ask::<Vec<T>>(async |connection| all(connection, some).await).await?);
         }
-        Ok(found)
+        Ok(answers)
     }
 }
 
-/// What is written of each user's routes.
-async fn values(connection: Connection, users: &[UserId]) -> RedisResult<Vec<Vec<String>>> {
+async fn all<T: redis::FromRedisValue>(connection: Connection, commands: &[Cmd]) -> RedisResult<Vec<T>> {
     match connection {
         Connection::One(mut connection) => {
-            let mut all = redis::pipe();
-            for user in users {
-                all.hvals(key(user));
+            let mut pipeline = redis::pipe();
+            for command in commands {
+                pipeline.add_command(command.clone());
             }
-            all.query_async(&mut connection).await
+            pipeline.query_async(&mut connection).await
         }
         Connection::Cluster(connection) => {
-            try_join_all(users.iter().map(|user| {
+            try_join_all(commands.iter().map(|command| {
                 let mut connection = connection.clone();
-                async move { Cmd::hvals(key(user)).query_async(&mut connection).await }
+                async move { command.query_async(&mut connection).await }
             }))
             .await
         }
@@ -303,32 +253,4 @@ impl ConnectionLike for Connection {
 /// The limits of a connection.
 fn limits() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(PATIENCE))
-}
-
-/// The hash with the routes of a user, whose name is its hash tag.
-fn key(user: &UserId) -> String {
-    format!("tern:{{{user}}}:routes")
-}
-
-fn written(route: Route) -> String {
-    format!("{} {:x}", route.gateway, route.link)
-}
-
-fn read(text: &str) -> Option<(GatewayId, u64)> {
-    let mut words = text.split(' ');
-    let mut number = || u64::from_str_radix(words.next()?, 16).ok();
-    Some((GatewayId::of(number()?), number()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_route_is_read_as_it_was_written() {
-        let route = Route { gateway: GatewayId::of(0xfeed), link: 0x1f, is_wait: false };
-        assert_eq!(written(route), "000000000000feed 1f");
-        assert_eq!(read("000000000000feed 1f 1700000000000 1700000000001"), Some((route.gateway, route.link)));
-        assert_eq!(read("what"), None);
-    }
 }

@@ -1,0 +1,111 @@
+//! Routes: those of a user are one hash.
+
+use async_trait::async_trait;
+use redis::Cmd;
+use tern_proto::UserId;
+use tern_runtime::planted::{self, Fault};
+
+use super::Redis;
+use crate::routes::{distinct, name_of};
+use crate::{Away, Device, GatewayId, Kept, Route, Routes, Standing};
+
+/// A route is written as the run of the gateway, the link, since when it is the device's, and when it ends, in milliseconds of Redis's own clock. Whatever has ended goes away, and so does what
+/// ends later than anything can: the clock was set back. Answers what has become of the route, and the link whose place it took.
+pub(super) const KEEP: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local since = now - ARGV[3]
+local standing, former = 1, false
+local all = redis.call('HGETALL', KEYS[1])
+for at = 1, #all, 2 do
+  local route, from, ends = string.match(all[at + 1], '^(%S+ %S+) (%d+) (%d+)$')
+  ends = tonumber(ends)
+  if not route or ends <= now or ends > now + ARGV[4] then
+    redis.call('HDEL', KEYS[1], all[at])
+  elseif all[at] == ARGV[1] then
+    if route == ARGV[2] then standing = 0
+    elseif tonumber(from) > since then standing = 2
+    else former = route end
+  end
+end
+if standing < 2 then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. string.format(' %.0f %.0f', since, now + ARGV[4]))
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+return {standing, former}
+";
+
+pub(super) const LEAVE: &str = "
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known and string.match(known, '^%S+ %S+') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+";
+
+#[async_trait]
+impl Routes for Redis {
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
+        let call = |Kept { device, route, age }: &Kept| {
+            let mut call = self.scripts.keep.prepare_invoke();
+            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
+            call.arg(age.as_millis() as u64).arg(self.kept.as_millis() as u64);
+            call
+        };
+        let answers: Vec<(u8, Option<String>)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
+        let told = |((standing, former), kept): ((u8, Option<String>), &Kept)| {
+            let standing = match standing {
+                0 => Standing::Stands,
+                1 => Standing::New,
+                _ => Standing::Displaced,
+            };
+            let former = former.and_then(|text| read(&text));
+            (standing, former.map(|(gateway, link)| Route { gateway, link, ..kept.route }))
+        };
+        Ok(answers.into_iter().zip(routes).map(told).collect())
+    }
+
+    async fn leave(&self, routes: &[(Device, Route)]) -> Result<(), Away> {
+        if planted::active(Fault::RouteLeaveUnfenced) {
+            let command = |(device, route): &(Device, Route)| Cmd::hdel(key(&device.user), name_of(device, *route));
+            return self.commands::<()>(routes.iter().map(command)).await.map(drop);
+        }
+        let call = |(device, route): &(Device, Route)| {
+            let mut call = self.scripts.leave.prepare_invoke();
+            call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
+            call
+        };
+        self.each::<()>(&routes.iter().map(call).collect::<Vec<_>>()).await.map(drop)
+    }
+
+    async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away> {
+        let written: Vec<Vec<String>> = self.commands(users.iter().map(|user| Cmd::hvals(key(user)))).await?;
+        let gateway = |text: &String| Some(read(text)?.0);
+        Ok(written.iter().map(|values| distinct(values.iter().filter_map(gateway))).collect())
+    }
+}
+
+/// The hash with the routes of a user, whose name is its hash tag.
+fn key(user: &UserId) -> String {
+    format!("tern:{{{user}}}:routes")
+}
+
+fn written(route: Route) -> String {
+    format!("{} {:x}", route.gateway, route.link)
+}
+
+fn read(text: &str) -> Option<(GatewayId, u64)> {
+    let mut words = text.split(' ');
+    let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+    Some((GatewayId::of(number()?), number()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_read_as_it_was_written() {
+        let route = Route { gateway: GatewayId::of(0xfeed), link: 0x1f, is_wait: false };
+        assert_eq!(written(route), "000000000000feed 1f");
+        assert_eq!(read("000000000000feed 1f 1700000000000 1700000000001"), Some((route.gateway, route.link)));
+        assert_eq!(read("what"), None);
+    }
+}
