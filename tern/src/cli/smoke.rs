@@ -4,6 +4,7 @@
 
 mod groups;
 mod person;
+mod receipts;
 mod report;
 
 use std::collections::BTreeSet;
@@ -50,6 +51,7 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     receipts(&mut people, &mut report).await?;
     orders_to_replace(&mut people, &mut report).await?;
     the_link_itself(args, &mut people, &mut report).await?;
+    receipts::run(args, &mut people, &mut report).await?;
     groups::run(&mut people, &mut report).await?;
     Ok(report.end())
 }

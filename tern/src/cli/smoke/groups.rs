@@ -38,6 +38,8 @@ pub(super) async fn run(people: &mut People, report: &mut Report) -> Result<()> 
     }
     let read = v1::ReadRequest { conversation: group.clone(), seq: 2 };
     let _: v1::ReadReply = alice.request(Via::Long, Command::Read, &read).await?;
+    let marks = super::receipts::marks(bob, &group).await?;
+    report.same("bob learns that alice has read his", &marks, &vec![(alice.name.clone(), 2)]);
     let asked = v1::MembersRequest { conversation: group.clone() };
     let about: v1::MembersReply = bob.request(Via::Short, Command::Members, &asked).await?;
     let read: Vec<_> = about.members.iter().map(|member| (member.user.as_str(), member.read_seq)).collect();

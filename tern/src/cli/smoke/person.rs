@@ -25,9 +25,10 @@ const DEVICE: &str = "smoke";
 /// How long a check waits for what the server does by itself.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// A user, its one device, and a link of each kind.
+/// A user with a device, and a link of each kind.
 pub(super) struct Person {
     pub(super) name: String,
+    device: &'static str,
     token: String,
     pub(super) address: String,
     pub(super) long: LongLink,
@@ -37,8 +38,23 @@ pub(super) struct Person {
 impl Person {
     /// Connects the long link and says hello without a key.
     pub(super) async fn arrive(name: &str, token: &str, long: &str, http: &str) -> Result<(Person, v1::HelloReply)> {
-        let (short, link) = (ShortLink::new(http, token, DEVICE), connect(long).await?);
-        let mut person = Person { name: name.into(), token: token.into(), address: long.into(), long: link, short };
+        Person::with(DEVICE, (name, token), long, http).await
+    }
+
+    /// The same user with another device, whose long link is at `long`.
+    pub(super) async fn on(&self, device: &'static str, long: &str, http: &str) -> Result<Person> {
+        Ok(Person::with(device, (&self.name, &self.token), long, http).await?.0)
+    }
+
+    async fn with(
+        device: &'static str,
+        (name, token): (&str, &str),
+        long: &str,
+        http: &str,
+    ) -> Result<(Person, v1::HelloReply)> {
+        let (short, link) = (ShortLink::new(http, token, device), connect(long).await?);
+        let (name, token, address) = (name.into(), token.into(), long.into());
+        let mut person = Person { name, device, token, address, long: link, short };
         let welcome = person.hello(None).await?;
         Ok((person, welcome))
     }
@@ -48,7 +64,7 @@ impl Person {
         let hello = v1::HelloRequest {
             protocol: 1,
             token: self.token.clone(),
-            device_id: DEVICE.into(),
+            device_id: self.device.into(),
             client_name: concat!("tern-smoke/", env!("CARGO_PKG_VERSION")).into(),
             key,
             ..Default::default()
@@ -60,6 +76,12 @@ impl Person {
     pub(super) async fn reconnect(&mut self, key: Option<v1::SyncKey>) -> Result<(LongLink, v1::HelloReply)> {
         let old = std::mem::replace(&mut self.long, connect(&self.address).await?);
         Ok((old, self.hello(key).await?))
+    }
+
+    /// Ends the long link; the next one is there, but nobody has said hello on it.
+    pub(super) async fn leave(&mut self) -> Result<()> {
+        self.long = connect(&self.address).await?;
+        Ok(())
     }
 
     /// Any request, on either link.
