@@ -293,17 +293,14 @@ impl Hints for Registry {
             let shard = self.shard(&placed.user);
             for listener in shard.get(&placed.user).into_iter().flatten() {
                 let is_own = news.is_own(placed, &listener.device);
-                match listener.kind {
-                    Kind::Session => listener.signal.tell(Fresh {
-                        epoch: placed.epoch,
-                        class: news.class(),
-                        before: placed.before,
-                        entry: news.entry(placed, &listener.device),
-                        is_own,
-                        delivery: Delivery::of(news.trace.as_ref().filter(|_| !is_own)),
-                    }),
-                    Kind::Waiter if is_own => {}
-                    Kind::Waiter => listener.signal.set(HINT),
+                let delivery = Delivery::of(news.trace.as_ref().filter(|_| !is_own));
+                match (listener.kind, news.entry(placed, &listener.device)) {
+                    (Kind::Session, Some(entry)) => {
+                        let (epoch, class, before) = (placed.epoch, news.class(), placed.before);
+                        listener.signal.tell(Fresh { epoch, class, before, entry, is_own, delivery });
+                    }
+                    _ if is_own => {}
+                    _ => listener.signal.set(HINT),
                 }
             }
         }
@@ -408,6 +405,18 @@ mod tests {
         assert_eq!((first.clear(), second.clear(), third.clear()), (HINT, HINT, 0));
         registry.owed(&d1.user, None);
         assert_eq!((first.clear(), second.clear(), third.clear()), (HINT, HINT, 0));
+    }
+
+    #[test]
+    fn news_that_has_to_be_looked_for_is_a_hint() {
+        let registry = Registry::new();
+        let (d1, d2) = (device("alice", "d1"), device("alice", "d2"));
+        let (_a, first) = enter(&registry, &d1, 1);
+        let (_b, second) = enter(&registry, &d2, 2);
+        let places = vec![tern_sync::Placed { user: d1.user.clone(), epoch: 1, before: 0, version: 3 }];
+        registry.news(News { by: d1.clone(), body: None, places, trace: None });
+        assert_eq!((first.clear(), second.clear()), (0, HINT));
+        assert!(second.entries().is_empty());
     }
 
     // displaced-session: the late cleanup of the old link must not remove the new one.

@@ -7,7 +7,7 @@ use tern_proto::key::Key;
 use tern_proto::{UserId, v1};
 use tern_storage::{Device, Unavailable};
 
-use crate::{Kept, News, RETRY_AFTER, Risen, Route, Standing};
+use crate::{Kept, News, RETRY_AFTER, Route, Standing};
 
 /// A request that failed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,11 +153,6 @@ pub trait Hints: Send + Sync + 'static {
         for placed in &news.places {
             self.owed(&placed.user, Some(&news.by));
         }
-    }
-
-    /// A head has risen by something of which nothing else is told. As [`Hints::owed`].
-    fn risen(&self, risen: Risen, except: Option<&Device>) {
-        self.owed(&risen.user, except);
     }
 
     /// This link of the device was displaced by another.

@@ -17,8 +17,8 @@ const TEXT_BYTES: usize = 1024;
 pub struct News {
     /// The device that caused it; it needs no hint, and gets the stub of a message.
     pub by: Device,
-    /// A message or a receipt.
-    pub body: Body,
+    /// A message or a receipt. `None` for a message that is not told with a hint: it has to be looked for.
+    pub body: Option<Body>,
     /// By timeline.
     pub places: Vec<Placed>,
     /// That of the request that caused it, if it is traced.
@@ -40,11 +40,11 @@ pub struct Placed {
 
 impl News {
     /// Of a message; `None` where storage has not told the places.
-    pub(crate) fn of_message(by: &Device, sent: &Sent, short: Short) -> Option<News> {
+    pub(crate) fn of_message(by: &Device, sent: &Sent, short: Option<Short>) -> Option<News> {
         if sent.places.is_empty() {
             return None;
         }
-        let message = v1::Message {
+        let message = |short: Short| v1::Message {
             from: by.user.to_string(),
             conversation: sent.conversation.to_string(),
             seq: sent.seq,
@@ -56,20 +56,21 @@ impl News {
         };
         let places = sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place));
         let (by, trace) = (by.clone(), Trace::current());
-        Some(News { by, body: Body::Message(message), places: places.collect(), trace })
+        let body = short.map(message).map(Body::Message);
+        Some(News { by, body, places: places.collect(), trace })
     }
 
     /// Of a receipt, if storage has told it.
     fn of_receipt(by: &Device, told: &Told) -> Option<News> {
         let (receipt, place) = told.receipt.as_ref()?;
         let places = vec![Placed::new(&told.user, place)];
-        Some(News { by: by.clone(), body: Body::Receipt(receipt.clone()), places, trace: Trace::current() })
+        Some(News { by: by.clone(), body: Some(Body::Receipt(receipt.clone())), places, trace: Trace::current() })
     }
 
     /// The class of the timelines.
     pub fn class(&self) -> Class {
         match self.body {
-            Body::Receipt(_) => Class::Receipts,
+            Some(Body::Receipt(_)) => Class::Receipts,
             _ => Class::Messages,
         }
     }
@@ -79,9 +80,9 @@ impl News {
         self.by.id == *device && self.by.user == placed.user
     }
 
-    /// The entry as this device of the user would find it in a page.
-    pub fn entry(&self, placed: &Placed, device: &DeviceId) -> v1::Entry {
-        let body = match &self.body {
+    /// The entry as this device of the user would find it in a page; `None` if it has to look for it there.
+    pub fn entry(&self, placed: &Placed, device: &DeviceId) -> Option<v1::Entry> {
+        let body = match self.body.as_ref()? {
             Body::Message(message) if self.is_own(placed, device) => Body::Stub(v1::Stub {
                 client_msg_id: message.client_msg_id,
                 server_msg_id: message.server_msg_id,
@@ -91,13 +92,8 @@ impl News {
             }),
             body => body.clone(),
         };
-        v1::Entry { class: self.class().number(), version: placed.version, body: Some(body) }
+        Some(v1::Entry { class: self.class().number(), version: placed.version, body: Some(body) })
     }
-}
-
-/// The heads that rose with a message; none where storage has not told the places.
-pub(crate) fn risen(sent: &Sent) -> impl Iterator<Item = Risen> {
-    sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place).risen(Class::Messages))
 }
 
 impl Placed {

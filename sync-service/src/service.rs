@@ -1,6 +1,6 @@
 //! The service: each request judged, carried out against storage, answered.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::acks::{self, Acknowledged, Acks};
 use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
 use crate::epoch::Epoch;
 use crate::keys::{Judgement, is_behind, judge, user_epoch};
-use crate::news::{News, Short, risen};
+use crate::news::{News, Short};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
 use crate::recent::{Answer, Look, Shortcuts, Stored, named};
 use crate::seen::Seen;
 use crate::{
-    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Risen, Route, Routes, Standing, SyncApi, Welcome,
-    conversations, page, send,
+    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page,
+    send,
 };
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
@@ -429,23 +429,15 @@ impl Way {
         if let (Some(shortcuts), Some(named)) = (&self.shortcuts, named) {
             shortcuts.stored(&by, &named, &outcomes);
         }
-        let mut owed: BTreeMap<&UserId, Option<Risen>> = BTreeMap::new();
+        let mut owed: BTreeSet<&UserId> = BTreeSet::new();
         for (outcome, short) in outcomes.iter().zip(shorts) {
             let Outcome::Sent(sent) = outcome else { continue };
-            if let Some(news) = short.and_then(|short| News::of_message(&by, sent, short)) {
-                self.hints.news(news);
-                continue;
-            }
-            // Of several heads of a user the last is the highest.
-            owed.extend(sent.owed.iter().map(|user| (user, None)));
-            owed.extend(sent.owed.iter().zip(risen(sent)).map(|(user, risen)| (user, Some(risen))));
-        }
-        for (user, risen) in owed {
-            match risen {
-                Some(risen) => self.hints.risen(risen, Some(&by)),
-                None => self.hints.owed(user, Some(&by)),
+            match News::of_message(&by, sent, short) {
+                Some(news) => self.hints.news(news),
+                None => owed.extend(&*sent.owed),
             }
         }
+        owed.into_iter().for_each(|user| self.hints.owed(user, Some(&by)));
         outcomes
     }
 }

@@ -99,7 +99,12 @@ impl Service {
         let by = Device { user: user.clone(), id: DeviceId::new(by).unwrap() };
         let message = v1::Message { text: text.into(), ..Default::default() };
         let place = Placed { user, epoch: EPOCH, before: version - 1, version };
-        self.registry.news(News { by, body: v1::entry::Body::Message(message), places: vec![place], trace: None });
+        self.registry.news(News {
+            by,
+            body: Some(v1::entry::Body::Message(message)),
+            places: vec![place],
+            trace: None,
+        });
     }
 
     pub(crate) fn displace(&self, device: &Device, route: Route) {

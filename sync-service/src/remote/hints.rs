@@ -136,13 +136,6 @@ impl Hints for Fanout {
         self.add(|waiting| waiting.news(&news, bytes));
     }
 
-    fn risen(&self, risen: Risen, except: Option<&Device>) {
-        self.add(|waiting| {
-            waiting.owed(&risen.user, except);
-            waiting.rise(risen);
-        });
-    }
-
     fn displaced(&self, device: &Device, route: Route) {
         self.add(|waiting| {
             if waiting.displaced.len() < WAITING {
@@ -341,8 +334,8 @@ fn give(hints: &dyn Hints, told: rpc::Hints, traces: &Traces) {
 
 fn encode(news: &News) -> Bytes {
     let body = match &news.body {
-        Body::Message(message) => Some(rpc::fresh::Body::Message(message.clone())),
-        Body::Receipt(receipt) => Some(rpc::fresh::Body::Receipt(receipt.clone())),
+        Some(Body::Message(message)) => Some(rpc::fresh::Body::Message(message.clone())),
+        Some(Body::Receipt(receipt)) => Some(rpc::fresh::Body::Receipt(receipt.clone())),
         _ => None,
     };
     let placed = |placed: &Placed| rpc::Placed {
@@ -368,10 +361,10 @@ fn decode(encoded: Bytes, trace: Option<Trace>, is_wanted: impl Fn(&UserId) -> b
         return None;
     }
     let rpc::Fresh { by, body } = rpc::Fresh::decode(fresh).ok()?;
-    let body = match body? {
+    let body = body.map(|body| match body {
         rpc::fresh::Body::Message(message) => Body::Message(message),
         rpc::fresh::Body::Receipt(receipt) => Body::Receipt(receipt),
-    };
+    });
     Some(News { by: server::device(&by?).ok()?, body, places, trace })
 }
 
@@ -385,15 +378,16 @@ mod tests {
         let user = |n: usize| UserId::new(&format!("u{n}")).unwrap();
         let place = |n: usize| Placed { user: user(n), epoch: 7 + n as u64, before: 3, version: 4 };
         let by = Device { user: user(0), id: DeviceId::new("d1").unwrap() };
-        let body = Body::Message(v1::Message { text: "hi".into(), ..Default::default() });
+        let body = Some(Body::Message(v1::Message { text: "hi".into(), ..Default::default() }));
         News { by, body, places: (0..users).map(place).collect(), trace: None }
     }
 
     #[test]
     fn news_comes_as_it_was_sent() {
         let message = news(3);
-        let receipt = News { body: Body::Receipt(v1::Receipt { seq: 5, ..Default::default() }), ..news(1) };
-        for news in [message, receipt] {
+        let receipt = News { body: Some(Body::Receipt(v1::Receipt { seq: 5, ..Default::default() })), ..news(1) };
+        let to_be_looked_for = News { body: None, ..news(2) };
+        for news in [message, receipt, to_be_looked_for] {
             assert_eq!(decode(encode(&news), None, |_| true), Some(news));
         }
     }
