@@ -51,7 +51,8 @@ async fn a_message_makes_a_group_and_every_member_has_it() {
 async fn long_texts_are_told_of_and_left_to_a_look() {
     let stage = Stage::new();
     let group = stage.group("alice/d1", 1, &["bob", "carol"]).await;
-    (stage.take_hints(), stage.take_news());
+    stage.take_hints();
+    stage.take_news();
     let batch = vec![
         message(2, &group, &"one".repeat(1000)),
         message(3, "bob", &"to you alone".repeat(1000)),
