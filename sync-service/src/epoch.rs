@@ -1,46 +1,38 @@
 //! The epoch of the store, as this replica has seen it last.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long an answer of storage says which epoch it has: what changes the epoch of a store takes longer.
+/// For how long after it was asked an answer of storage says which epoch it has: what changes the epoch of a store takes longer.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Which epoch, and when it was seen.
-pub(crate) struct Epoch {
-    began: Instant,
-    last: AtomicU64,
-    /// When it was seen, in milliseconds.
-    at: AtomicU64,
-}
+/// Which epoch, and when storage was asked.
+#[derive(Default)]
+pub(crate) struct Epoch(Mutex<Option<(u64, Instant)>>);
 
 impl Epoch {
-    pub(crate) fn new() -> Epoch {
-        Epoch { began: Instant::now(), last: AtomicU64::new(0), at: AtomicU64::new(0) }
+    /// Storage has said so when it was asked then. An answer that was long on its way does not undo what is known since.
+    pub(crate) fn saw(&self, epoch: u64, asked: Instant) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none_or(|(_, before)| before <= asked) {
+            *known = Some((epoch, asked));
+        }
     }
 
-    /// Storage has just said so.
-    pub(crate) fn saw(&self, epoch: u64) {
-        self.last.store(epoch, Ordering::Relaxed);
-        self.at.store(self.now(), Ordering::Release);
-    }
-
-    /// 0 if none was seen. What rests on it is checked by storage.
+    /// 0 if none was seen. It may be another by now.
     pub(crate) fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+        self.known().map_or(0, |(epoch, _)| epoch)
     }
 
     /// If storage has said so just now.
     pub(crate) fn current(&self) -> Option<u64> {
-        let at = self.at.load(Ordering::Acquire);
-        let is_fresh = self.now() < at + FRESH.as_millis() as u64;
-        Some(self.last()).filter(|epoch| *epoch > 0 && is_fresh)
+        self.known().filter(|(_, asked)| asked.elapsed() < FRESH).map(|(epoch, _)| epoch)
     }
 
-    fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+    fn known(&self) -> Option<(u64, Instant)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,12 +41,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_epoch_is_current_for_a_second() {
-        let epoch = Epoch::new();
+    async fn an_epoch_is_current_for_a_second_after_the_question() {
+        let epoch = Epoch::default();
         assert_eq!((epoch.last(), epoch.current()), (0, None));
-        epoch.saw(7);
+        let asked = Instant::now();
+        tokio::time::advance(FRESH / 2).await;
+        epoch.saw(7, asked);
         assert_eq!((epoch.last(), epoch.current()), (7, Some(7)));
-        tokio::time::advance(FRESH).await;
+        tokio::time::advance(FRESH / 2).await;
         assert_eq!((epoch.last(), epoch.current()), (7, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_does_not_bring_an_epoch_back() {
+        let epoch = Epoch::default();
+        let early = Instant::now();
+        tokio::time::advance(FRESH / 2).await;
+        epoch.saw(8, Instant::now());
+        epoch.saw(7, early);
+        assert_eq!((epoch.last(), epoch.current()), (8, Some(8)));
     }
 }

@@ -60,6 +60,8 @@ struct Scripts {
 struct Shared {
     current: Mutex<Current>,
     broken: Notify,
+    /// When it was last complained that it refuses.
+    refused: Mutex<Option<Instant>>,
     asked: Histogram,
     failures: By<Counter>,
 }
@@ -80,8 +82,8 @@ enum Connection {
 impl Redis {
     /// The Redis at `target`; a route is gone within the lifetime. Needs a Tokio runtime, in which it connects by itself, again and again.
     pub fn new(target: Target, lifetime: Duration) -> Redis {
-        let (current, broken) = (Mutex::default(), Notify::new());
-        let shared = Arc::new(Shared { current, broken, asked: seconds(), failures: By::default() });
+        let (current, broken, refused) = (Mutex::default(), Notify::new(), Mutex::default());
+        let shared = Arc::new(Shared { current, broken, refused, asked: seconds(), failures: By::default() });
         tokio::spawn(keep_connected(Arc::downgrade(&shared), target));
         let scripts = Scripts {
             keep: Script::new(routes::KEEP),
@@ -115,7 +117,6 @@ impl Redis {
             Ok(Err(error)) => error,
             Err(_) => RedisError::from((ErrorKind::Io, "no answer in time")),
         };
-        self.shared.failed("unanswered");
         self.shared.leave(number, &error);
         Err(Away(error.to_string()))
     }
@@ -180,9 +181,15 @@ impl Shared {
     fn leave(&self, number: u64, error: &RedisError) {
         let is_readonly = error.kind() == ErrorKind::Server(redis::ServerErrorKind::ReadOnly);
         if !error.is_io_error() && !error.is_unrecoverable_error() && !is_readonly {
-            tracing::warn!(%error, "Redis refused");
+            self.failed("refused");
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused.is_none_or(|before| before.elapsed() > COMPLAIN) {
+                tracing::warn!(%error, "Redis refuses; it says so to every question like this one");
+                *refused = Some(Instant::now());
+            }
             return;
         }
+        self.failed("unanswered");
         let mut current = self.current();
         if current.number == number && current.connection.take().is_some() {
             tracing::warn!(%error, "Redis is away: hints go to every gateway that was lately found, until it is back");

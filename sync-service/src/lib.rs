@@ -36,7 +36,7 @@ pub use tern_storage::Device;
 
 /// What may be lost cannot be read or written now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is away: {0}")]
+#[error("what may be lost is away: {0}")]
 pub struct Away(pub String);
 
 /// What a client is told to wait where storage could not serve it.

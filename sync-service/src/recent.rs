@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_proto::UserId;
 use tern_proto::key::{CLASSES, Class, Version};
+use tern_storage::Sent;
 
 pub use self::memory::Memory;
-pub(crate) use self::shortcuts::{Answer, Shortcuts, named};
+pub(crate) use self::shortcuts::{Answer, Looked, Shortcuts, named};
 use crate::{Away, Device};
 
 /// The time after which storage is asked again whether there is nothing new, unless the operator says otherwise.
@@ -54,7 +55,7 @@ pub struct Confirmed {
 /// What is known of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// The heads of the user; the real ones may be higher.
+    /// The heads of the user, as they were raised or confirmed; the real ones may be higher.
     pub heads: [Option<Version>; CLASSES],
     /// What the device has acknowledged, if storage was asked lately enough; it may have acknowledged more.
     pub acked: Option<[Version; CLASSES]>,
@@ -78,14 +79,8 @@ pub struct Name {
 pub struct Stored {
     /// Of what was sent.
     pub hash: u64,
-    /// Unique in the store.
-    pub server_msg_id: u64,
-    /// Where it went.
-    pub conversation: String,
-    /// Position in the conversation.
-    pub seq: u64,
-    /// The server's clock when it was stored.
-    pub time_ms: i64,
+    /// As a resend gets it.
+    pub sent: Sent,
 }
 
 /// Keeps it.

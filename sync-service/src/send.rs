@@ -1,18 +1,43 @@
 //! Messages on their way in: what each request means to storage, and what storage's answer means to the client.
 
 use std::collections::HashSet;
+use std::iter;
 use std::time::Duration;
 
 use tern_proto::v1::{Code, GroupChange, OutMessage, SendResult};
 use tern_proto::{ConversationId, UserId, limits};
-use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, content_hash};
+use tern_runtime::planted::{self, Fault};
+use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, Sent, content_hash};
 
 use crate::RETRY_AFTER;
-use crate::recent::Stored;
+
+/// What to store for those messages of which it is not known what became of them; `known` says of which it is, by their places.
+pub(crate) fn ops(device: &Device, messages: Vec<OutMessage>, known: &[Option<Sent>], time_ms: i64) -> Vec<Op> {
+    let is_known = |place: usize| known.get(place).is_some_and(Option::is_some);
+    let asked = messages.into_iter().enumerate().filter(|(place, _)| !is_known(*place));
+    let ops = asked.filter_map(|(_, mut message)| {
+        if message.again && planted::active(Fault::DedupOnlyInRedis) {
+            message.client_msg_id += 1 << 40;
+        }
+        op(device, message, time_ms)
+    });
+    ops.collect()
+}
+
+/// The answers to messages with these ids: what was known of them, and the outcomes of [`ops`].
+pub(crate) fn results(ids: &[u64], known: Vec<Option<Sent>>, outcomes: Vec<Outcome>) -> Vec<SendResult> {
+    let mut outcomes = outcomes.into_iter();
+    let answer = |(id, known): (&u64, Option<Sent>)| match (*id, known) {
+        (id, Some(sent)) => result(id, Outcome::Sent(sent)),
+        (0, None) => refusal(0, Code::BadMessageId),
+        (id, None) => result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
+    };
+    ids.iter().zip(known.into_iter().chain(iter::repeat(None))).map(answer).collect()
+}
 
 /// What to store for a message. A message that breaks a rule is stored too, as its final refusal, so that a delayed copy gets the
 /// same. `None` for id 0, under which nothing can be remembered.
-pub(crate) fn op(device: &Device, message: OutMessage, time_ms: i64) -> Option<Op> {
+fn op(device: &Device, message: OutMessage, time_ms: i64) -> Option<Op> {
     if message.client_msg_id == 0 {
         return None;
     }
@@ -70,7 +95,7 @@ fn group(name: &str) -> Option<ConversationId> {
 }
 
 /// The answer to the client.
-pub(crate) fn result(client_msg_id: u64, outcome: Outcome) -> SendResult {
+fn result(client_msg_id: u64, outcome: Outcome) -> SendResult {
     match outcome {
         Outcome::Sent(sent) => SendResult {
             client_msg_id,
@@ -87,19 +112,6 @@ pub(crate) fn result(client_msg_id: u64, outcome: Outcome) -> SendResult {
         Outcome::Unavailable => refusal(client_msg_id, Code::Unavailable),
         // Any other outcome says nothing about a message, so what became of it is as unknown.
         _ => refusal(client_msg_id, Code::OutcomeUnknown),
-    }
-}
-
-/// The answer to a message that is sent again.
-pub(crate) fn repeated(client_msg_id: u64, stored: &Stored) -> SendResult {
-    SendResult {
-        client_msg_id,
-        code: Code::Ok.into(),
-        server_msg_id: stored.server_msg_id,
-        conversation: stored.conversation.clone(),
-        seq: stored.seq,
-        time_ms: stored.time_ms,
-        retry_after_ms: 0,
     }
 }
 

@@ -12,8 +12,9 @@ use tern_runtime::clock::unix_millis;
 use tern_runtime::metrics::{By, Counter, Metrics, Ready};
 use tern_runtime::planted::{self, Fault};
 use tern_runtime::shutdown::Stop;
-use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Storage, Unavailable};
+use tern_storage::{Device, DeviceState, Durability, Op, Outcome, Sent, Storage, Unavailable};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::acks::{self, Acknowledged, Acks};
 use crate::delivered::{Deliver, Derivation, NotDerived, Sweep};
@@ -22,7 +23,7 @@ use crate::keys::{Judgement, is_behind, judge, user_epoch};
 use crate::news::{News, Short};
 use crate::paced::Paced;
 use crate::reads::{ReadMark, Reads};
-use crate::recent::{Answer, Look, Shortcuts, Stored, named};
+use crate::recent::{Answer, Looked, Shortcuts, named};
 use crate::seen::Seen;
 use crate::{
     Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page,
@@ -79,7 +80,7 @@ impl SyncService {
         // Storage has a pace of its own for them.
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
-        let (epoch, messages) = (Epoch::new(), By::default());
+        let (epoch, messages) = (Epoch::default(), By::default());
         SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, shortcuts, messages }
     }
 
@@ -166,19 +167,17 @@ impl SyncService {
         Ok(acknowledged(device, &self.storage.device(device).await?))
     }
 
-    /// What is known of a device that presents a key, without storage, and the answer if that is enough for one. A key of another epoch is always for storage to judge.
-    async fn look(&self, device: &Device, presented: Option<&Key>, peek: bool) -> (Option<Look>, Answer) {
-        let own = |key: &&Key| key.epoch == user_epoch(self.epoch.last(), &device.user);
-        let (Some(shortcuts), Some(key)) = (&self.shortcuts, presented.filter(own)) else {
-            return (None, Answer::Ask);
-        };
-        let look = shortcuts.look(device, key).await;
-        let answer = shortcuts.answer(look.as_ref(), key, peek);
-        (look, answer)
+    /// What is known without storage of a device that presents a key. A key of another epoch than the last one that was seen is for storage to judge.
+    async fn look(&self, device: &Device, presented: Option<&Key>, peek: bool) -> Option<Looked> {
+        let (shortcuts, key, epoch) = (self.shortcuts.as_ref()?, presented?, self.epoch.last());
+        if key.epoch != user_epoch(epoch, &device.user) {
+            return None;
+        }
+        shortcuts.look(device, epoch, key, peek).await
     }
 
     /// What became of messages that are sent again, as far as that is known without storage.
-    async fn recall(&self, device: &Device, messages: &[v1::OutMessage]) -> Vec<Option<Stored>> {
+    async fn recall(&self, device: &Device, messages: &[v1::OutMessage]) -> Vec<Option<Sent>> {
         match (&self.shortcuts, self.epoch.current()) {
             (Some(shortcuts), Some(epoch)) => shortcuts.recall(device, epoch, messages).await,
             _ => Vec::new(),
@@ -193,8 +192,9 @@ impl SyncService {
 #[async_trait]
 impl SyncApi for SyncService {
     async fn hello(&self, device: &Device, request: &v1::HelloRequest) -> Result<Welcome, Refusal> {
+        let asked = Instant::now();
         let state = self.storage.device(device).await?;
-        self.epoch.saw(state.epoch);
+        self.epoch.saw(state.epoch, asked);
         let highest = self.storage.highest_client_msg_id(device).await?;
         let Some(key) = request.key.as_ref().map(Key::from) else {
             return self.start(device, request, (state, highest)).await;
@@ -216,30 +216,16 @@ impl SyncApi for SyncService {
 
     async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
         let known = self.recall(device, &messages).await;
-        let known = |place: usize| known.get(place).and_then(Option::as_ref);
         let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
-        let time_ms = unix_millis();
-        let asked = messages.into_iter().enumerate().filter(|(place, _)| known(*place).is_none());
-        let ops = asked.filter_map(|(_, mut message)| {
-            if message.again && planted::active(Fault::DedupOnlyInRedis) {
-                message.client_msg_id += 1 << 40;
-            }
-            send::op(device, message, time_ms)
-        });
-        let ops = ops.collect();
-        // A caller that goes away in the meantime takes neither the commit nor the hints with it.
+        let ops = send::ops(device, messages, &known, unix_millis());
         let (storage, shortcuts, hints) = (self.storage.clone(), self.shortcuts.clone(), self.hints.clone());
+        let asked = Instant::now();
+        // A caller that goes away in the meantime takes neither the commit nor the hints with it.
         let outcomes = Seen::through(Way { storage, shortcuts, hints }.go(device.clone(), ops)).await;
         if let Some(epoch) = outcomes.iter().find_map(epoch_of) {
-            self.epoch.saw(epoch);
+            self.epoch.saw(epoch, asked);
         }
-        let mut outcomes = outcomes.into_iter();
-        let mut result = |(place, id)| match (known(place), id) {
-            (Some(stored), id) => send::repeated(id, stored),
-            (None, 0) => send::refusal(0, Code::BadMessageId),
-            (None, id) => send::result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
-        };
-        let results: Vec<v1::SendResult> = ids.into_iter().enumerate().map(&mut result).collect();
+        let results = send::results(&ids, known, outcomes);
         for result in &results {
             self.messages.get_or_create(&[("code", result.code().as_str_name())]).inc();
         }
@@ -249,8 +235,9 @@ impl SyncApi for SyncService {
     async fn sync(&self, device: &Device, request: v1::SyncRequest) -> Result<v1::SyncReply, Refusal> {
         let key = request.key.as_ref().map(Key::from);
         let above = key.map_or([Some(0); CLASSES], |key| key.versions);
+        let asked = Instant::now();
         let page = self.storage.page(page::request(device, above, request.limit)).await?;
-        self.epoch.saw(page.epoch);
+        self.epoch.saw(page.epoch, asked);
         if let Some(key) = key {
             match judge(&key, user_epoch(page.epoch, &device.user), page.heads) {
                 Judgement::Stands if acknowledges(request.peek) => self.acknowledge(device, page.epoch, &key),
@@ -266,18 +253,20 @@ impl SyncApi for SyncService {
 
     async fn check(&self, device: &Device, request: &v1::CheckRequest) -> Result<v1::CheckReply, Refusal> {
         let presented = request.key.as_ref().map(Key::from);
-        let (look, answer) = self.look(device, presented.as_ref(), request.peek).await;
-        if let (Some(key), Answer::Pending | Answer::Nothing) = (&presented, answer) {
-            let pending = answer == Answer::Pending;
+        // One that waits asks storage: what woke it may be what Redis does not know.
+        let look = if request.wait_ms == 0 { self.look(device, presented.as_ref(), request.peek).await } else { None };
+        if let (Some(key), Some(Looked { epoch, answer: Some(answer), .. })) = (&presented, &look) {
+            let pending = *answer == Answer::Pending;
             if pending && acknowledges(request.peek) {
-                self.acknowledge(device, self.epoch.last(), key);
+                self.acknowledge(device, *epoch, key);
             }
             return Ok(v1::CheckReply { pending, ..v1::CheckReply::default() });
         }
+        let asked = Instant::now();
         let state = self.storage.device(device).await?;
-        self.epoch.saw(state.epoch);
+        self.epoch.saw(state.epoch, asked);
         if let (Some(shortcuts), Some(look)) = (&self.shortcuts, &look) {
-            shortcuts.confirmed(device, &state, look);
+            shortcuts.confirmed(device, &state, look.now);
         }
         let epoch = user_epoch(state.epoch, &device.user);
         let key = presented.unwrap_or(Key::oldest(epoch));
@@ -303,9 +292,10 @@ impl SyncApi for SyncService {
         let mut epoch = self.epoch.last();
         if user_epoch(epoch, &device.user) != key.epoch {
             // A key that does not stand, or the epoch is another than this replica knows.
+            let asked = Instant::now();
             let state = self.storage.device(device).await?;
             epoch = state.epoch;
-            self.epoch.saw(epoch);
+            self.epoch.saw(epoch, asked);
             if let Judgement::Replace(order) = judge(&key, user_epoch(epoch, &device.user), state.heads) {
                 return Ok(replaced(device, &state, order));
             }

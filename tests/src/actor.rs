@@ -276,6 +276,17 @@ impl Actor {
         }
     }
 
+    /// Asks whether something lies above its key, acknowledging nothing.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(crate) async fn check_now(&mut self) -> Result<(), Lost> {
+        let request = v1::CheckRequest { key: self.wire.state.key.clone(), peek: true, wait_ms: 0 };
+        let path = self.path();
+        self.wire.ask(path, Request::Check(request)).await?;
+        Ok(())
+    }
+
     async fn check(&mut self) -> Result<(), Lost> {
         let Some(key) = self.wire.state.key.clone() else { return Ok(()) };
         let wait_ms = if self.chance(0.3) { self.rng.u32(1..120) } else { 0 };

@@ -70,7 +70,7 @@ impl Deed {
         let link = rng.usize(..links);
         let still = STILL.mul_f64(0.2 + 0.8 * rng.f64());
         let gone = Duration::from_millis(rng.u64(100..3_000));
-        match rng.u32(0..30) {
+        match rng.u32(0..32) {
             0..5 => Deed::Kill(service),
             5..8 => Deed::Stop(service, still),
             8 => Deed::KillAll,
@@ -82,8 +82,8 @@ impl Deed {
             18..20 => Deed::FlushRedis,
             20..22 => Deed::StaleRedis(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
             22..24 => Deed::Mangle(still),
-            24 => Deed::LaggingReplica(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
-            25..28 => Deed::Clock(service, [-HOUR, 0, HOUR][rng.usize(..3)]),
+            24..26 => Deed::LaggingReplica(STALE.mul_f64(0.2 + 0.8 * rng.f64())),
+            26..30 => Deed::Clock(service, [-HOUR, 0, HOUR][rng.usize(..3)]),
             _ => Deed::Roll,
         }
     }
@@ -279,7 +279,10 @@ impl Cluster {
                 self.with(move |cluster| cluster.start(redis)).await??;
                 self.with(|cluster| cluster.forget_saved()).await??;
             }
-            Deed::Clock(index, seconds) => clocks::set(self.cluster()?, index, seconds)?,
+            Deed::Clock(index, seconds) => {
+                let index = self.clocked(index)?;
+                clocks::set(self.cluster()?, index, seconds)?;
+            }
             Deed::Mangle(time) => {
                 // Those that others call come first, and the links are in the same order.
                 let nats = self.position(Kind::Nats)?;
@@ -301,6 +304,12 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Whose clock is off: that of Redis, where it would be that of NATS, which needs none and asks the kernel itself.
+    fn clocked(&self, index: usize) -> anyhow::Result<usize> {
+        let is_nats = self.cluster()?.services.get(index).is_some_and(|service| service.kind == Kind::Nats);
+        if is_nats { self.position(Kind::Redis) } else { Ok(index) }
     }
 
     fn position(&self, kind: Kind) -> anyhow::Result<usize> {
@@ -335,7 +344,10 @@ impl Cluster {
             Deed::FlushRedis => "Redis forgets everything".into(),
             Deed::StaleRedis(time) => format!("Redis comes back with what it knew {time:.1?} before"),
             Deed::LaggingReplica(lag) => format!("Redis is followed by a replica that lags {lag:.1?} behind"),
-            Deed::Clock(index, seconds) => format!("the clock of {} is off by {seconds} s", name(index)),
+            Deed::Clock(index, seconds) => {
+                let of = name(self.clocked(index).unwrap_or(index));
+                format!("the clock of {of} is off by {seconds} s")
+            }
             Deed::Mangle(time) => format!("hints are dropped, doubled, delayed and shuffled for {time:.1?}"),
             Deed::Roll => "the services are restarted one after the other".into(),
         }

@@ -84,15 +84,53 @@ pub(crate) async fn rest(actors: &mut [Actor]) -> anyhow::Result<()> {
 /// # Errors
 /// No answer again and again.
 pub(crate) async fn take_over(watcher: &mut Actor, sender: &mut Actor) -> anyhow::Result<()> {
+    let mut waits = 0;
     for _ in 0..TAKEN_OVER {
         insist(async || watcher.take_over().await).await.context("taking over")?;
         // Until the end of the old link has come about.
         sleep(PAUSE).await;
         watcher.wire.hints.clear();
-        let to = watcher.wire.identity.user.clone();
-        insist(async || sender.greet(to.clone()).await).await.context("sending to a new link")?;
-        watcher.wire.wait_for_hint(Instant::now() + HINT).await;
+        surely_greet(sender, watcher).await?;
+        waits += u32::from(watcher.wire.wait_for_hint(Instant::now() + HINT).await);
     }
+    if waits == 0 {
+        bail!("no link stays, though nothing is broken");
+    }
+    Ok(())
+}
+
+/// One new message from one to the other, which is accepted.
+async fn surely_greet(sender: &mut Actor, to: &Actor) -> anyhow::Result<()> {
+    let user = to.wire.identity.user.clone();
+    insist(async || {
+        match sender.wire.state.outbox.is_empty() {
+            true => sender.greet(user.clone()).await?,
+            false => sender.resend_outbox().await?,
+        }
+        if sender.wire.state.outbox.is_empty() { Ok(()) } else { Err(Lost) }
+    })
+    .await
+    .context("sending to one user")
+}
+
+/// redis-wiped: what a device has not fetched yet is pending, also when everything that might have said so is lost. Rule 8b says whether it is.
+///
+/// # Errors
+/// No answer again and again.
+pub(crate) async fn owe(watcher: &mut Actor, sender: &mut Actor, late: Duration) -> anyhow::Result<()> {
+    drain(watcher).await?;
+    surely_greet(sender, watcher).await?;
+    // By then nothing excuses a check.
+    sleep(late + PAUSE).await;
+    Ok(())
+}
+
+/// See [`owe`].
+///
+/// # Errors
+/// No answer again and again.
+pub(crate) async fn ask_whether_owed(watcher: &mut Actor) -> anyhow::Result<()> {
+    insist(async || watcher.check_now().await).await.context("checking")?;
     Ok(())
 }
 

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::actor::{Actor, Habit, Manner};
 use crate::client;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Deed};
 use crate::disk::Disk;
 use crate::history::{History, Log, Member, Role};
 use crate::inner_link::InnerLink;
 use crate::proxy::{Carries, Proxy, Weather};
 use crate::run::Plan;
-use crate::scene::Scene;
+use crate::scene::{CONFIRM, Scene};
 use crate::server::{self, Build, One, Server};
 use crate::wire::{Identity, Path, Wire};
 use crate::{script, settle};
@@ -312,6 +312,11 @@ impl<'p> Stage<'p> {
         Box::pin(self.compare_links()).await?;
         if let [watcher, _, sender, ..] = &mut actors[..] {
             Box::pin(settle::take_over(watcher, sender)).await?;
+            if let Some(Server::Cluster(cluster)) = &mut self.server {
+                Box::pin(settle::owe(watcher, sender, CONFIRM)).await?;
+                cluster.suffer(Deed::FlushRedis, Duration::ZERO).await?;
+                Box::pin(settle::ask_whether_owed(watcher)).await?;
+            }
         }
         Box::pin(settle::rest(&mut actors)).await?;
         for user in &USERS[..self.plan.users] {

@@ -112,13 +112,13 @@ impl Wire {
         answers
     }
 
-    /// Waits for a hint until then, and records whether one came; not, if the link is lost meanwhile.
-    pub(crate) async fn wait_for_hint(&mut self, until: Instant) {
+    /// Waits for a hint until then, and records whether one came; not, if the link is lost meanwhile. Whether it was recorded.
+    pub(crate) async fn wait_for_hint(&mut self, until: Instant) -> bool {
         self.listen(until).await;
-        if let Some(link) = self.long.as_ref().map(|link| link.number) {
-            let hinted = !self.hints.is_empty();
-            self.record(What::Waited { link, hinted });
-        }
+        let Some(link) = self.long.as_ref().map(|link| link.number) else { return false };
+        let hinted = !self.hints.is_empty();
+        self.record(What::Waited { link, hinted });
+        true
     }
 
     /// Asks one thing.

@@ -79,7 +79,8 @@ impl Store {
         Ok(())
     }
 
-    /// The first messages that wait for an answer, in id order, as many as fit one request.
+    /// The first messages that wait for an answer, in id order, as many as fit one request. One that was tried before says so; what the server makes of it is the same either way, so it does not matter that one whose
+    /// link could not be had counts as tried, and one that is started again as new.
     pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
         let mut query = self.db.prepare(
             "SELECT id, recipient, text, change, attempts > 0 FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",

@@ -195,6 +195,16 @@ fn attempts_are_bounded_and_a_resend_starts_again() {
 }
 
 #[test]
+fn a_message_that_was_tried_before_says_so() {
+    let mut device = Device::new();
+    device.store().enqueue(&texts("bob", &["a", "b"]), None).unwrap();
+    let again = |store: &Store| store.batch().unwrap().iter().map(|message| message.again).collect::<Vec<_>>();
+    assert_eq!(again(device.store()), [false, false]);
+    device.store().unanswered(&[1], "lost").unwrap();
+    assert_eq!(again(device.killed()), [true, false]);
+}
+
+#[test]
 fn what_waits_behind_a_failed_message_fails_with_it_and_all_are_resent_in_order() {
     type Fail = fn(&mut Store) -> Result<Vec<(u64, MessageState)>, StoreError>;
     let ways: [Fail; 3] = [

@@ -1,13 +1,15 @@
-//! What was committed lately: by user and epoch a hash of heads, by device a string of where it stands, by message a string of its result.
+//! What was committed lately: by user and epoch a hash of heads, by device a string of what storage has said of it, by message a string of its result.
 //!
 //! Versions are written with all their digits, so that scripts, whose numbers are not exact, can compare them as strings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::Cmd;
-use tern_proto::UserId;
-use tern_proto::key::{CLASSES, Class, Version};
+use tern_proto::key::{CLASSES, Version};
+use tern_proto::{ConversationId, UserId};
+use tern_storage::Sent;
 
 use super::Redis;
 use crate::recent::{CONFIRM, Confirmed, HEADS, Look, Name, RESULTS, Recent, Risen, Stored};
@@ -22,19 +24,19 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 ";
 
-/// Takes the hash, the string of the device, and how long a confirmation counts. One that is yet to be was made by another clock.
+/// Takes the hash, the string of the device, and how long a confirmation counts. One that is yet to be was made before the clock was set back.
 pub(super) const LOOK: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local acked = false
+local confirmed = false
 local known = redis.call('GET', KEYS[2])
 if known then
   local at, positions = string.match(known, '^(%d+) (.+)$')
   at = tonumber(at)
-  if at and at <= now and now < at + ARGV[1] then acked = positions end
+  if at and at <= now and now < at + ARGV[1] then confirmed = positions end
 end
 local heads = redis.call('HMGET', KEYS[1], '1', '2')
-return {heads[1], heads[2], acked, string.format('%.0f', now)}
+return {heads[1], heads[2], confirmed, string.format('%.0f', now)}
 ";
 
 /// What is answered to [`LOOK`].
@@ -57,15 +59,9 @@ impl Recent for Redis {
     }
 
     async fn confirm(&self, confirmed: &[Confirmed]) -> Result<(), Away> {
-        // First the heads: of a device that has nothing new these say so.
-        let heads = confirmed.iter().flat_map(|Confirmed { device, epoch, heads, .. }| {
-            let risen = |(class, version)| Risen { user: device.user.clone(), epoch: *epoch, class, version };
-            Class::ALL.into_iter().zip(*heads).map(risen)
-        });
-        self.raise(&heads.collect::<Vec<_>>()).await?;
-        let command = |Confirmed { device, epoch, acked, at, .. }: &Confirmed| {
-            let stands = format!("{at} {}", acked.map(written).join(" "));
-            Cmd::pset_ex(device_key(device, *epoch), stands, millis(CONFIRM))
+        let command = |Confirmed { device, epoch, heads, acked, at }: &Confirmed| {
+            let positions: Vec<String> = heads.iter().chain(acked).copied().map(written).collect();
+            Cmd::pset_ex(device_key(device, *epoch), format!("{at} {}", positions.join(" ")), millis(CONFIRM))
         };
         self.commands::<()>(confirmed.iter().map(command)).await.map(drop)
     }
@@ -74,11 +70,15 @@ impl Recent for Redis {
         let mut call = self.scripts.look.prepare_invoke();
         call.key(heads_key(&device.user, epoch)).key(device_key(device, epoch)).arg(millis(lately));
         let mut found: Vec<Looked> = self.each(&[call]).await?;
-        let (messages, receipts, acked, now) = found.pop().ok_or_else(|| Away("no answer".into()))?;
-        let heads = [messages, receipts].map(|head| read(&head?));
-        let acked = acked.and_then(|text| {
+        let (messages, receipts, confirmed, now) = found.pop().ok_or_else(|| Away("no answer".into()))?;
+        let mut heads = [messages, receipts].map(|head| read(&head?));
+        let confirmed = confirmed.and_then(|text| {
             let all: Option<Vec<Version>> = text.split(' ').map(read).collect();
-            <[Version; CLASSES]>::try_from(all?).ok()
+            <[Version; 2 * CLASSES]>::try_from(all?).ok()
+        });
+        let acked = confirmed.map(|[messages, receipts, acked @ ..]| {
+            heads = [heads[0].max(Some(messages)), heads[1].max(Some(receipts))];
+            acked
         });
         Ok(Look { heads, acked, now })
     }
@@ -118,19 +118,23 @@ fn read(text: &str) -> Option<Version> {
     Version::from_str_radix(text, 16).ok()
 }
 
-fn text(Stored { hash, server_msg_id, conversation, seq, time_ms }: &Stored) -> String {
+fn text(Stored { hash, sent }: &Stored) -> String {
+    let Sent { server_msg_id, conversation, seq, time_ms, .. } = sent;
     format!("{hash:x} {server_msg_id} {seq} {time_ms} {conversation}")
 }
 
 fn stored(text: &str) -> Option<Stored> {
-    let mut words = text.splitn(5, ' ');
-    Some(Stored {
-        hash: u64::from_str_radix(words.next()?, 16).ok()?,
-        server_msg_id: words.next()?.parse().ok()?,
-        seq: words.next()?.parse().ok()?,
-        time_ms: words.next()?.parse().ok()?,
-        conversation: words.next()?.to_owned(),
-    })
+    let words: Vec<&str> = text.split(' ').collect();
+    let [hash, server_msg_id, seq, time_ms, conversation] = words[..] else { return None };
+    let sent = Sent {
+        server_msg_id: server_msg_id.parse().ok()?,
+        conversation: ConversationId::new(conversation).ok()?,
+        seq: seq.parse().ok()?,
+        time_ms: time_ms.parse().ok()?,
+        owed: Arc::default(),
+        places: Vec::new(),
+    };
+    Some(Stored { hash: u64::from_str_radix(hash, 16).ok()?, sent })
 }
 
 #[cfg(test)]
@@ -139,8 +143,10 @@ mod tests {
 
     #[test]
     fn a_result_is_read_as_it_was_written() {
-        let conversation = "alice:bob".to_owned();
-        let result = Stored { hash: u64::MAX, server_msg_id: 7, conversation, seq: 3, time_ms: -1 };
+        let conversation = ConversationId::new("alice:bob").expect("a conversation");
+        let (owed, places) = (Arc::default(), Vec::new());
+        let sent = Sent { server_msg_id: 7, conversation, seq: 3, time_ms: -1, owed, places };
+        let result = Stored { hash: u64::MAX, sent };
         assert_eq!(stored(&text(&result)), Some(result));
         assert_eq!(stored("f 7 3"), None);
     }

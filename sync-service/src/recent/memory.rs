@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Confirmed, Look, Name, RESULTS, Recent, Risen, Stored};
 use crate::{Away, Device};
 
-/// What one process has committed.
+/// What one process has committed. It forgets nothing, so it is for tests.
 pub struct Memory {
     began: Instant,
     known: Mutex<Known>,
@@ -74,8 +74,8 @@ impl Recent for Memory {
     async fn look(&self, device: &Device, epoch: u64, lately: Duration) -> Result<Look, Away> {
         let (now, known) = (self.began.elapsed().as_millis() as u64, self.known());
         let heads = known.heads.get(&(device.user.clone(), epoch)).copied().unwrap_or_default();
-        let is_late = |at: u64| now - at >= lately.as_millis() as u64;
-        let acked = known.devices.get(&(device.clone(), epoch)).filter(|(at, _)| !is_late(*at));
+        let counts = |at: u64| now.checked_sub(at).is_some_and(|age| age < lately.as_millis() as u64);
+        let acked = known.devices.get(&(device.clone(), epoch)).filter(|(at, _)| counts(*at));
         Ok(Look { heads, acked: acked.map(|(_, acked)| *acked), now })
     }
 

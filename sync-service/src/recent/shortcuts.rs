@@ -7,7 +7,7 @@ use tern_proto::key::{CLASSES, Key};
 use tern_proto::v1::OutMessage;
 use tern_runtime::metrics::{By, Counter, Metrics};
 use tern_runtime::planted::{self, Fault};
-use tern_storage::{Content, DeviceState, Op, Outcome, content_hash};
+use tern_storage::{Content, DeviceState, Op, Outcome, Sent, content_hash};
 use tokio::sync::mpsc;
 
 use super::{Confirmed, Look, Name, Recent, Stored};
@@ -34,6 +34,16 @@ enum Note {
     Stored(Name, Stored),
 }
 
+/// What a look for the answer to a check has found.
+pub(crate) struct Looked {
+    /// The store's epoch in which the key was looked at.
+    pub(crate) epoch: u64,
+    /// [`Look::now`].
+    pub(crate) now: u64,
+    /// `None` if storage has to be asked.
+    pub(crate) answer: Option<Answer>,
+}
+
 /// The answer to a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -41,8 +51,6 @@ pub(crate) enum Answer {
     Pending,
     /// Nothing does, and the device has acknowledged what it presents.
     Nothing,
-    /// Storage knows.
-    Ask,
 }
 
 impl Shortcuts {
@@ -59,27 +67,23 @@ impl Shortcuts {
         metrics.register("tern_again", help, self.resends.clone());
     }
 
-    /// What is known of a device that presents this key; `None` if that cannot be told now.
-    pub(crate) async fn look(&self, device: &Device, key: &Key) -> Option<Look> {
-        self.recent.look(device, key.epoch, self.lately).await.ok()
+    /// Looks for the answer to a check of a key of this epoch of the store; `None` if that cannot be done now.
+    pub(crate) async fn look(&self, device: &Device, epoch: u64, key: &Key, peek: bool) -> Option<Looked> {
+        let look = self.recent.look(device, key.epoch, self.lately).await.ok();
+        let answer = look.as_ref().and_then(|look| answer(look, key, peek));
+        count(&self.checks, answer.is_some(), 1);
+        look.map(|look| Looked { epoch, now: look.now, answer })
     }
 
-    /// The answer to a check of a key whose epoch is the user's.
-    pub(crate) fn answer(&self, look: Option<&Look>, key: &Key, peek: bool) -> Answer {
-        let answer = look.map_or(Answer::Ask, |look| answer(look, key, peek));
-        count(&self.checks, answer != Answer::Ask, 1);
-        answer
-    }
-
-    /// Storage has said where a device stands, after this look at it.
-    pub(crate) fn confirmed(&self, device: &Device, state: &DeviceState, look: &Look) {
+    /// Storage has said where a device stands, after a look at it that was made then.
+    pub(crate) fn confirmed(&self, device: &Device, state: &DeviceState, at: u64) {
         let epoch = user_epoch(state.epoch, &device.user);
-        let (device, at) = (device.clone(), look.now);
+        let device = device.clone();
         self.note(Note::Confirmed(Confirmed { device, epoch, heads: state.heads, acked: state.acked, at }));
     }
 
     /// What became of those messages that are said to be sent again, by their places. Others may be among them of which nothing is known.
-    pub(crate) async fn recall(&self, device: &Device, epoch: u64, messages: &[OutMessage]) -> Vec<Option<Stored>> {
+    pub(crate) async fn recall(&self, device: &Device, epoch: u64, messages: &[OutMessage]) -> Vec<Option<Sent>> {
         let name = |message: &OutMessage| Name {
             device: device.clone(),
             epoch: user_epoch(epoch, &device.user),
@@ -97,7 +101,7 @@ impl Shortcuts {
             // Of other content under the id storage has to judge.
             let is_same =
                 |stored: &Stored| stored.hash == content_hash(&message.to, &message.text, message.change.as_ref());
-            by_place[*place] = stored.filter(is_same);
+            by_place[*place] = stored.filter(is_same).map(|stored| stored.sent);
         }
         let known = by_place.iter().flatten().count();
         count(&self.resends, true, known);
@@ -112,13 +116,7 @@ impl Shortcuts {
             // Where it was stored before, nothing says in which epoch.
             let Some(place) = sent.places.first() else { continue };
             let (device, epoch) = (device.clone(), user_epoch(place.epoch, &device.user));
-            let stored = Stored {
-                hash: *hash,
-                server_msg_id: sent.server_msg_id,
-                conversation: sent.conversation.to_string(),
-                seq: sent.seq,
-                time_ms: sent.time_ms,
-            };
+            let stored = Stored { hash: *hash, sent: sent.clone().repeated() };
             self.note(Note::Stored(Name { device, epoch, client_msg_id: *client_msg_id }, stored));
         }
     }
@@ -143,28 +141,23 @@ fn count(counters: &By<Counter>, by_redis: bool, number: usize) {
 }
 
 /// A key that is ahead in any class, or has one of which nothing is known, is for storage to judge.
-fn answer(look: &Look, key: &Key, peek: bool) -> Answer {
+fn answer(look: &Look, key: &Key, peek: bool) -> Option<Answer> {
     let mut heads = [0; CLASSES];
     for (class, version) in key.versions.iter().enumerate() {
         match (version, look.heads[class]) {
             (None, _) => {}
             (Some(version), Some(head)) if *version <= head => heads[class] = head,
             (Some(_), None) if planted::active(Fault::RedisHeadTrusted) => {}
-            _ => return Answer::Ask,
+            _ => return None,
         }
     }
     if is_behind(key, heads) {
-        return Answer::Pending;
-    }
-    if planted::active(Fault::RedisHeadTrusted) {
-        return Answer::Nothing;
+        return Some(Answer::Pending);
     }
     let is_acked =
         |acked: [u64; CLASSES]| key.versions.iter().zip(acked).all(|(version, acked)| *version <= Some(acked));
-    match look.acked {
-        Some(acked) if peek || is_acked(acked) => Answer::Nothing,
-        _ => Answer::Ask,
-    }
+    let is_confirmed = look.acked.is_some_and(|acked| peek || is_acked(acked));
+    (is_confirmed || planted::active(Fault::RedisHeadTrusted)).then_some(Answer::Nothing)
 }
 
 /// Makes notes until nobody takes any more.
@@ -199,28 +192,28 @@ mod tests {
     #[test]
     fn a_higher_head_is_news_at_once() {
         for acked in [None, Some([5, 5])] {
-            assert_eq!(answer(&look([Some(6), Some(5)], acked), &Key::at(1, [5, 5]), false), Answer::Pending);
+            assert_eq!(answer(&look([Some(6), Some(5)], acked), &Key::at(1, [5, 5]), false), Some(Answer::Pending));
         }
     }
 
     #[test]
     fn nothing_new_needs_a_confirmation() {
         let key = Key::at(1, [6, 5]);
-        assert_eq!(answer(&look([Some(6), Some(5)], None), &key, true), Answer::Ask);
-        assert_eq!(answer(&look([Some(6), Some(5)], Some([0, 0])), &key, true), Answer::Nothing);
+        assert_eq!(answer(&look([Some(6), Some(5)], None), &key, true), None);
+        assert_eq!(answer(&look([Some(6), Some(5)], Some([0, 0])), &key, true), Some(Answer::Nothing));
         // What is presented has to be stored.
-        assert_eq!(answer(&look([Some(6), Some(5)], Some([6, 4])), &key, false), Answer::Ask);
-        assert_eq!(answer(&look([Some(6), Some(5)], Some([6, 5])), &key, false), Answer::Nothing);
+        assert_eq!(answer(&look([Some(6), Some(5)], Some([6, 4])), &key, false), None);
+        assert_eq!(answer(&look([Some(6), Some(5)], Some([6, 5])), &key, false), Some(Answer::Nothing));
     }
 
     #[test]
     fn what_is_ahead_or_unknown_is_for_storage_to_judge() {
         let all = Some([9, 9]);
         for heads in [[Some(6), Some(4)], [Some(9), Some(4)], [None, Some(9)], [Some(9), None], [None, None]] {
-            assert_eq!(answer(&look(heads, all), &Key::at(1, [6, 5]), true), Answer::Ask, "{heads:?}");
+            assert_eq!(answer(&look(heads, all), &Key::at(1, [6, 5]), true), None, "{heads:?}");
         }
         // A class that is not in the key does not matter.
         let key = Key { epoch: 1, versions: [Some(6), None] };
-        assert_eq!(answer(&look([Some(6), None], all), &key, false), Answer::Nothing);
+        assert_eq!(answer(&look([Some(6), None], all), &key, false), Some(Answer::Nothing));
     }
 }

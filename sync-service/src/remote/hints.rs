@@ -153,8 +153,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The gateways that hold a link of each user. The heads are raised before they are looked up: a check that waits has its route before it looks at the heads, so either it finds
-    /// the higher one or it is found.
+    /// The gateways that hold a link of each user. On the way the heads are raised.
     async fn found(
         &self,
         users: &[UserId],
@@ -170,8 +169,7 @@ impl Shared {
             version: *version,
         });
         let risen: Vec<Risen> = risen.collect();
-        // Both are on their way at once, in this order.
-        let (raised, found) = tokio::join!(biased; self.recent.raise(&risen), self.routes.gateways(users));
+        let (raised, found) = tokio::join!(self.recent.raise(&risen), self.routes.gateways(users));
         if let Err(away) = raised {
             tracing::debug!(%away, "heads are not raised: checks may be late");
         }
@@ -245,7 +243,9 @@ impl Waiting {
 
     fn news(&mut self, news: &News, bytes: Bytes) {
         news.places.iter().for_each(|placed| self.rise(placed.risen(news.class())));
-        if self.places + news.places.len() <= PLACES {
+        // What has to be looked for anyway takes no room from what has not, unless it is traced.
+        let is_wanted = news.body.is_some() || news.trace.is_some();
+        if is_wanted && self.places + news.places.len() <= PLACES {
             self.places += news.places.len();
             let users = news.places.iter().map(|placed| placed.user.clone()).collect();
             let span = news.trace.as_ref().map_or_else(Span::none, |trace| trace.span("hint", "producer"));

@@ -135,6 +135,10 @@ async fn in_redis() {
     servers::until_there(&routes).await;
     holds(&routes).await;
     recent::holds(&routes).await;
+    for key in server.cli(&["KEYS", "*"]).lines() {
+        let left: i64 = server.cli(&["PTTL", key]).parse().unwrap();
+        assert!(left > 0 && key.starts_with("tern:{"), "{key} is kept for {left}");
+    }
 }
 
 /// A user who may do no more than Tern needs.

@@ -1,8 +1,11 @@
 //! What everybody promises who keeps what was committed lately.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tern_proto::ConversationId;
 use tern_proto::key::Class;
+use tern_storage::Sent;
 use tern_sync::recent::{Confirmed, Look, Name, Stored};
 use tern_sync::{Device, Recent, Risen};
 
@@ -38,8 +41,9 @@ async fn heads_rise_only(recent: &dyn Recent) {
     recent.raise(&[of(Class::Messages, 10), of(Class::Receipts, large)]).await.unwrap();
     recent.raise(&[of(Class::Receipts, large - 1), of(Class::Messages, 9)]).await.unwrap();
     assert_eq!(look(recent, &phone).await.heads, [Some(10), Some(large)]);
-    let confirmed = |heads| Confirmed { device: phone.clone(), epoch: EPOCH, heads, acked: [0, 0], at: 0 };
-    recent.confirm(&[confirmed([11, 3])]).await.unwrap();
+    let at = look(recent, &phone).await.now;
+    let confirmed = Confirmed { device: phone.clone(), epoch: EPOCH, heads: [11, 3], acked: [0, 0], at };
+    recent.confirm(&[confirmed]).await.unwrap();
     assert_eq!(look(recent, &phone).await.heads, [Some(11), Some(large)]);
 }
 
@@ -59,6 +63,9 @@ async fn a_confirmation_counts_for_a_while(recent: &dyn Recent) {
     recent.confirm(&[of(before.now)]).await.unwrap();
     assert_eq!(look(recent, &phone).await.acked, None);
     assert_eq!(recent.look(&phone, EPOCH, LIFETIME).await.unwrap().acked, Some([6, 0]));
+    // The clock was set back since.
+    recent.confirm(&[of(before.now + 3_600_000)]).await.unwrap();
+    assert_eq!(recent.look(&phone, EPOCH, LIFETIME).await.unwrap().acked, None);
 }
 
 async fn epochs_know_nothing_of_each_other(recent: &dyn Recent) {
@@ -73,13 +80,15 @@ async fn epochs_know_nothing_of_each_other(recent: &dyn Recent) {
 
 async fn results_are_of_their_names(recent: &dyn Recent) {
     let name = |of: &str, epoch, client_msg_id| Name { device: device(of), epoch, client_msg_id };
-    let stored = |seq| Stored {
-        hash: u64::MAX - seq,
+    let sent = |seq| Sent {
         server_msg_id: u64::MAX,
-        conversation: "jo:kim".into(),
+        conversation: ConversationId::new("jo:kim").unwrap(),
         seq,
         time_ms: 1_700_000_000_000,
+        owed: Arc::default(),
+        places: Vec::new(),
     };
+    let stored = |seq| Stored { hash: u64::MAX - seq, sent: sent(seq) };
     let all = [(name("jo/phone", EPOCH, 1), stored(1)), (name("jo/phone", EPOCH, u64::MAX), stored(2))];
     recent.remember(&all).await.unwrap();
     let asked = [

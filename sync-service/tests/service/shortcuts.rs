@@ -51,6 +51,14 @@ async fn nothing_new_is_answered_for_as_long_as_it_was_confirmed() {
     assert_eq!(check(&stage, "bob/d1", &key, false).await, Ok(false), "confirmed again");
 }
 
+/// A hint that wakes it may be of what nobody has noted.
+#[tokio::test(start_paused = true)]
+async fn a_check_that_waits_goes_to_storage() {
+    let (stage, _, key) = confirmed().await;
+    let request = v1::CheckRequest { key: Some((&key).into()), peek: true, wait_ms: 1 };
+    assert_eq!(stage.service.check(&device("bob/d1"), &request).await.unwrap_err().code, Code::Unavailable);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_head_that_rises_is_news_at_once() {
     let (stage, recent, key) = confirmed().await;

@@ -13,7 +13,7 @@ use tern_cluster::{Cluster, Kind, Service};
 pub(super) fn settings(cluster: &Cluster) -> anyhow::Result<Vec<(String, String, String)>> {
     let library = tern_cluster::faketime().context("libfaketime is missing; `cargo xtask test tools` installs it")?;
     let mut settings = Vec::new();
-    // NATS asks the kernel itself.
+    // See `Cluster::clocked`.
     for (index, service) in cluster.services.iter().enumerate().filter(|(_, service)| service.kind != Kind::Nats) {
         set(cluster, index, 0)?;
         let told = [

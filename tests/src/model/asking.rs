@@ -128,7 +128,7 @@ mod tests {
     use tern_proto::v1;
 
     use super::super::story::{ANN, BEN, Story, assert_breaks, assert_holds, key};
-    use crate::event::{Reply, Request};
+    use crate::event::{Reply, Request, What};
 
     #[test]
     fn a_sync_that_does_not_see_what_was_accepted() {
@@ -143,6 +143,37 @@ mod tests {
         };
         assert_breaks("8a", &synced(true, &[]));
         assert_holds(&synced(false, &[]));
+    }
+
+    /// A check may be late where that was said, by no more than that, and a hello never.
+    #[test]
+    fn a_check_is_no_later_than_it_may_be() {
+        let late = |late: u64| crate::history::History { late, ..checked(BEN, 0, false) };
+        let age = {
+            let history = late(0);
+            let at = |index: usize| history.events[index].at;
+            let check = history
+                .events
+                .iter()
+                .rposition(|event| matches!(event.what, What::Ask { request: Request::Check(_), .. }));
+            let sent = history
+                .events
+                .iter()
+                .position(|event| matches!(event.what, What::Answer { reply: Reply::Send(_), .. }));
+            at(check.unwrap()) - at(sent.unwrap())
+        };
+        assert_breaks("8b", &late(age - 1));
+        assert_holds(&late(age));
+        let hello = crate::history::History { late: age, ..greeted(BEN, false) };
+        assert_breaks("8b", &hello);
+    }
+
+    fn greeted(by: usize, pending: bool) -> crate::history::History {
+        let mut story = Story::with_a_message();
+        let request = v1::HelloRequest { key: Some(key((0, 0))), peek: true, ..Default::default() };
+        let n = story.ask(by, Request::Hello(request));
+        story.answer(by, n, Reply::Hello(v1::HelloReply { pending, ..Default::default() }));
+        story.end()
     }
 
     fn checked(by: usize, at: u64, pending: bool) -> crate::history::History {
