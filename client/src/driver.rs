@@ -151,6 +151,10 @@ impl Driver {
         // Whether the store may have messages or marks that are not under way.
         let mut work = true;
         let end = loop {
+            // Before the session is fed: what was answered is still in the store until it is settled.
+            if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
+                break end;
+            }
             if dialled.is_none() {
                 self.ask(&mut session);
                 work = self.feed(&mut session, work).await?;

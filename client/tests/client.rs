@@ -62,6 +62,25 @@ async fn a_lost_acknowledgement_means_the_same_id_again_before_anything_new() {
     client.close().await;
 }
 
+/// On either link. What was answered is settled before it is looked for what is to be sent next.
+#[tokio::test]
+async fn what_is_answered_is_sent_once() {
+    for long_link in [true, false] {
+        let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+        fake.state().refuse_long = !long_link;
+        let (client, _inbox) = open(&fake, &data).await;
+        for text in ["one", "two", "three"] {
+            client.send(&bob(), text).await.unwrap();
+            until(&client, "it is acknowledged", |status| status.sending == 0).await;
+        }
+        client.mark_read(&ConversationId::new("alice:bob").unwrap(), 1).await.unwrap();
+        fake.until("the mark has come", |state| state.count_all(Command::Read) > 0).await;
+        client.close().await;
+        let sends = fake.state().count_all(Command::Send);
+        assert_eq!((sends, fake.state().count_all(Command::Read)), (3, 1), "long link: {long_link}");
+    }
+}
+
 #[tokio::test]
 async fn a_reconnect_presents_the_key_and_resumes_the_outbox() {
     let (fake, data) = (Fake::start().await, TempDir::new().unwrap());

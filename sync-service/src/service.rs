@@ -400,7 +400,7 @@ impl SyncApi for SyncService {
     }
 }
 
-/// Where a batch of sends goes, one after the other.
+/// Where a batch of sends goes, in this order.
 struct Way {
     storage: Arc<dyn Storage>,
     shortcuts: Option<Arc<Shortcuts>>,
@@ -408,7 +408,7 @@ struct Way {
 }
 
 impl Way {
-    /// Commits a batch of sends and then hints, each user once: whoever's timeline has something new, but not the sending device.
+    /// Commits a batch of sends, notes the results, and hints whoever's timeline has something new, but not the sending device.
     async fn go(self, by: Device, ops: Vec<Op>) -> Vec<Outcome> {
         if ops.is_empty() {
             return Vec::new();

@@ -18,13 +18,14 @@ use crate::keys::{is_behind, user_epoch};
 const NOTES: usize = 16 * 1024;
 /// Notes that are made at a time.
 const AT_A_TIME: usize = 256;
+
 /// Looks for answers in a [`Recent`].
 pub(crate) struct Shortcuts {
     recent: Arc<dyn Recent>,
     /// For how long a confirmation by storage counts.
     lately: Duration,
     notes: mpsc::Sender<Note>,
-    /// Checks by who answered them, and messages sent again.
+    /// By who answered them.
     checks: By<Counter>,
     resends: By<Counter>,
 }
@@ -109,7 +110,7 @@ impl Shortcuts {
         by_place
     }
 
-    /// These ops have had these outcomes; `hashes` are those of the contents.
+    /// These have had these outcomes: sends by id and hash, as [`named`] tells them.
     pub(crate) fn stored(&self, device: &Device, sends: &[(u64, u64)], outcomes: &[Outcome]) {
         for ((client_msg_id, hash), outcome) in sends.iter().zip(outcomes) {
             let Outcome::Sent(sent) = outcome else { continue };
