@@ -7,6 +7,7 @@ mod process;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -29,6 +30,9 @@ use crate::shutdown::Stop;
 
 /// The text format of OpenMetrics, which Prometheus asks for by itself.
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whoever has not said by then whether it is ready is not.
+const READY: Duration = Duration::from_secs(10);
 
 /// A family of metrics that differ in one label.
 pub type By<M> = Family<[(&'static str, &'static str); 1], M>;
@@ -147,7 +151,10 @@ async fn readiness(State(started): State<Arc<OnceLock<Started>>>) -> (StatusCode
     let ready = match started.get() {
         None => Err("starting".to_owned()),
         Some(started) if started.stop.is_stopped() => Err("stopping".to_owned()),
-        Some(started) => (started.ready)().await,
+        Some(started) => {
+            let asked = tokio::time::timeout(READY, (started.ready)()).await;
+            asked.unwrap_or_else(|_| Err(format!("no answer within {READY:?}")))
+        }
     };
     match ready {
         Ok(()) => (StatusCode::OK, "ready".to_owned()),

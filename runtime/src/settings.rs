@@ -115,7 +115,7 @@ impl Settings {
             not_empty(text.trim())
         });
         match (given, read) {
-            (Some(url), None) | (None, Some(url)) if !secrets_of(&url).any(is_example) => return url,
+            (Some(url), None) | (None, Some(url)) if !secrets_of(&url).any(|secret| is_example(&secret)) => return url,
             (Some(_), None) => self.refuse(name, EXAMPLE),
             (None, Some(_)) => self.refuse(in_file, EXAMPLE),
             (Some(_), Some(_)) => self.refuse(name, &format!("{in_file} is set as well, and they exclude each other")),

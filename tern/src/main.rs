@@ -81,9 +81,9 @@ enum Command {
     /// client to replace its key, and versions go on far above all that the lost store used.
     #[command(after_long_help = "Example:\n  tern restored --data /var/lib/tern")]
     Restored(restored::Args),
-    /// Runs a whole cluster on this machine: gateways, sync, storage and media services, and a PostgreSQL of its own
+    /// Runs a whole cluster on this machine: gateways, sync, storage and media services, with a PostgreSQL, a Redis and a NATS of its own
     ///
-    /// Needs the services' programs beside this one (cargo build --release --workspace) and PostgreSQL 15 or later from the machine's packages. Ends with 0 if
+    /// Needs the services' programs beside this one (cargo build --release --workspace) and PostgreSQL 15 or later, Redis and NATS from the machine's packages. Ends with 0 if
     /// everything is as it was asked to be, else with 1.
     #[command(after_long_help = cluster::HELP)]
     Cluster(cluster::Args),

@@ -1,12 +1,16 @@
 //! Secrets that stand in examples, which whoever reads the same page knows.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
 /// What is wrong with one, and what to do.
 pub const EXAMPLE: &str = "is a secret that stands in examples: make one of your own, as with `openssl rand -hex 32`";
 
 /// What a password is when nobody has chosen one.
-const WHOLE: [&str; 14] = [
-    "admin", "default", "guest", "nats", "pass", "password", "postgres", "redis", "root", "secret", "tern", "test",
-    "token", "user",
+const WHOLE: [&str; 15] = [
+    "admin", "changeit", "default", "guest", "nats", "pass", "password", "postgres", "redis", "root", "secret", "tern",
+    "test", "token", "user",
 ];
 /// What stands in the place of a secret until somebody puts one there.
 const PARTS: [&str; 6] = ["changeme", "changethis", "example", "insecure", "replaceme", "yoursecret"];
@@ -26,17 +30,21 @@ pub fn is_example(secret: &str) -> bool {
     is_one_finger || is_digits || WHOLE.contains(&letters.as_str()) || PARTS.iter().any(|part| letters.contains(part))
 }
 
-/// What may be a secret in a URL: the user, which is a token of NATS, the password behind its colon, and that of a query.
-pub(super) fn secrets_of(url: &str) -> impl Iterator<Item = &str> {
-    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let before = rest.split('/').next().and_then(|host| host.rsplit_once('@')).map_or("", |(before, _)| before);
-    let of_user = match before.split_once(':') {
-        Some((_, password)) => password,
-        None if url.starts_with("postgres") => "",
-        None => before,
-    };
+/// What may be a secret in a URL, or in several with commas between them: the user, which is a token of NATS, the password behind its colon, and that of a query.
+pub(super) fn secrets_of(url: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let of_user = url.split("://").skip(1).map(|rest| {
+        let before = rest.split('/').next().and_then(|host| host.rsplit_once('@')).map_or("", |(before, _)| before);
+        match before.split_once(':') {
+            Some((_, password)) => password,
+            None if url.starts_with("postgres") => "",
+            None => before,
+        }
+    });
     let of_query = url.split(['?', '&', ' ']).filter_map(|part| part.strip_prefix("password="));
-    of_query.chain([of_user]).filter(|secret| !secret.is_empty())
+    of_query
+        .chain(of_user)
+        .filter(|secret| !secret.is_empty())
+        .map(|secret| percent_decode_str(secret).decode_utf8_lossy())
 }
 
 #[cfg(test)]
@@ -53,6 +61,7 @@ mod tests {
             "tern",
             "test1234",
             "guest!",
+            "changeit",
             "12345678",
         ] {
             assert!(is_example(known), "{known}");
@@ -69,6 +78,7 @@ mod tests {
         assert_eq!(found("redis://:pa:ss@host:6379/0"), ["pa:ss"]);
         assert_eq!(found("postgresql://user:p@ss@a:1,b:2/db?x=y@z"), ["p@ss"]);
         assert_eq!(found("nats://token@host"), ["token"]);
+        assert_eq!(found("nats://a:one@h1:4222,nats://a:tw%6f@h2"), ["one", "two"]);
         assert_eq!(found("postgresql://host/db?user=x&password=y"), ["y"]);
         assert_eq!(found("host=a password=b"), ["b"]);
         for none in ["redis://host", "postgresql://user@host/db", "what"] {

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Action {
-    /// Starts it: the database first, each service when the one that it needs is ready. Of one that is up, what has died
+    /// Starts it: the database, Redis and NATS first, each service when the one that it needs is ready. Of one that is up, what has died
     Up {
         /// Gateways
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -40,7 +40,7 @@ enum Action {
         #[arg(long, value_name = "URL")]
         otlp_url: Option<String>,
     },
-    /// Stops it, links first; the data stays for the next start
+    /// Stops it, links first; the data stays for the next start, which may be at other ports
     Down,
     /// Says what of it runs, and where
     Status,
