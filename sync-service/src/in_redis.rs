@@ -184,7 +184,7 @@ impl Shared {
             self.failed("refused");
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             if refused.is_none_or(|before| before.elapsed() > COMPLAIN) {
-                tracing::warn!(%error, "Redis refuses; it says so to every question like this one");
+                tracing::warn!(%error, "Redis refuses; this is said once a minute, and counted each time");
                 *refused = Some(Instant::now());
             }
             return;
