@@ -294,13 +294,18 @@ impl Hints for Registry {
             for listener in shard.get(&placed.user).into_iter().flatten() {
                 let is_own = news.is_own(placed, &listener.device);
                 let delivery = Delivery::of(news.trace.as_ref().filter(|_| !is_own));
-                match (listener.kind, news.entry(placed, &listener.device)) {
-                    (Kind::Session, Some(entry)) => {
+                // A waiter takes no entry, so none is copied for it.
+                let entry = match listener.kind {
+                    Kind::Session => news.entry(placed, &listener.device),
+                    Kind::Waiter => None,
+                };
+                match entry {
+                    Some(entry) => {
                         let (epoch, class, before) = (placed.epoch, news.class(), placed.before);
                         listener.signal.tell(Fresh { epoch, class, before, entry, is_own, delivery });
                     }
-                    _ if is_own => {}
-                    _ => listener.signal.set(HINT),
+                    None if is_own => {}
+                    None => listener.signal.set(HINT),
                 }
             }
         }
