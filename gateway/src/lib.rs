@@ -8,11 +8,13 @@
 //!              ▲                    ▲                         ▼
 //!              └───── signal ◀──────┼──────────────────── registry
 //!            short_link (HTTP) ─────┘
+//!               └──▶ media ─▶ tern_media::MediaApi
 //! ```
 //!
 //! - [`serve`]: both listeners, and the order of a stop
 //! - `link`: the one task of a long link; performs I/O and decides nothing
 //! - `session`, with `sends` and `pushes`: what a long link does about each packet, outcome and hint, without I/O
+//! - `media`: uploads in parts, and fetching, over the short link alone
 //! - `request`, `dispatch`: packets and JSON to calls and back, one table for both links
 //! - [`Registry`]: who is here; the way of a hint
 //! - `auth`: tokens
@@ -23,6 +25,7 @@ mod counters;
 mod dispatch;
 mod io;
 mod link;
+mod media;
 #[cfg(test)]
 mod nothing;
 mod output;
@@ -41,6 +44,7 @@ mod signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tern_media::MediaApi;
 use tern_runtime::metrics::{Metrics, Ready};
 use tern_sync::SyncApi;
 
@@ -54,6 +58,8 @@ pub use settings::Settings;
 /// What the links of this process share.
 pub struct Gateway {
     sync: Arc<dyn SyncApi>,
+    /// None where media is not served.
+    media: Option<Arc<dyn MediaApi>>,
     registry: Arc<Registry>,
     settings: Settings,
     verifier: TokenVerifier,
@@ -62,9 +68,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway in front of `sync`. The registry is the one whose hints `sync` calls.
+    /// A gateway in front of `sync`, and of `media` where that is served. The registry is the one whose hints `sync` calls.
     pub fn new(
         sync: Arc<dyn SyncApi>,
+        media: Option<Arc<dyn MediaApi>>,
         registry: Arc<Registry>,
         settings: Settings,
         verifier: TokenVerifier,
@@ -72,7 +79,7 @@ impl Gateway {
         // The boot id in the upper bits keeps the sessions of two runs, and of two gateways, apart.
         let boot = u64::from(fastrand::u32(1..)) << 32;
         let counters = Counters::default();
-        Arc::new(Gateway { sync, registry, settings, verifier, counters, sessions: AtomicU64::new(boot) })
+        Arc::new(Gateway { sync, media, registry, settings, verifier, counters, sessions: AtomicU64::new(boot) })
     }
 
     /// Reports what is counted, of hints too.

@@ -115,7 +115,7 @@ impl Server {
         let registry = Registry::routed(id);
         let sync = Arc::new(remote::Client::new(settings.sync));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
-        let gateway = Gateway::new(sync.clone(), registry.clone(), settings.links, verifier);
+        let gateway = Gateway::new(sync.clone(), None, registry.clone(), settings.links, verifier);
         gateway.report_to(&mut watch.metrics);
         sync.report_to(&mut watch.metrics);
         bus.report_to(&mut watch.metrics);

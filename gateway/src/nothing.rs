@@ -9,7 +9,7 @@ use tern_sync::{Device, Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome
 use crate::{Gateway, Registry, Settings, TokenVerifier};
 
 pub(crate) fn gateway() -> Arc<Gateway> {
-    Gateway::new(Arc::new(Nothing), Registry::new(), Settings::default(), TokenVerifier::default())
+    Gateway::new(Arc::new(Nothing), None, Registry::new(), Settings::default(), TokenVerifier::default())
 }
 
 /// A service that nobody calls.

@@ -211,7 +211,8 @@ fn from_protobuf<M: Message + Default>(body: &[u8]) -> Result<M, Refusal> {
     M::decode(body).map_err(bad_body)
 }
 
-fn from_json<M: DeserializeOwned>(body: &[u8]) -> Result<M, Refusal> {
+/// A message from its JSON form; nothing at all is the message with its default values.
+pub(crate) fn from_json<M: DeserializeOwned>(body: &[u8]) -> Result<M, Refusal> {
     serde_json::from_slice(body).map_err(bad_body)
 }
 

@@ -1,4 +1,4 @@
-//! The short link: the requests of the long link over HTTP, as packets or as JSON.
+//! The short link: the requests of the long link over HTTP, as packets or as JSON. Beside them it has the paths of [`media`].
 
 use std::error::Error;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use tern_sync::{Device, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::Gateway;
 use crate::accept::{accept, turn_away};
 use crate::places::{Place, Places};
 use crate::request::{Request, bad_packet, busy, error, json, millis, put_answer, put_link_error, refusal, too_many};
+use crate::{Gateway, media};
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 256 * 1024;
@@ -42,9 +42,10 @@ const PACKETS_WAIT: Duration = limits::CHECK_WAIT.saturating_add(BODY_WAIT);
 
 const DEVICE: &str = "tern-device";
 
+/// What the handlers of a listener share.
 #[derive(Clone)]
-struct Served {
-    gateway: Arc<Gateway>,
+pub(crate) struct Served {
+    pub(crate) gateway: Arc<Gateway>,
     stop: Stop,
 }
 
@@ -83,7 +84,8 @@ fn router(served: Served) -> Router {
     let mut router = Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
-        .route("/v1/packets", post(packets));
+        .route("/v1/packets", post(packets))
+        .merge(media::routes());
     for (path, command) in json_paths {
         let handler = async move |State(served): State<Served>, request| answer_json(served, command, request).await;
         router = router.route(path, post(handler));
@@ -186,7 +188,7 @@ fn wait_until(mut request: Request, deadline: Instant) -> Request {
 }
 
 /// Who asks, and the whole body.
-async fn admit(gateway: &Gateway, request: HttpRequest) -> Result<(Device, Bytes), Refusal> {
+pub(crate) async fn admit(gateway: &Gateway, request: HttpRequest) -> Result<(Device, Bytes), Refusal> {
     let (head, body) = request.into_parts();
     let device = authenticate(gateway, &head.headers)?;
     let body = tokio::time::timeout(BODY_WAIT, body::to_bytes(body, BODY_BYTES)).await;
@@ -200,7 +202,7 @@ async fn admit(gateway: &Gateway, request: HttpRequest) -> Result<(Device, Bytes
     }
 }
 
-fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Device, Refusal> {
+pub(crate) fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Device, Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let token = text(AUTHORIZATION.as_str())
         .and_then(|value| value.split_once(' '))
@@ -212,11 +214,11 @@ fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Device, Refusa
     gateway.authenticate(token, device)
 }
 
-fn status(code: v1::Code) -> StatusCode {
+pub(crate) fn status(code: v1::Code) -> StatusCode {
     StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn failure(status: StatusCode, refused: &Refusal, command: u32) -> Response<Body> {
+pub(crate) fn failure(status: StatusCode, refused: &Refusal, command: u32) -> Response<Body> {
     let mut response = response(status, "application/json", json(&error(refused, command)));
     if !refused.retry_after.is_zero() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(whole_seconds(refused.retry_after)));
@@ -224,7 +226,7 @@ fn failure(status: StatusCode, refused: &Refusal, command: u32) -> Response<Body
     response
 }
 
-fn response(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+pub(crate) fn response(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -1,9 +1,29 @@
-//! Media: assembles parts into images and audio, makes thumbnails, owns the object store. Not built yet; this page is its seam.
+//! Media: assembles the parts of images, makes thumbnails, owns the object store.
 //!
-//! - The seam to the gateway will be a trait `MediaApi`, as `tern_sync::SyncApi` is the one of the sync service: `begin` (size, SHA-256, type),
-//!   `part` (index, checksum, bytes; the same again is a no-op, other bytes a conflict), `missing`, `complete` (may be repeated) and `fetch`.
-//! - Parts arrive over the short link in any order and on concurrent requests; chunks of audio over the long link. Neither passes through the
-//!   sync service: a message only refers to a media id.
-//! - A send that refers to media renews the media's lease durably before it commits, so that no message can refer to media that cannot be
-//!   fetched. That is the only call between the sync service and this one.
-//! - Storage is its own: a staging file per upload and an object store that gets merged objects only. The timelines know nothing of it.
+//! ```text
+//!  gateway ─▶ MediaApi ─▶ uploads   (what is durable of an upload: what was declared, its parts, what it has become)
+//!                │            │ all parts are there
+//!                │            ▼
+//!                │         image    (decodes once: size, thumbnail, placeholder)
+//!                │            │
+//!                └────────▶ objects (merged bytes, by media id; they never change)
+//! ```
+//!
+//! [`MediaApi`] is the seam to the gateway; [`MediaService`] stands behind it. An upload is named by its owner and the digest of its bytes, so that to begin
+//! again is to go on, and it is merged once: whoever sees the last part in makes the media, and the first result counts.
+//! [`collect`] removes what has outlived its time.
+
+mod api;
+mod collect;
+pub mod contract;
+pub mod declared;
+pub mod image;
+pub mod objects;
+pub mod parts;
+mod service;
+pub mod setup;
+pub mod uploads;
+
+pub use api::{MediaApi, Opened};
+pub use collect::collect;
+pub use service::MediaService;

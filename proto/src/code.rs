@@ -30,11 +30,13 @@ impl Code {
             Code::Ok => 200,
             Code::BadToken | Code::TokenExpired => 401,
             Code::NotAMember | Code::NotAllowed => 403,
-            Code::UnknownCommand => 404,
+            Code::UnknownCommand | Code::NoSuchMedia => 404,
             Code::HelloTimeout => 408,
-            Code::Conflict | Code::SecondHello => 409,
+            Code::Conflict | Code::SecondHello | Code::PartConflict | Code::UploadIncomplete => 409,
+            Code::MediaExpired => 410,
             Code::PacketTooLarge => 413,
-            Code::TooManyRequests | Code::Busy => 429,
+            Code::BadDigest | Code::BadMedia => 422,
+            Code::TooManyRequests | Code::Busy | Code::MediaQuota => 429,
             Code::Unavailable | Code::OutcomeUnknown => 503,
             Code::BadHeader
             | Code::HelloRequired
@@ -48,7 +50,8 @@ impl Code {
             | Code::EmptyText
             | Code::TextTooLong
             | Code::GroupFull
-            | Code::BadChange => 400,
+            | Code::BadChange
+            | Code::BadPart => 400,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Users, devices and conversations. Each is a newtype that can only hold a valid name.
+//! Users, devices, conversations and media. Each is a newtype that can only hold a valid name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -152,6 +152,65 @@ impl fmt::Display for ConversationId {
     }
 }
 
+/// Something that was uploaded: 32 hexadecimal digits, of which the first 12 are the Unix milliseconds at which the upload began, so that of an id
+/// that is not known it can be told whether it has expired or never was.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MediaId(u128);
+
+/// Bits of a [`MediaId`] below the time.
+const MEDIA_RANDOM_BITS: u32 = 80;
+
+impl MediaId {
+    /// The id of an upload that begins at `unix_ms`; what tells it from others of that time is taken from `random`.
+    pub fn new(unix_ms: i64, random: u128) -> MediaId {
+        let low = random & ((1 << MEDIA_RANDOM_BITS) - 1);
+        MediaId((unix_ms.max(0) as u128) << MEDIA_RANDOM_BITS | low)
+    }
+
+    /// When the upload began, by the server's clock.
+    pub fn began_ms(self) -> i64 {
+        i64::try_from(self.0 >> MEDIA_RANDOM_BITS).unwrap_or(i64::MAX)
+    }
+
+    /// As a number, in whose order ids are ordered.
+    pub fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    /// The id that is this number.
+    pub fn from_u128(number: u128) -> MediaId {
+        MediaId(number)
+    }
+}
+
+impl std::str::FromStr for MediaId {
+    type Err = BadMediaId;
+    fn from_str(text: &str) -> Result<MediaId, BadMediaId> {
+        let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !canonical {
+            return Err(BadMediaId);
+        }
+        u128::from_str_radix(text, 16).map(MediaId).map_err(|_| BadMediaId)
+    }
+}
+
+impl fmt::Display for MediaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for MediaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Not the id of anything uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a media id is 32 hexadecimal digits in lower case")]
+pub struct BadMediaId;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,5 +249,17 @@ mod tests {
             assert!(ConversationId::new(bad).is_err(), "{bad}");
         }
         assert!(!ConversationId::new("bob:g").unwrap().is_group());
+    }
+
+    #[test]
+    fn a_media_id_has_one_form_and_tells_its_time() {
+        let id = MediaId::new(1_764_000_000_123, u128::MAX);
+        assert_eq!(id.began_ms(), 1_764_000_000_123);
+        assert_eq!(id.to_string().len(), 32);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(MediaId::new(1, u128::MAX) < MediaId::new(2, 0));
+        for bad in ["", "0", &"F".repeat(32), &"0".repeat(31), &"0".repeat(33), &"+".repeat(32), &"é".repeat(16)] {
+            assert_eq!(bad.parse::<MediaId>(), Err(BadMediaId), "{bad}");
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! - [`command`]: the command table
 //! - [`v1`]: the bodies, generated from `proto/tern/v1/*.proto`
 //! - [`key`]: the SyncKey and its rules
-//! - [`ids`]: users, devices, conversations
-//! - [`code`]: what each error code does to the link, the request and HTTP
+//! - [`ids`]: users, devices, conversations, media
+//! - [`code`]: what each error code does to the link, the request and HTTP; [`Refusal`] carries one
 //!
 //! `docs/protocol.md` is the specification; the tests of this crate hold its
 //! byte dumps against this codec.
@@ -16,6 +16,7 @@ pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod packet;
+mod refusal;
 
 /// The protobuf messages and their JSON mapping, generated; see `tests/generated.rs`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::disallowed_methods)]
@@ -25,6 +26,7 @@ pub mod v1 {
 }
 
 pub use command::Command;
-pub use ids::{ConversationId, DeviceId, UserId};
+pub use ids::{ConversationId, DeviceId, MediaId, UserId};
 pub use key::{Class, Key};
 pub use packet::{Packet, PacketError};
+pub use refusal::{RETRY_AFTER, Refusal};

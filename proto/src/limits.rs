@@ -33,3 +33,11 @@ pub const MEMBERS: usize = 200;
 pub const TITLE_BYTES: usize = 128;
 /// Conversations in one list.
 pub const LIST: usize = 100;
+/// Bytes of a part of an upload, if the client does not say.
+pub const PART_BYTES: u32 = 1536;
+/// The fewest bytes that a client may choose for parts.
+pub const MIN_PART_BYTES: u32 = 1024;
+/// The most bytes that a client may choose for parts.
+pub const MAX_PART_BYTES: u32 = 256 * 1024;
+/// Runs of missing parts in one answer.
+pub const MISSING_RUNS: usize = 1_000;

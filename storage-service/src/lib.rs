@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_proto::key::{CLASSES, Version};
 use tern_proto::v1;
-use tern_proto::{ConversationId, DeviceId, UserId};
+use tern_proto::{ConversationId, DeviceId, Refusal, UserId};
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// What an operator may choose about acknowledgements; `docs/delivery.md` says what each proves.
@@ -448,6 +448,13 @@ pub struct Retained {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("storage is unavailable: {0}")]
 pub struct Unavailable(pub String);
+
+/// The reason stays in storage's log.
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Refusal {
+        Refusal::new(v1::Code::Unavailable, "storage is unavailable")
+    }
+}
 
 /// The durable timelines.
 ///

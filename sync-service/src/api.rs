@@ -1,40 +1,11 @@
 //! The seam between the sync service and the gateway, both ways.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use tern_proto::key::Key;
-use tern_proto::{UserId, v1};
-use tern_storage::{Device, Unavailable};
+use tern_proto::{Refusal, UserId, v1};
+use tern_storage::Device;
 
-use crate::{Kept, News, RETRY_AFTER, Route, Standing};
-
-/// A request that failed as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code:?}: {message}")]
-pub struct Refusal {
-    /// What it is on the wire.
-    pub code: v1::Code,
-    /// For the developer of the client; no content, no secrets.
-    pub message: String,
-    /// How long to wait before a retry; zero where a retry does not help.
-    pub retry_after: Duration,
-}
-
-impl Refusal {
-    /// With a wait where a retry helps.
-    pub(crate) fn new(code: v1::Code, message: &str) -> Refusal {
-        let retry_after = if code.is_retryable() { RETRY_AFTER } else { Duration::ZERO };
-        Refusal { code, message: message.to_owned(), retry_after }
-    }
-}
-
-/// The reason stays in storage's log.
-impl From<Unavailable> for Refusal {
-    fn from(_: Unavailable) -> Refusal {
-        Refusal::new(v1::Code::Unavailable, "storage is unavailable")
-    }
-}
+use crate::{Kept, News, Route, Standing};
 
 /// What a hello learns; the gateway adds the session and the link's settings.
 #[derive(Clone, Debug)]

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tern_proto::key::{Class, Version};
 use tern_proto::v1::entry::Body;
-use tern_proto::{ConversationId, DeviceId, UserId, limits, v1};
+use tern_proto::{ConversationId, DeviceId, RETRY_AFTER, UserId, limits, v1};
 use tern_runtime::clock::unix_millis;
 use tern_storage::{Device, Op, Outcome, PageRequest, Storage, Unavailable};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::paced::{Job, Paced};
-use crate::{Hints, RECEIPT_PACE, RETRY_AFTER, news};
+use crate::{Hints, RECEIPT_PACE, news};
 
 /// Pages that a step reads at most: it bounds what a crash between two steps repeats.
 const STEP_PAGES: usize = 4;

@@ -27,20 +27,18 @@ mod service;
 
 use std::time::Duration;
 
-pub use api::{Hints, Pushed, Refusal, SyncApi, Welcome};
+pub use api::{Hints, Pushed, SyncApi, Welcome};
 pub use news::{News, Placed};
 pub use recent::{Recent, Risen};
 pub use routes::{GatewayId, Kept, Route, Routes, Standing};
 pub use service::SyncService;
+pub use tern_proto::Refusal;
 pub use tern_storage::Device;
 
 /// What may be lost cannot be read or written now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what may be lost is away: {0}")]
 pub struct Away(pub String);
-
-/// What a client is told to wait where storage could not serve it.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Receipts of one (conversation, member, kind) are at least so far apart.
 const RECEIPT_PACE: Duration = Duration::from_millis(250);

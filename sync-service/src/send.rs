@@ -5,11 +5,9 @@ use std::iter;
 use std::time::Duration;
 
 use tern_proto::v1::{Code, GroupChange, OutMessage, SendResult};
-use tern_proto::{ConversationId, UserId, limits};
+use tern_proto::{ConversationId, RETRY_AFTER, UserId, limits};
 use tern_runtime::planted::{self, Fault};
 use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, Sent, content_hash};
-
-use crate::RETRY_AFTER;
 
 /// What to store for those messages of which it is not known what became of them; `known` says of which it is, by their places.
 pub(crate) fn ops(device: &Device, messages: Vec<OutMessage>, known: &[Option<Sent>], time_ms: i64) -> Vec<Op> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_gateway::setup::{bind, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
+use tern_media::setup::InDirectory;
 use tern_runtime::service::About;
 use tern_runtime::settings::{Flag, Sources};
 use tern_runtime::shutdown::{self, Stop};
@@ -92,6 +93,7 @@ struct Server {
     refresher: Option<KeySetRefresher>,
     sync: Arc<SyncService>,
     store: Arc<Embedded>,
+    media: InDirectory,
     retain_every: Duration,
 }
 
@@ -114,10 +116,14 @@ impl Server {
 
         let registry = Registry::new();
         let sync = SyncService::new(store.clone(), registry.clone());
-        let gateway = Gateway::new(sync.clone(), registry, settings.gateway, verifier);
+        let (media, directory) = (settings.media, welcome.data.join("media"));
+        let opened = tokio::task::spawn_blocking(move || media.in_directory(&directory)).await;
+        let media = opened.context("opening the media")??;
+        let gateway = Gateway::new(sync.clone(), Some(media.service.clone()), registry, settings.gateway, verifier);
         gateway.report_to(&mut watch.metrics);
         sync.report_to(&mut watch.metrics);
         store.counters().report_to(&mut watch.metrics);
+        media.report_to(&mut watch.metrics);
         Ok(Server {
             welcome,
             long_link,
@@ -127,6 +133,7 @@ impl Server {
             refresher,
             sync,
             store,
+            media,
             retain_every: settings.keep.retain_every,
         })
     }
@@ -139,6 +146,7 @@ impl Server {
         }
         let tracer = self.watch.serve(self.gateway.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
+        tokio::spawn(tern_media::collect(self.media.uploads, self.media.objects, stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {

@@ -95,9 +95,18 @@ fn the_gateway_never_opens_a_store() {
 }
 
 #[test]
-fn only_the_storage_service_knows_the_engine() {
-    for member in MEMBERS.iter().filter(|member| **member != "storage-service") {
+fn only_the_services_that_keep_something_know_redb() {
+    for member in MEMBERS.iter().filter(|member| !["storage-service", "media-service"].contains(member)) {
         assert!(!dependencies(member).contains(&"redb".to_owned()), "{member} depends on redb");
+    }
+}
+
+#[test]
+fn only_the_media_service_knows_images_and_objects() {
+    for member in MEMBERS.iter().filter(|member| **member != "media-service") {
+        for known in ["image", "jpeg-decoder", "fast_image_resize", "object_store"] {
+            assert!(!dependencies(member).contains(&known.to_owned()), "{member} depends on {known}");
+        }
     }
 }
 
@@ -139,7 +148,7 @@ fn proto_has_no_runtime_and_no_io() {
 #[test]
 fn the_client_library_and_the_checker_know_no_service() {
     for member in ["client", "tests"] {
-        for service in ["tern-gateway", "tern-sync", "tern-storage"] {
+        for service in ["tern-gateway", "tern-sync", "tern-media", "tern-storage"] {
             assert!(!dependencies(member).contains(&service.to_owned()), "{member} depends on {service}");
         }
     }
@@ -147,7 +156,7 @@ fn the_client_library_and_the_checker_know_no_service() {
 
 #[test]
 fn the_bench_knows_no_service() {
-    for service in ["tern-gateway", "tern-sync", "tern-storage", "tern-client"] {
+    for service in ["tern-gateway", "tern-sync", "tern-media", "tern-storage", "tern-client"] {
         assert!(!dependencies("bench").contains(&service.to_owned()), "bench depends on {service}");
     }
 }
@@ -232,6 +241,7 @@ fn every_setting_is_in_the_operators_page() {
         "gateway/src/main.rs",
         "sync-service/src/main.rs",
         "media-service/src/main.rs",
+        "media-service/src/setup.rs",
         "storage-service/src/setup.rs",
         "storage-service/src/main.rs",
         "runtime/src/logs.rs",

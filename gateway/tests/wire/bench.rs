@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve};
+use tern_media::setup::Media;
 use tern_proto::UserId;
+use tern_runtime::settings::{Settings as Read, Sources};
 use tern_runtime::shutdown::{self, Stopper};
 use tern_sync::GatewayId;
 use tern_sync::routes::{Memory, renewal};
@@ -26,6 +28,8 @@ pub(crate) struct Bench {
     pub(crate) http: SocketAddr,
     /// Ends when everything is drained.
     serving: JoinHandle<()>,
+    /// Where its media is.
+    _directory: tempfile::TempDir,
 }
 
 impl Bench {
@@ -52,7 +56,9 @@ impl Bench {
     fn of(settings: Settings, registry: Arc<Registry>, routes: Arc<Memory>) -> Bench {
         let service = Service::new(Arc::clone(&registry), routes);
         let verifier = TokenVerifier::default().with_secret(SECRET).unwrap();
-        let gateway = Gateway::new(Arc::clone(&service) as _, registry, settings, verifier);
+        let directory = tempfile::tempdir().unwrap();
+        let media = Media::read(&mut Read::read(Sources::default())).in_directory(directory.path()).unwrap().service;
+        let gateway = Gateway::new(Arc::clone(&service) as _, Some(media), registry, settings, verifier);
         let (stopper, stop) = shutdown::channel();
         let bind = || listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let (long_link, http) = (bind(), bind());
@@ -63,6 +69,7 @@ impl Bench {
             http: http.local_addr().unwrap(),
             serving: tokio::spawn(serve(long_link, http, Arc::clone(&gateway), stop)),
             gateway,
+            _directory: directory,
         }
     }
 

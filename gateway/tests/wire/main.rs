@@ -12,6 +12,7 @@ mod groups;
 mod hints;
 mod hostile;
 mod http;
+mod media;
 mod peer;
 mod routes;
 mod service;

@@ -431,6 +431,75 @@ pub struct Member {
     #[prost(uint64, tag = "4")]
     pub read_seq: u64,
 }
+/// Begins an upload, or finds the one that is under way. The uploads of a user are told apart by their digests.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MediaBegin {
+    /// Of the whole.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// SHA-256 of the whole, 64 hexadecimal digits.
+    #[prost(string, tag = "2")]
+    pub sha256: ::prost::alloc::string::String,
+    /// image/jpeg, image/png, image/webp or image/gif.
+    #[prost(string, tag = "3")]
+    pub r#type: ::prost::alloc::string::String,
+    /// Of each part but the last: 1,024 to 262,144; 0 means 1,536.
+    #[prost(uint32, tag = "4")]
+    pub part_bytes: u32,
+}
+/// Where an upload stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaUpload {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Of each part but the last. May differ from what was asked, if the upload was there already.
+    #[prost(uint32, tag = "2")]
+    pub part_bytes: u32,
+    /// How many parts there are.
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
+    /// How many of them are missing.
+    #[prost(uint32, tag = "4")]
+    pub left: u32,
+    /// Which: at most 1,000 runs, ascending. Not told in the answer to a part.
+    #[prost(message, repeated, tag = "5")]
+    pub missing: ::prost::alloc::vec::Vec<MissingParts>,
+    /// Set once the upload is complete.
+    #[prost(message, optional, tag = "6")]
+    pub media: ::core::option::Option<Media>,
+    /// The thumbnail, a JPEG or a PNG; with `media`.
+    #[prost(bytes = "vec", tag = "7")]
+    pub thumbnail: ::prost::alloc::vec::Vec<u8>,
+}
+/// A run of parts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MissingParts {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    /// Included.
+    #[prost(uint32, tag = "2")]
+    pub last: u32,
+}
+/// What was uploaded, as the server has recognised it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Media {
+    /// 32 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// image/jpeg, image/png, image/webp or image/gif.
+    #[prost(string, tag = "2")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Upright, in pixels.
+    #[prost(uint32, tag = "4")]
+    pub width: u32,
+    #[prost(uint32, tag = "5")]
+    pub height: u32,
+    /// A ThumbHash, from which a placeholder is painted.
+    #[prost(bytes = "vec", tag = "6")]
+    pub thumbhash: ::prost::alloc::vec::Vec<u8>,
+}
 /// \[1102\] One-way: the entries between two keys.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
@@ -726,6 +795,15 @@ pub enum Code {
     GroupFull = 66,
     BadChange = 67,
     NotAllowed = 68,
+    /// Media.
+    NoSuchMedia = 80,
+    MediaExpired = 81,
+    PartConflict = 82,
+    BadPart = 83,
+    UploadIncomplete = 84,
+    BadDigest = 85,
+    BadMedia = 86,
+    MediaQuota = 87,
 }
 impl Code {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -761,6 +839,14 @@ impl Code {
             Self::GroupFull => "CODE_GROUP_FULL",
             Self::BadChange => "CODE_BAD_CHANGE",
             Self::NotAllowed => "CODE_NOT_ALLOWED",
+            Self::NoSuchMedia => "CODE_NO_SUCH_MEDIA",
+            Self::MediaExpired => "CODE_MEDIA_EXPIRED",
+            Self::PartConflict => "CODE_PART_CONFLICT",
+            Self::BadPart => "CODE_BAD_PART",
+            Self::UploadIncomplete => "CODE_UPLOAD_INCOMPLETE",
+            Self::BadDigest => "CODE_BAD_DIGEST",
+            Self::BadMedia => "CODE_BAD_MEDIA",
+            Self::MediaQuota => "CODE_MEDIA_QUOTA",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -793,6 +879,14 @@ impl Code {
             "CODE_GROUP_FULL" => Some(Self::GroupFull),
             "CODE_BAD_CHANGE" => Some(Self::BadChange),
             "CODE_NOT_ALLOWED" => Some(Self::NotAllowed),
+            "CODE_NO_SUCH_MEDIA" => Some(Self::NoSuchMedia),
+            "CODE_MEDIA_EXPIRED" => Some(Self::MediaExpired),
+            "CODE_PART_CONFLICT" => Some(Self::PartConflict),
+            "CODE_BAD_PART" => Some(Self::BadPart),
+            "CODE_UPLOAD_INCOMPLETE" => Some(Self::UploadIncomplete),
+            "CODE_BAD_DIGEST" => Some(Self::BadDigest),
+            "CODE_BAD_MEDIA" => Some(Self::BadMedia),
+            "CODE_MEDIA_QUOTA" => Some(Self::MediaQuota),
             _ => None,
         }
     }

@@ -490,6 +490,14 @@ impl serde::Serialize for Code {
             Self::GroupFull => "CODE_GROUP_FULL",
             Self::BadChange => "CODE_BAD_CHANGE",
             Self::NotAllowed => "CODE_NOT_ALLOWED",
+            Self::NoSuchMedia => "CODE_NO_SUCH_MEDIA",
+            Self::MediaExpired => "CODE_MEDIA_EXPIRED",
+            Self::PartConflict => "CODE_PART_CONFLICT",
+            Self::BadPart => "CODE_BAD_PART",
+            Self::UploadIncomplete => "CODE_UPLOAD_INCOMPLETE",
+            Self::BadDigest => "CODE_BAD_DIGEST",
+            Self::BadMedia => "CODE_BAD_MEDIA",
+            Self::MediaQuota => "CODE_MEDIA_QUOTA",
         };
         serializer.serialize_str(variant)
     }
@@ -528,6 +536,14 @@ impl<'de> serde::Deserialize<'de> for Code {
             "CODE_GROUP_FULL",
             "CODE_BAD_CHANGE",
             "CODE_NOT_ALLOWED",
+            "CODE_NO_SUCH_MEDIA",
+            "CODE_MEDIA_EXPIRED",
+            "CODE_PART_CONFLICT",
+            "CODE_BAD_PART",
+            "CODE_UPLOAD_INCOMPLETE",
+            "CODE_BAD_DIGEST",
+            "CODE_BAD_MEDIA",
+            "CODE_MEDIA_QUOTA",
         ];
 
         struct GeneratedVisitor;
@@ -595,6 +611,14 @@ impl<'de> serde::Deserialize<'de> for Code {
                     "CODE_GROUP_FULL" => Ok(Code::GroupFull),
                     "CODE_BAD_CHANGE" => Ok(Code::BadChange),
                     "CODE_NOT_ALLOWED" => Ok(Code::NotAllowed),
+                    "CODE_NO_SUCH_MEDIA" => Ok(Code::NoSuchMedia),
+                    "CODE_MEDIA_EXPIRED" => Ok(Code::MediaExpired),
+                    "CODE_PART_CONFLICT" => Ok(Code::PartConflict),
+                    "CODE_BAD_PART" => Ok(Code::BadPart),
+                    "CODE_UPLOAD_INCOMPLETE" => Ok(Code::UploadIncomplete),
+                    "CODE_BAD_DIGEST" => Ok(Code::BadDigest),
+                    "CODE_BAD_MEDIA" => Ok(Code::BadMedia),
+                    "CODE_MEDIA_QUOTA" => Ok(Code::MediaQuota),
                     _ => Err(serde::de::Error::unknown_variant(value, FIELDS)),
                 }
             }
@@ -3206,6 +3230,547 @@ impl<'de> serde::Deserialize<'de> for Limits {
         deserializer.deserialize_struct("tern.v1.Limits", FIELDS, GeneratedVisitor)
     }
 }
+impl serde::Serialize for Media {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if !self.id.is_empty() {
+            len += 1;
+        }
+        if !self.r#type.is_empty() {
+            len += 1;
+        }
+        if self.bytes != 0 {
+            len += 1;
+        }
+        if self.width != 0 {
+            len += 1;
+        }
+        if self.height != 0 {
+            len += 1;
+        }
+        if !self.thumbhash.is_empty() {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.Media", len)?;
+        if !self.id.is_empty() {
+            struct_ser.serialize_field("id", &self.id)?;
+        }
+        if !self.r#type.is_empty() {
+            struct_ser.serialize_field("type", &self.r#type)?;
+        }
+        if self.bytes != 0 {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("bytes", ToString::to_string(&self.bytes).as_str())?;
+        }
+        if self.width != 0 {
+            struct_ser.serialize_field("width", &self.width)?;
+        }
+        if self.height != 0 {
+            struct_ser.serialize_field("height", &self.height)?;
+        }
+        if !self.thumbhash.is_empty() {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("thumbhash", pbjson::private::base64::encode(&self.thumbhash).as_str())?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for Media {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "id",
+            "type",
+            "bytes",
+            "width",
+            "height",
+            "thumbhash",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Id,
+            Type,
+            Bytes,
+            Width,
+            Height,
+            Thumbhash,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "id" => Ok(GeneratedField::Id),
+                            "type" => Ok(GeneratedField::Type),
+                            "bytes" => Ok(GeneratedField::Bytes),
+                            "width" => Ok(GeneratedField::Width),
+                            "height" => Ok(GeneratedField::Height),
+                            "thumbhash" => Ok(GeneratedField::Thumbhash),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = Media;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.Media")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<Media, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut id__ = None;
+                let mut r#type__ = None;
+                let mut bytes__ = None;
+                let mut width__ = None;
+                let mut height__ = None;
+                let mut thumbhash__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Id => {
+                            if id__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("id"));
+                            }
+                            id__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Type => {
+                            if r#type__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("type"));
+                            }
+                            r#type__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Bytes => {
+                            if bytes__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("bytes"));
+                            }
+                            bytes__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Width => {
+                            if width__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("width"));
+                            }
+                            width__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Height => {
+                            if height__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("height"));
+                            }
+                            height__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Thumbhash => {
+                            if thumbhash__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("thumbhash"));
+                            }
+                            thumbhash__ = 
+                                Some(map_.next_value::<::pbjson::private::BytesDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(Media {
+                    id: id__.unwrap_or_default(),
+                    r#type: r#type__.unwrap_or_default(),
+                    bytes: bytes__.unwrap_or_default(),
+                    width: width__.unwrap_or_default(),
+                    height: height__.unwrap_or_default(),
+                    thumbhash: thumbhash__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.Media", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for MediaBegin {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if self.bytes != 0 {
+            len += 1;
+        }
+        if !self.sha256.is_empty() {
+            len += 1;
+        }
+        if !self.r#type.is_empty() {
+            len += 1;
+        }
+        if self.part_bytes != 0 {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.MediaBegin", len)?;
+        if self.bytes != 0 {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("bytes", ToString::to_string(&self.bytes).as_str())?;
+        }
+        if !self.sha256.is_empty() {
+            struct_ser.serialize_field("sha256", &self.sha256)?;
+        }
+        if !self.r#type.is_empty() {
+            struct_ser.serialize_field("type", &self.r#type)?;
+        }
+        if self.part_bytes != 0 {
+            struct_ser.serialize_field("partBytes", &self.part_bytes)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for MediaBegin {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "bytes",
+            "sha256",
+            "type",
+            "part_bytes",
+            "partBytes",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Bytes,
+            Sha256,
+            Type,
+            PartBytes,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "bytes" => Ok(GeneratedField::Bytes),
+                            "sha256" => Ok(GeneratedField::Sha256),
+                            "type" => Ok(GeneratedField::Type),
+                            "partBytes" | "part_bytes" => Ok(GeneratedField::PartBytes),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = MediaBegin;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.MediaBegin")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<MediaBegin, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut bytes__ = None;
+                let mut sha256__ = None;
+                let mut r#type__ = None;
+                let mut part_bytes__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Bytes => {
+                            if bytes__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("bytes"));
+                            }
+                            bytes__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Sha256 => {
+                            if sha256__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("sha256"));
+                            }
+                            sha256__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Type => {
+                            if r#type__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("type"));
+                            }
+                            r#type__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::PartBytes => {
+                            if part_bytes__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("partBytes"));
+                            }
+                            part_bytes__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(MediaBegin {
+                    bytes: bytes__.unwrap_or_default(),
+                    sha256: sha256__.unwrap_or_default(),
+                    r#type: r#type__.unwrap_or_default(),
+                    part_bytes: part_bytes__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.MediaBegin", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for MediaUpload {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if !self.id.is_empty() {
+            len += 1;
+        }
+        if self.part_bytes != 0 {
+            len += 1;
+        }
+        if self.parts != 0 {
+            len += 1;
+        }
+        if self.left != 0 {
+            len += 1;
+        }
+        if !self.missing.is_empty() {
+            len += 1;
+        }
+        if self.media.is_some() {
+            len += 1;
+        }
+        if !self.thumbnail.is_empty() {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.MediaUpload", len)?;
+        if !self.id.is_empty() {
+            struct_ser.serialize_field("id", &self.id)?;
+        }
+        if self.part_bytes != 0 {
+            struct_ser.serialize_field("partBytes", &self.part_bytes)?;
+        }
+        if self.parts != 0 {
+            struct_ser.serialize_field("parts", &self.parts)?;
+        }
+        if self.left != 0 {
+            struct_ser.serialize_field("left", &self.left)?;
+        }
+        if !self.missing.is_empty() {
+            struct_ser.serialize_field("missing", &self.missing)?;
+        }
+        if let Some(v) = self.media.as_ref() {
+            struct_ser.serialize_field("media", v)?;
+        }
+        if !self.thumbnail.is_empty() {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("thumbnail", pbjson::private::base64::encode(&self.thumbnail).as_str())?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for MediaUpload {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "id",
+            "part_bytes",
+            "partBytes",
+            "parts",
+            "left",
+            "missing",
+            "media",
+            "thumbnail",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Id,
+            PartBytes,
+            Parts,
+            Left,
+            Missing,
+            Media,
+            Thumbnail,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "id" => Ok(GeneratedField::Id),
+                            "partBytes" | "part_bytes" => Ok(GeneratedField::PartBytes),
+                            "parts" => Ok(GeneratedField::Parts),
+                            "left" => Ok(GeneratedField::Left),
+                            "missing" => Ok(GeneratedField::Missing),
+                            "media" => Ok(GeneratedField::Media),
+                            "thumbnail" => Ok(GeneratedField::Thumbnail),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = MediaUpload;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.MediaUpload")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<MediaUpload, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut id__ = None;
+                let mut part_bytes__ = None;
+                let mut parts__ = None;
+                let mut left__ = None;
+                let mut missing__ = None;
+                let mut media__ = None;
+                let mut thumbnail__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Id => {
+                            if id__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("id"));
+                            }
+                            id__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::PartBytes => {
+                            if part_bytes__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("partBytes"));
+                            }
+                            part_bytes__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Parts => {
+                            if parts__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("parts"));
+                            }
+                            parts__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Left => {
+                            if left__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("left"));
+                            }
+                            left__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Missing => {
+                            if missing__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("missing"));
+                            }
+                            missing__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Media => {
+                            if media__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("media"));
+                            }
+                            media__ = map_.next_value()?;
+                        }
+                        GeneratedField::Thumbnail => {
+                            if thumbnail__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("thumbnail"));
+                            }
+                            thumbnail__ = 
+                                Some(map_.next_value::<::pbjson::private::BytesDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(MediaUpload {
+                    id: id__.unwrap_or_default(),
+                    part_bytes: part_bytes__.unwrap_or_default(),
+                    parts: parts__.unwrap_or_default(),
+                    left: left__.unwrap_or_default(),
+                    missing: missing__.unwrap_or_default(),
+                    media: media__,
+                    thumbnail: thumbnail__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.MediaUpload", FIELDS, GeneratedVisitor)
+    }
+}
 impl serde::Serialize for Member {
     #[allow(deprecated)]
     fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
@@ -3827,6 +4392,118 @@ impl<'de> serde::Deserialize<'de> for Message {
             }
         }
         deserializer.deserialize_struct("tern.v1.Message", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for MissingParts {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if self.first != 0 {
+            len += 1;
+        }
+        if self.last != 0 {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.MissingParts", len)?;
+        if self.first != 0 {
+            struct_ser.serialize_field("first", &self.first)?;
+        }
+        if self.last != 0 {
+            struct_ser.serialize_field("last", &self.last)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for MissingParts {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "first",
+            "last",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            First,
+            Last,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "first" => Ok(GeneratedField::First),
+                            "last" => Ok(GeneratedField::Last),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = MissingParts;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.MissingParts")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<MissingParts, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut first__ = None;
+                let mut last__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::First => {
+                            if first__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("first"));
+                            }
+                            first__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Last => {
+                            if last__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("last"));
+                            }
+                            last__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(MissingParts {
+                    first: first__.unwrap_or_default(),
+                    last: last__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.MissingParts", FIELDS, GeneratedVisitor)
     }
 }
 impl serde::Serialize for OutMessage {

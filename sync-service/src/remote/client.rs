@@ -297,7 +297,7 @@ impl SyncApi for Client {
         match self.ask(&self.quick, None, Ask::Ready(true)).await {
             Ok(answer) => wanted!(answer, Ready).map(drop),
             // Nothing was to be done, so nothing about it is unknown.
-            Err(Refusal { code: Code::OutcomeUnknown, message, .. }) => Err(Refusal::new(Code::Unavailable, &message)),
+            Err(Refusal { code: Code::OutcomeUnknown, message, .. }) => Err(Refusal::new(Code::Unavailable, message)),
             Err(refused) => Err(refused),
         }
     }

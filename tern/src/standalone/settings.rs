@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Tokens, links};
+use tern_media::setup::Media;
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::watch;
 use tern_storage::Durability;
@@ -21,6 +22,7 @@ pub(crate) struct Standalone {
     pub(crate) keep: Keep,
     /// Of a new store.
     pub(crate) segment_bytes: u64,
+    pub(crate) media: Media,
     pub(crate) tokens: Tokens,
     pub(crate) gateway: tern_gateway::Settings,
     pub(crate) watch: watch::Settings,
@@ -38,6 +40,7 @@ impl Standalone {
             durability: durability(&mut from),
             keep: Keep::read(&mut from),
             segment_bytes: segment_bytes_of(&mut from),
+            media: Media::read(&mut from),
             tokens: Tokens::read(&mut from),
             gateway: links(&mut from),
             watch: watch::Settings::read(&mut from),

@@ -1,0 +1,68 @@
+//! The seam between the media service and the gateway.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tern_proto::{MediaId, Refusal, UserId, v1};
+
+/// Media that can be fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opened {
+    /// Whose upload it was.
+    pub owner: UserId,
+    /// What it is.
+    pub media: v1::Media,
+    /// A JPEG.
+    pub thumbnail: Bytes,
+}
+
+/// What the media service does for the gateway. Who asks has been authenticated; whether an owner is meant is judged here, whether a reader may
+/// fetch is the caller's to judge.
+#[async_trait]
+pub trait MediaApi: Send + Sync + 'static {
+    /// Begins an upload, or finds the one that is there.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: what breaks a limit or the quota, or a retryable one.
+    async fn begin(&self, user: &UserId, request: v1::MediaBegin) -> Result<v1::MediaUpload, Refusal>;
+
+    /// Stores a part; durable when this returns. The last one completes the upload.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; those of [`MediaApi::complete`] too.
+    async fn part(
+        &self,
+        user: &UserId,
+        id: MediaId,
+        index: u32,
+        crc32: u32,
+        bytes: Bytes,
+    ) -> Result<v1::MediaUpload, Refusal>;
+
+    /// Where an upload stands.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; a final one of the upload is told here too.
+    async fn upload(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
+
+    /// Merges the parts and looks at what they are; may be repeated.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: parts are missing, it is refused for ever, or a retryable one.
+    async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
+
+    /// Media that is complete.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: there is none, or a retryable one.
+    async fn open(&self, id: MediaId) -> Result<Opened, Refusal>;
+
+    /// The bytes of media that was opened, of a range that is not empty and lies within them.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`], also while they come.
+    async fn read(&self, id: MediaId, range: Range<u64>)
+    -> Result<BoxStream<'static, Result<Bytes, Refusal>>, Refusal>;
+}

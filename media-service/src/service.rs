@@ -1,0 +1,211 @@
+//! The service: each request judged, carried out against uploads and objects, answered.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use sha2::Digest as _;
+use tern_proto::v1::Code;
+use tern_proto::{MediaId, Refusal, UserId, limits, v1};
+use tern_runtime::clock::unix_millis;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::declared::Declared;
+use crate::image::{self, Looked};
+use crate::objects::{ObjectError, Objects};
+use crate::uploads::{Made, Quota, State, Upload, Uploads};
+use crate::{MediaApi, Opened};
+
+/// Uploads that share a lock while one of them is completed.
+const SHARDS: usize = 64;
+
+/// The media service over what is durable of uploads and an object store. Needs a Tokio runtime.
+pub struct MediaService {
+    shared: Arc<Shared>,
+    quota: Quota,
+}
+
+struct Shared {
+    uploads: Arc<dyn Uploads>,
+    objects: Objects,
+    /// Images that may be in memory as a whole, and decoded, at the same time.
+    making: Semaphore,
+    /// So that an upload is completed once in this process, and who comes second finds the result. By the id.
+    completing: [Mutex<()>; SHARDS],
+}
+
+impl MediaService {
+    /// A service that decodes so many images at the same time.
+    pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, quota: Quota, makers: usize) -> Arc<MediaService> {
+        let completing = std::array::from_fn(|_| Mutex::default());
+        let shared = Shared { uploads, objects, making: Semaphore::new(makers.max(1)), completing };
+        Arc::new(MediaService { shared: Arc::new(shared), quota })
+    }
+
+    /// An upload of this user.
+    async fn own(&self, user: &UserId, id: MediaId) -> Result<Upload, Refusal> {
+        let upload = self.shared.uploads.look(id, unix_millis()).await?;
+        // A stranger learns nothing, not even that it is there.
+        if upload.owner == *user { Ok(upload) } else { Err(no_such()) }
+    }
+
+    /// Sees the completion through, also if whoever asked for it goes away.
+    async fn completed(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
+        let shared = self.shared.clone();
+        match tokio::spawn(async move { shared.complete(id).await }).await {
+            Ok(completed) => completed,
+            Err(broken) => {
+                tracing::error!(%broken, "completing an upload broke off");
+                Err(Refusal::new(Code::Unavailable, "completing the upload broke off"))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl MediaApi for MediaService {
+    async fn begin(&self, user: &UserId, request: v1::MediaBegin) -> Result<v1::MediaUpload, Refusal> {
+        let declared = Declared::new(&request)?;
+        told(&self.shared.uploads.begin(user, &declared, &self.quota, unix_millis()).await?)
+    }
+
+    async fn part(
+        &self,
+        user: &UserId,
+        id: MediaId,
+        index: u32,
+        crc32: u32,
+        bytes: Bytes,
+    ) -> Result<v1::MediaUpload, Refusal> {
+        if crc32fast::hash(&bytes) != crc32 {
+            return Err(Refusal::new(Code::BadPart, "the bytes do not have the CRC-32 that was said: send them again"));
+        }
+        match self.shared.uploads.put(user, id, index, bytes, unix_millis()).await? {
+            0 => self.completed(id).await,
+            left => Ok(v1::MediaUpload { id: id.to_string(), left, ..Default::default() }),
+        }
+    }
+
+    async fn upload(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
+        told(&self.own(user, id).await?)
+    }
+
+    async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
+        self.own(user, id).await?;
+        self.completed(id).await
+    }
+
+    async fn open(&self, id: MediaId) -> Result<Opened, Refusal> {
+        let upload = self.shared.uploads.look(id, unix_millis()).await?;
+        match upload.state {
+            State::Complete(Made { media, thumbnail }) => Ok(Opened { owner: upload.owner, media, thumbnail }),
+            State::Open(_) | State::Failed(_) => Err(no_such()),
+        }
+    }
+
+    async fn read(
+        &self,
+        id: MediaId,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, Refusal>>, Refusal> {
+        let bytes = self.shared.objects.read(id, range).await.map_err(|error| unreadable(&error))?;
+        Ok(bytes.map(|bytes| bytes.map_err(|error| unreadable(&error))).boxed())
+    }
+}
+
+impl Shared {
+    async fn complete(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
+        let _first = self.completing[(id.as_u128() % SHARDS as u128) as usize].lock().await;
+        let upload = self.uploads.look(id, unix_millis()).await?;
+        match &upload.state {
+            State::Open(parts) if parts.left() > 0 => {
+                Err(Refusal::new(Code::UploadIncomplete, format!("{} parts are missing", parts.left())))
+            }
+            State::Open(_) => told(&self.make(upload).await?),
+            State::Complete(_) | State::Failed(_) => told(&upload),
+        }
+    }
+
+    /// Merges the parts, and stores what has become of them.
+    async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
+        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
+        let _making = self.making.acquire().await.map_err(closed)?;
+        let bytes = self.uploads.bytes(upload.id).await?;
+        let (whole, declared) = (bytes.clone(), upload.declared);
+        let looked = tokio::task::spawn_blocking(move || judge(&whole, &declared)).await;
+        // What makes the decoder panic would do so again.
+        let looked = looked.unwrap_or_else(|broken| {
+            tracing::error!(%broken, id = %upload.id, "an image broke its decoder");
+            Err(Code::BadMedia)
+        });
+        let made = match looked {
+            Ok(looked) => {
+                self.objects.put(upload.id, bytes).await.map_err(|error| {
+                    tracing::error!(%error, "media cannot be stored");
+                    Refusal::new(Code::Unavailable, "media cannot be stored now")
+                })?;
+                Ok(made(&upload, looked))
+            }
+            Err(code) => Err(code),
+        };
+        Ok(self.uploads.end(upload.id, made).await?)
+    }
+}
+
+/// What the parts are, merged, or the final refusal that they get.
+fn judge(whole: &[u8], declared: &Declared) -> Result<Looked, Code> {
+    if sha2::Sha256::digest(whole)[..] != declared.sha256.0 {
+        return Err(Code::BadDigest);
+    }
+    image::look(whole, declared.kind).map_err(|bad| {
+        tracing::debug!(%bad, "an upload is no image that is taken");
+        Code::BadMedia
+    })
+}
+
+fn made(upload: &Upload, looked: Looked) -> Made {
+    let Looked { width, height, thumbhash, thumbnail } = looked;
+    let media = v1::Media {
+        id: upload.id.to_string(),
+        r#type: upload.declared.kind.media_type().into(),
+        bytes: upload.declared.bytes,
+        width,
+        height,
+        thumbhash,
+    };
+    Made { media, thumbnail }
+}
+
+/// The answer to the client.
+fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
+    let (parts, part_bytes) = (upload.declared.parts(), upload.declared.part_bytes);
+    let told = v1::MediaUpload { id: upload.id.to_string(), part_bytes, parts, ..Default::default() };
+    match &upload.state {
+        State::Open(there) => {
+            let (left, missing) = (there.left(), there.missing(limits::MISSING_RUNS));
+            Ok(v1::MediaUpload { left, missing, ..told })
+        }
+        State::Complete(Made { media, thumbnail }) => {
+            Ok(v1::MediaUpload { media: Some(media.clone()), thumbnail: thumbnail.to_vec(), ..told })
+        }
+        State::Failed(Code::BadDigest) => {
+            Err(Refusal::new(Code::BadDigest, "the parts do not have the SHA-256 that was said: begin anew"))
+        }
+        State::Failed(code) => {
+            let kind = upload.declared.kind.media_type();
+            Err(Refusal::new(*code, format!("not a whole {kind}, or one of over {} pixels", image::MAX_PIXELS)))
+        }
+    }
+}
+
+fn no_such() -> Refusal {
+    Refusal::new(Code::NoSuchMedia, "no such upload or media")
+}
+
+fn unreadable(error: &ObjectError) -> Refusal {
+    tracing::error!(%error, "media cannot be read");
+    Refusal::new(Code::Unavailable, "media cannot be read now")
+}

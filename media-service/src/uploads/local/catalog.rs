@@ -1,0 +1,258 @@
+//! The catalog: what is known of each upload but its parts, in a redb database. Each change is a transaction that is on disk when it is told.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use prost::Message as _;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use tern_proto::v1::Code;
+use tern_proto::{MediaId, UserId};
+
+use super::row::{Row, Usage, due_ms};
+use crate::declared::Declared;
+use crate::uploads::reference::{check_quota, unknown};
+use crate::uploads::{Made, Quota, Upload, UploadError};
+
+/// id → [`Row`]
+const UPLOADS: TableDefinition<u128, &[u8]> = TableDefinition::new("uploads");
+/// (owner, [`Row::name`]) → id, of those that have not failed.
+const NAMES: TableDefinition<(&str, &[u8]), u128> = TableDefinition::new("names");
+/// owner → open uploads, bytes of all
+const USAGE: TableDefinition<&str, (u64, u64)> = TableDefinition::new("usage");
+/// (due in Unix milliseconds, or 0 once it is fenced, id) → nothing
+const DUE: TableDefinition<(i64, u128), ()> = TableDefinition::new("due");
+
+/// Why the catalog or the disk fails.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The database refuses.
+    #[error("the catalog of uploads: {0}")]
+    Database(Box<redb::Error>),
+    /// The file system refuses.
+    #[error("the parts of uploads: {0}")]
+    Io(#[from] io::Error),
+    /// A row cannot be decoded.
+    #[error("the catalog of uploads is damaged at {0}")]
+    Damaged(MediaId),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CatalogError {
+            fn from(error: $error) -> CatalogError {
+                CatalogError::Database(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+type Result<T> = std::result::Result<T, CatalogError>;
+
+pub(super) struct Catalog {
+    database: Database,
+    lifetime: Duration,
+}
+
+impl Catalog {
+    pub(super) fn open(path: &Path, lifetime: Duration) -> Result<Catalog> {
+        let database = Database::create(path)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(UPLOADS)?;
+        transaction.open_table(NAMES)?;
+        transaction.open_table(USAGE)?;
+        transaction.open_table(DUE)?;
+        transaction.commit()?;
+        Ok(Catalog { database, lifetime })
+    }
+
+    pub(super) fn due_ms(&self, id: MediaId) -> i64 {
+        due_ms(id, self.lifetime)
+    }
+
+    pub(super) fn is_open(&self, id: MediaId) -> Result<bool> {
+        Ok(self.row(id)?.is_some_and(|row| row.is_open() && !row.fenced))
+    }
+
+    fn row(&self, id: MediaId) -> Result<Option<Row>> {
+        let table = self.database.begin_read()?.open_table(UPLOADS)?;
+        table.get(id.as_u128())?.map(|row| decode(id, row.value())).transpose()
+    }
+
+    pub(super) fn look(&self, id: MediaId, now_ms: i64) -> std::result::Result<Upload, super::Failed> {
+        let row = self.row(id)?.ok_or_else(|| unknown(id, self.lifetime, now_ms))?;
+        if row.fenced || self.due_ms(id) <= now_ms {
+            return Err(UploadError::Expired.into());
+        }
+        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
+    }
+
+    pub(super) fn begin(
+        &self,
+        owner: &UserId,
+        declared: &Declared,
+        quota: &Quota,
+        now_ms: i64,
+    ) -> std::result::Result<Upload, super::Failed> {
+        let row = Row::new(owner, declared);
+        // Without a transaction that writes, which waits for all others: most who are over their quota come again.
+        if let Some(upload) = self.named(owner, &row, now_ms)? {
+            return Ok(upload);
+        }
+        let used = self.usage(owner)?;
+        check_quota(declared, quota, (used.open, used.bytes))?;
+
+        let transaction = self.begin_write()?;
+        let found = {
+            let names = transaction.open_table(NAMES).map_err(CatalogError::from)?;
+            let found = names.get((owner.as_str(), row.name().as_slice())).map_err(CatalogError::from)?;
+            found.map(|id| MediaId::from_u128(id.value()))
+        };
+        if let Some(found) = found
+            && let Ok(upload) = self.look(found, now_ms)
+        {
+            return Ok(upload);
+        }
+        let used = usage_of(&transaction, owner.as_str())?;
+        check_quota(declared, quota, (used.open, used.bytes))?;
+        let id = MediaId::new(now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
+        write(&transaction, id, &row)?;
+        name(&transaction, id, &row, self.due_ms(id))?;
+        count(&transaction, &row.owner, Usage::default(), row.usage())?;
+        transaction.commit().map_err(CatalogError::from)?;
+        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
+    }
+
+    /// The upload of this user that has the name of this row, if it is still good.
+    fn named(&self, owner: &UserId, row: &Row, now_ms: i64) -> Result<Option<Upload>> {
+        let names = self.database.begin_read()?.open_table(NAMES)?;
+        let Some(id) = names.get((owner.as_str(), row.name().as_slice()))? else { return Ok(None) };
+        Ok(self.look(MediaId::from_u128(id.value()), now_ms).ok())
+    }
+
+    fn usage(&self, owner: &UserId) -> Result<Usage> {
+        let table = self.database.begin_read()?.open_table(USAGE)?;
+        Ok(table.get(owner.as_str())?.map_or_else(Usage::default, |used| Usage::from(used.value())))
+    }
+
+    pub(super) fn end(
+        &self,
+        id: MediaId,
+        became: std::result::Result<Made, Code>,
+    ) -> std::result::Result<Upload, super::Failed> {
+        let transaction = self.begin_write()?;
+        let mut row = read(&transaction, id)?.ok_or(UploadError::NoSuch)?;
+        if row.is_open() && !row.fenced {
+            let before = row.usage();
+            row.end(became);
+            write(&transaction, id, &row)?;
+            count(&transaction, &row.owner, before, row.usage())?;
+            if row.failed() != Code::Ok {
+                forget_name(&transaction, id, &row)?;
+            }
+            transaction.commit().map_err(CatalogError::from)?;
+        }
+        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
+    }
+
+    pub(super) fn expired(&self, now_ms: i64, limit: usize) -> Result<Vec<MediaId>> {
+        let due: Vec<(i64, u128)> = {
+            let table = self.database.begin_read()?.open_table(DUE)?;
+            let due = table.range(..=(now_ms, u128::MAX))?.take(limit);
+            due.map(|row| row.map(|(key, _)| key.value())).collect::<std::result::Result<_, _>>()?
+        };
+        if due.iter().any(|(due_ms, _)| *due_ms != FENCED) {
+            let transaction = self.begin_write()?;
+            for &(due_ms, id) in due.iter().filter(|(due_ms, _)| *due_ms != FENCED) {
+                fence(&transaction, MediaId::from_u128(id), due_ms)?;
+            }
+            transaction.commit()?;
+        }
+        Ok(due.into_iter().map(|(_, id)| MediaId::from_u128(id)).collect())
+    }
+
+    pub(super) fn remove(&self, id: MediaId) -> Result<()> {
+        let transaction = self.begin_write()?;
+        let Some(row) = read(&transaction, id)? else { return Ok(()) };
+        transaction.open_table(UPLOADS)?.remove(id.as_u128())?;
+        transaction.open_table(DUE)?.remove((FENCED, id.as_u128()))?;
+        forget_name(&transaction, id, &row)?;
+        count(&transaction, &row.owner, row.usage(), Usage::default())?;
+        Ok(transaction.commit()?)
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction> {
+        Ok(self.database.begin_write()?)
+    }
+}
+
+/// In the place of the time in [`DUE`].
+const FENCED: i64 = 0;
+
+fn decode(id: MediaId, row: &[u8]) -> Result<Row> {
+    Row::decode(row).map_err(|_| CatalogError::Damaged(id))
+}
+
+fn read(transaction: &WriteTransaction, id: MediaId) -> Result<Option<Row>> {
+    let table = transaction.open_table(UPLOADS)?;
+    table.get(id.as_u128())?.map(|row| decode(id, row.value())).transpose()
+}
+
+fn write(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> {
+    transaction.open_table(UPLOADS)?.insert(id.as_u128(), row.encode_to_vec().as_slice())?;
+    Ok(())
+}
+
+fn name(transaction: &WriteTransaction, id: MediaId, row: &Row, due_ms: i64) -> Result<()> {
+    transaction.open_table(NAMES)?.insert((row.owner.as_str(), row.name().as_slice()), id.as_u128())?;
+    transaction.open_table(DUE)?.insert((due_ms, id.as_u128()), ())?;
+    Ok(())
+}
+
+/// The name may belong to a later upload by now.
+fn forget_name(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> {
+    let mut names = transaction.open_table(NAMES)?;
+    let name = row.name();
+    let key = (row.owner.as_str(), name.as_slice());
+    let is_own = names.get(key)?.is_some_and(|named| named.value() == id.as_u128());
+    if is_own {
+        names.remove(key)?;
+    }
+    Ok(())
+}
+
+fn fence(transaction: &WriteTransaction, id: MediaId, due_ms: i64) -> Result<()> {
+    let mut due = transaction.open_table(DUE)?;
+    due.remove((due_ms, id.as_u128()))?;
+    let Some(mut row) = read(transaction, id)? else { return Ok(()) };
+    due.insert((FENCED, id.as_u128()), ())?;
+    row.fenced = true;
+    write(transaction, id, &row)
+}
+
+fn usage_of(transaction: &WriteTransaction, owner: &str) -> Result<Usage> {
+    let table = transaction.open_table(USAGE)?;
+    Ok(table.get(owner)?.map_or_else(Usage::default, |used| Usage::from(used.value())))
+}
+
+/// What a user has, where one upload counted `before` and counts `after`.
+fn count(transaction: &WriteTransaction, owner: &str, before: Usage, after: Usage) -> Result<()> {
+    let used = usage_of(transaction, owner)?;
+    let changed = |used: u64, before: u64, after: u64| (used + after).saturating_sub(before);
+    let open = changed(used.open, before.open, after.open);
+    let bytes = changed(used.bytes, before.bytes, after.bytes);
+    let mut table = transaction.open_table(USAGE)?;
+    if (open, bytes) == (0, 0) {
+        table.remove(owner)?;
+    } else {
+        table.insert(owner, (open, bytes))?;
+    }
+    Ok(())
+}
+
+impl From<(u64, u64)> for Usage {
+    fn from((open, bytes): (u64, u64)) -> Usage {
+        Usage { open, bytes }
+    }
+}

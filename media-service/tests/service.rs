@@ -1,0 +1,207 @@
+//! The media service over the model of uploads and over the real one, with objects in a directory.
+
+#![allow(clippy::unwrap_used, reason = "these are tests, their support included")]
+
+use std::fs;
+use std::io::Cursor;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use image::{ImageFormat, Rgb, RgbImage};
+use sha2::Digest as _;
+use tern_media::objects::Objects;
+use tern_media::uploads::local::Local;
+use tern_media::uploads::{LIFETIME, Quota};
+use tern_media::{MediaApi, MediaService};
+use tern_proto::v1::{Code, MediaBegin, MediaUpload};
+use tern_proto::{MediaId, Refusal, UserId};
+use tern_runtime::queue::Meters;
+
+/// A service in a directory of its own.
+struct Bench {
+    directory: tempfile::TempDir,
+    service: Arc<MediaService>,
+}
+
+impl Bench {
+    fn start() -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let uploads = Local::open(directory.path(), LIFETIME, &Meters::default()).unwrap();
+        let objects = Objects::in_directory(directory.path()).unwrap();
+        let quota = Quota { bytes: 1_000_000, open: 8, total_bytes: 10_000_000 };
+        Bench { service: MediaService::new(Arc::new(uploads), objects, quota, 2), directory }
+    }
+
+    fn objects(&self) -> PathBuf {
+        self.directory.path().join("media")
+    }
+
+    async fn begin(&self, user: &str, whole: &[u8]) -> (MediaId, MediaUpload) {
+        let upload = self.service.begin(&user_id(user), request(whole)).await.unwrap();
+        (upload.id.parse().unwrap(), upload)
+    }
+
+    async fn part(&self, user: &str, id: MediaId, index: u32, whole: &[u8]) -> Result<MediaUpload, Refusal> {
+        let bytes = Bytes::copy_from_slice(whole.chunks(1024).nth(index as usize).unwrap());
+        self.service.part(&user_id(user), id, index, crc32fast::hash(&bytes), bytes).await
+    }
+
+    /// Brings all parts and gives the answer to the last one.
+    async fn put_all(&self, user: &str, whole: &[u8]) -> Result<MediaUpload, Refusal> {
+        let (id, upload) = self.begin(user, whole).await;
+        for index in 0..upload.parts - 1 {
+            self.part(user, id, index, whole).await.unwrap();
+        }
+        self.part(user, id, upload.parts - 1, whole).await
+    }
+
+    async fn fetch(&self, id: MediaId, range: std::ops::Range<u64>) -> Vec<u8> {
+        let bytes = self.service.read(id, range).await.unwrap();
+        bytes.try_collect::<Vec<Bytes>>().await.unwrap().concat()
+    }
+}
+
+fn user_id(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn request(whole: &[u8]) -> MediaBegin {
+    let digest = sha2::Sha256::digest(whole);
+    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    MediaBegin { bytes: whole.len() as u64, sha256, r#type: "image/png".into(), part_bytes: 1024 }
+}
+
+/// A picture that does not become small.
+fn picture(seed: u8) -> Vec<u8> {
+    let image = RgbImage::from_fn(120, 80, |x, y| Rgb([(x * y) as u8 ^ seed, (x * 37 + y * 91) as u8, (x ^ y) as u8]));
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> Code {
+    result.unwrap_err().code
+}
+
+// Invariant 14.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_order_repetition_and_concurrency_give_the_same_bytes_once() {
+    let bench = Arc::new(Bench::start());
+    let whole = Arc::new(picture(1));
+    let (id, upload) = bench.begin("alice", &whole).await;
+    assert!(upload.parts > 8 && upload.left == upload.parts && upload.media.is_none());
+    let tasks: Vec<_> = (0..4u64)
+        .map(|task| {
+            let (bench, whole) = (bench.clone(), whole.clone());
+            tokio::spawn(async move {
+                let mut order: Vec<u32> = (0..upload.parts).collect();
+                fastrand::Rng::with_seed(task).shuffle(&mut order);
+                let mut last = MediaUpload::default();
+                for index in order {
+                    let answer = bench.part("alice", id, index, &whole).await.unwrap();
+                    if answer.media.is_some() {
+                        last = answer;
+                    }
+                }
+                last
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    let media = answers[0].media.clone().expect("the image is made");
+    assert_eq!((&media.id[..], media.width, media.height), (&id.to_string()[..], 120, 80));
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "all get the same");
+    let again = bench.service.complete(&user_id("alice"), id).await.unwrap();
+    assert_eq!((again.media, again.thumbnail), (Some(media.clone()), answers[0].thumbnail.clone()));
+    assert_eq!(bench.fetch(id, 0..whole.len() as u64).await, *whole);
+    assert_eq!(bench.fetch(id, 10..20).await, whole[10..20]);
+    let opened = bench.service.open(id).await.unwrap();
+    assert_eq!((opened.owner.as_str(), opened.media), ("alice", media));
+    // A digest that is there costs no part.
+    let (same, upload) = bench.begin("alice", &whole).await;
+    assert!(same == id && upload.left == 0 && upload.media.is_some());
+    let (other, upload) = bench.begin("bob", &whole).await;
+    assert!(other != id && upload.media.is_none(), "what others have is nobody's business");
+}
+
+#[tokio::test]
+async fn what_is_not_whole_is_not_completed() {
+    let bench = Bench::start();
+    let whole = picture(1);
+    let (id, upload) = bench.begin("alice", &whole).await;
+    let alice = user_id("alice");
+    bench.part("alice", id, 1, &whole).await.unwrap();
+    assert_eq!(code(bench.service.complete(&alice, id).await), Code::UploadIncomplete);
+    let told = bench.service.upload(&alice, id).await.unwrap();
+    assert_eq!((told.left, told.missing.len(), told.missing[1].first), (upload.parts - 1, 2, 2));
+    let torn = Bytes::from(vec![1; 1024]);
+    assert_eq!(code(bench.service.part(&alice, id, 0, 7, torn).await), Code::BadPart);
+    let other = Bytes::from(vec![1; 1024]);
+    let crc32 = crc32fast::hash(&other);
+    assert_eq!(code(bench.service.part(&alice, id, 1, crc32, other).await), Code::PartConflict);
+    assert_eq!(code(bench.service.open(id).await), Code::NoSuchMedia);
+}
+
+#[tokio::test]
+async fn a_stranger_learns_nothing() {
+    let bench = Bench::start();
+    let whole = picture(1);
+    let (id, _) = bench.begin("alice", &whole).await;
+    let eve = user_id("eve");
+    let refused = [
+        code(bench.part("eve", id, 0, &whole).await),
+        code(bench.service.upload(&eve, id).await),
+        code(bench.service.complete(&eve, id).await),
+    ];
+    assert_eq!(refused, [Code::NoSuchMedia; 3]);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_ever_can_be_begun_anew() {
+    let bench = Bench::start();
+    let (whole, alice) = (picture(1), user_id("alice"));
+    let lying = MediaBegin { sha256: "00".repeat(32), ..request(&whole) };
+    let upload = bench.service.begin(&alice, lying.clone()).await.unwrap();
+    let id: MediaId = upload.id.parse().unwrap();
+    let mut last = Ok(MediaUpload::default());
+    for index in 0..upload.parts {
+        last = bench.part("alice", id, index, &whole).await;
+    }
+    assert_eq!(code(last), Code::BadDigest);
+    assert_eq!(code(bench.service.complete(&alice, id).await), Code::BadDigest);
+    assert_eq!(code(bench.part("alice", id, 0, &whole).await), Code::BadDigest);
+    assert_ne!(bench.service.begin(&alice, lying).await.unwrap().id, upload.id);
+
+    let truncated = &whole[..whole.len() / 2];
+    assert_eq!(code(bench.put_all("alice", truncated).await), Code::BadMedia);
+    let jpeg = MediaBegin { r#type: "image/jpeg".into(), ..request(&whole) };
+    let id: MediaId = bench.service.begin(&alice, jpeg).await.unwrap().id.parse().unwrap();
+    let mut last = Ok(MediaUpload::default());
+    for index in 0..upload.parts {
+        last = bench.part("alice", id, index, &whole).await;
+    }
+    assert_eq!(code(last), Code::BadMedia);
+    assert!(bench.put_all("alice", &whole).await.unwrap().media.is_some());
+}
+
+#[tokio::test]
+async fn an_object_store_that_is_down_delays_and_loses_nothing() {
+    let bench = Bench::start();
+    let whole = picture(1);
+    let (objects, away) = (bench.objects(), bench.directory.path().join("away"));
+    let _ = fs::rename(&objects, &away);
+    fs::write(&objects, b"in the way").unwrap();
+    let refused = bench.put_all("alice", &whole).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    assert!(!refused.retry_after.is_zero());
+    fs::remove_file(&objects).unwrap();
+    let (id, _) = bench.begin("alice", &whole).await;
+    let completed = bench.service.complete(&user_id("alice"), id).await.unwrap();
+    assert!(completed.media.is_some());
+    assert_eq!(bench.fetch(id, 0..whole.len() as u64).await, whole);
+}
