@@ -19,6 +19,7 @@ use crate::shared::Shared;
 use crate::status::{LinkState, Status};
 use crate::store::worker::Worker;
 use crate::store::{OpenError, Store, StoreError};
+use crate::upload::Uploads;
 
 /// Events that a subscriber may fall behind before it loses the oldest.
 const EVENTS: usize = 1_024;
@@ -45,6 +46,7 @@ pub struct Client {
     user: UserId,
     shared: Arc<Shared>,
     stop: Arc<watch::Sender<bool>>,
+    uploads: Uploads,
 }
 
 impl Client {
@@ -83,10 +85,11 @@ impl Client {
             events: broadcast::Sender::new(EVENTS),
         });
         let stop = Arc::new(watch::Sender::new(false));
+        let uploads = Uploads::of(&options, &device);
         // Ends with `close` or with the last `Client`.
         tokio::spawn(Driver::new(options, device, Arc::clone(&shared), stop.subscribe()).run());
         let inbox = Inbox { shared: Arc::clone(&shared), above: 0, ahead: VecDeque::new() };
-        Ok((Client { user, shared, stop }, inbox))
+        Ok((Client { user, shared, stop, uploads }, inbox))
     }
 
     /// Puts a message to a user or a group into the outbox and gives its `client_msg_id`. It is on disk when this returns.
@@ -96,6 +99,40 @@ impl Client {
     pub async fn send(&self, to: impl Into<Recipient>, text: impl Into<String>) -> Result<u64, StoreError> {
         let ids = self.enqueue(texts(&to.into(), vec![text.into()]), None).await?;
         ids.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// Puts a message about media, which is uploaded, into the outbox; `text` may be empty. Else as [`Client::send`].
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_media(
+        &self,
+        to: impl Into<Recipient>,
+        media: &str,
+        text: impl Into<String>,
+    ) -> Result<u64, StoreError> {
+        self.enqueue(about(&to.into(), media, text.into()), None).await?.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// [`Client::send_media`] with a note, as in [`Client::send_noted`].
+    ///
+    /// # Errors
+    /// As [`Client::send_noted`].
+    pub async fn send_media_noted(
+        &self,
+        to: impl Into<Recipient>,
+        media: &str,
+        text: impl Into<String>,
+        place: usize,
+        note: String,
+    ) -> Result<u64, StoreError> {
+        let ids = self.enqueue(about(&to.into(), media, text.into()), Some((place, note))).await?;
+        ids.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// Uploads of this device, and fetching.
+    pub fn uploads(&self) -> &Uploads {
+        &self.uploads
     }
 
     /// [`Client::send`] for many messages at once, all or none of them.
@@ -243,6 +280,10 @@ impl Client {
         self.shared.wake.notify_one();
         Ok(ids)
     }
+}
+
+fn about(to: &Recipient, media: &str, text: String) -> Vec<v1::OutMessage> {
+    vec![v1::OutMessage { to: to.to_string(), text, media: media.to_owned(), ..Default::default() }]
 }
 
 fn texts(to: &Recipient, all: Vec<String>) -> Vec<v1::OutMessage> {

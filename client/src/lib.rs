@@ -22,6 +22,7 @@
 //!
 //! - [`Client`]: sends, makes and changes groups, marks as read, tells states, asks for conversations, history and members;
 //!   [`Inbox`]: hands out entries
+//! - [`Uploads`]: brings images up in parts, and fetches what messages are about
 //! - [`link`]: the raw links, for programs that want to say exactly what goes over the wire
 //!
 //! How it flows: `client` (handles) → `store` (SQLite, on a thread of its own) and `queries` (in memory) ← `driver` (the one task: connects, performs)
@@ -41,6 +42,7 @@ mod shared;
 mod status;
 mod store;
 mod transport;
+mod upload;
 
 pub use backoff::ATTEMPTS;
 pub use checked::{BadChange, BadText};
@@ -53,3 +55,4 @@ pub use status::{LinkState, Status, Stop};
 pub use store::{OpenError, StoreError};
 /// What the calls of this library take and give.
 pub use tern_proto::{ConversationId, UserId, v1};
+pub use upload::{UploadError, Uploads};

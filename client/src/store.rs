@@ -29,7 +29,7 @@ use tern_proto::{Key, UserId};
 use crate::checked::{BadChange, BadText};
 
 /// The version of the tables, kept in `user_version`.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 /// How many processed messages are remembered, to skip entries that come again after a replaced key.
 pub(crate) const PROCESSED: i64 = 100_000;
 /// How many sent and refused messages are remembered for [`crate::Client::outcome`].
@@ -56,7 +56,8 @@ CREATE TABLE outbox (
     conversation TEXT,
     seq INTEGER,
     time_ms INTEGER,
-    change BLOB                -- GroupChange, instead of a text; since format 2
+    change BLOB,               -- GroupChange, instead of a text; since format 2
+    media TEXT NOT NULL DEFAULT '' -- the id of what the message is about; since format 4
 );
 CREATE INDEX outbox_sending ON outbox (id) WHERE state = 0;
 CREATE INDEX outbox_failed ON outbox (id) WHERE state = 3;
@@ -163,8 +164,7 @@ impl Store {
         match format {
             FORMAT => {}
             0 => make(&db, user)?,
-            1 => add_changes(&db).and_then(|()| add_times(&db))?,
-            2 => add_times(&db)?,
+            1..FORMAT => upgrade(&db, format)?,
             format => return Err(OpenError::Format { path: path.to_owned(), format }),
         }
         let (device, owner) =
@@ -261,18 +261,17 @@ fn make(db: &Connection, user: &UserId) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// From format 1 to 2.
-fn add_changes(db: &Connection) -> rusqlite::Result<()> {
+/// From an older format, which is at least 1, to that of this version.
+fn upgrade(db: &Connection, format: i64) -> rusqlite::Result<()> {
+    let steps = [
+        "ALTER TABLE outbox ADD COLUMN change BLOB",
+        "ALTER TABLE processed ADD COLUMN time_ms INTEGER",
+        "ALTER TABLE outbox ADD COLUMN media TEXT NOT NULL DEFAULT ''",
+    ];
     let tx = db.unchecked_transaction()?;
-    tx.execute("ALTER TABLE outbox ADD COLUMN change BLOB", [])?;
-    tx.pragma_update(None, "user_version", 2)?;
-    tx.commit()
-}
-
-/// From format 2 to 3.
-fn add_times(db: &Connection) -> rusqlite::Result<()> {
-    let tx = db.unchecked_transaction()?;
-    tx.execute("ALTER TABLE processed ADD COLUMN time_ms INTEGER", [])?;
+    for step in steps.iter().skip(format as usize - 1) {
+        tx.execute(step, [])?;
+    }
     tx.pragma_update(None, "user_version", FORMAT)?;
     tx.commit()
 }

@@ -13,7 +13,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::routing::{get, post};
 use tern_media::{MediaApi, Opened};
-use tern_proto::{MediaId, UserId, v1};
+use tern_proto::{MediaId, v1};
 use tern_runtime::traces;
 use tern_sync::Refusal;
 use tracing::Instrument as _;
@@ -128,11 +128,9 @@ async fn open(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<(Media
     let device = authenticate(gateway, headers)?;
     let id = id_of(id)?;
     let opened = media(gateway)?.open(id).await?;
-    if may_fetch(&device.user, &opened) { Ok((id, opened)) } else { Err(no_such()) }
-}
-
-fn may_fetch(reader: &UserId, opened: &Opened) -> bool {
-    opened.owner == *reader
+    // A stranger learns nothing, not even that it is there.
+    let may_fetch = opened.owner == device.user || gateway.sync.sees_media(&device, id).await?;
+    if may_fetch { Ok((id, opened)) } else { Err(no_such()) }
 }
 
 fn id_of(id: &str) -> Result<MediaId, Refusal> {

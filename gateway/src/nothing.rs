@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tern_proto::{Key, v1};
+use tern_proto::{Key, MediaId, v1};
 use tern_sync::{Device, Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 use crate::{Gateway, Registry, Settings, TokenVerifier};
@@ -42,6 +42,9 @@ impl SyncApi for Nothing {
         unreachable!()
     }
     async fn members(&self, _: &Device, _: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
+        unreachable!()
+    }
+    async fn sees_media(&self, _: &Device, _: MediaId) -> Result<bool, Refusal> {
         unreachable!()
     }
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {

@@ -53,6 +53,12 @@ pub trait MediaApi: Send + Sync + 'static {
     /// A [`Refusal`]: parts are missing, it is refused for ever, or a retryable one.
     async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
 
+    /// Media that is complete, with its lease renewed: a message that is stored soon may refer to it.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: there is none, or a retryable one.
+    async fn lease(&self, id: MediaId) -> Result<Opened, Refusal>;
+
     /// Media that is complete.
     ///
     /// # Errors

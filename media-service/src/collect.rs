@@ -6,16 +6,29 @@ use std::time::Duration;
 use tern_runtime::clock::unix_millis;
 use tern_runtime::shutdown::Stop;
 
+use async_trait::async_trait;
+use tern_proto::{MediaId, Refusal};
+
 use crate::objects::Objects;
-use crate::uploads::Uploads;
+use crate::uploads::{State, Uploads};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(10);
 /// As many are removed in one go.
 const STEP: usize = 256;
 
+/// Who knows which media messages are about.
+#[async_trait]
+pub trait References: Send + Sync + 'static {
+    /// Whether a message is about it, of all that may be acknowledged by now.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when that cannot be told.
+    async fn refers(&self, id: MediaId) -> Result<bool, Refusal>;
+}
+
 /// Looks again and again, until the stop, for what has outlived its time.
-pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, stop: Stop) {
+pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, references: Arc<dyn References>, stop: Stop) {
     loop {
         tokio::select! {
             () = stop.stopped() => return,
@@ -23,7 +36,7 @@ pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, stop: Stop) {
         }
         let mut more = true;
         while more && !stop.is_stopped() {
-            more = match step(&*uploads, &objects).await {
+            more = match step(&*uploads, &objects, &*references, unix_millis()).await {
                 Ok(removed) => removed == STEP,
                 Err(error) => {
                     tracing::warn!(%error, "what has outlived its time is not removed; it is tried again");
@@ -34,13 +47,27 @@ pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, stop: Stop) {
     }
 }
 
-/// From the moment that an id is told here nobody gets the media any more, so its object can go before it is forgotten: a crash in between leaves
-/// nothing that is not found again.
-async fn step(uploads: &dyn Uploads, objects: &Objects) -> anyhow::Result<usize> {
-    let expired = uploads.expired(unix_millis(), STEP).await?;
-    for id in &expired {
-        objects.remove(*id).await?;
-        uploads.remove(*id).await?;
+/// In this order: what is told here has had no lease for a while and gets none, so no message that is not stored yet can come to refer to it; then it is asked what
+/// does; then the object goes, and at last the row, so that a crash in between leaves nothing that is not found again. Tells how many were looked at.
+///
+/// # Errors
+/// Where it broke off; the next step goes on.
+pub async fn step(
+    uploads: &dyn Uploads,
+    objects: &Objects,
+    references: &dyn References,
+    now_ms: i64,
+) -> anyhow::Result<usize> {
+    let lapsed = uploads.lapsed(now_ms, STEP).await?;
+    for upload in &lapsed {
+        let id = upload.id;
+        if matches!(upload.state, State::Complete(_)) && references.refers(id).await? {
+            uploads.keep(id, now_ms).await?;
+            continue;
+        }
+        // Also of what is not complete: the object may have been stored already.
+        objects.remove(id).await?;
+        uploads.remove(id).await?;
     }
-    Ok(expired.len())
+    Ok(lapsed.len())
 }

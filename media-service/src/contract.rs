@@ -80,6 +80,9 @@ pub async fn all<O: Opened>(fresh: impl Fn() -> O) {
     a_stranger_finds_nothing(&fresh()).await;
     nobody_has_more_than_the_quota(&fresh()).await;
     what_has_outlived_its_time_is_told_until_it_is_removed(&fresh()).await;
+    what_is_not_complete_is_over_at_its_time(&fresh()).await;
+    a_lease_keeps_what_is_complete(&fresh()).await;
+    what_is_fenced_is_begun_anew(&fresh()).await;
     concurrent_parts_are_all_there(&fresh()).await;
     of_two_other_parts_at_once_one_is_stored(&fresh()).await;
 }
@@ -220,31 +223,90 @@ async fn what_has_outlived_its_time_is_told_until_it_is_removed(opened: &impl Op
     let failed = begin(&uploads, "alice", &declared(3, 900)).await;
     uploads.end(failed.id, Err(Code::BadMedia)).await.expect("it ends");
     let late = uploads.begin(&user("alice"), &declared(4, 900), &quota(), NOW + HOUR).await.expect("it begins");
-    assert_eq!(uploads.expired(NOW + DAY - 1, 9).await, Ok(vec![]));
-    assert_eq!(uploads.expired(NOW + DAY, 2).await.map(|told| told.len()), Ok(2));
-    let told = uploads.expired(NOW + DAY, 9).await.expect("it is told");
+    assert_eq!(lapsed(&uploads, NOW + DAY - 1).await, []);
+    assert_eq!(uploads.lapsed(NOW + DAY, 2).await.map(|told| told.len()), Ok(2));
     let mut all = vec![open.id, done.id, failed.id];
     all.sort_unstable();
-    assert_eq!(told, all);
-    for id in &all {
-        assert_eq!(uploads.look(*id, NOW).await, Err(UploadError::Expired), "fenced, whatever the clock says");
+    assert_eq!(lapsed(&uploads, NOW + DAY).await, all);
+    for over in [open.id, failed.id] {
+        assert_eq!(uploads.look(over, NOW).await, Err(UploadError::Expired), "fenced, whatever the clock says");
     }
+    assert!(uploads.look(done.id, NOW + DAY).await.is_ok(), "something may refer to it");
+    assert!(matches!(uploads.lease(done.id, NOW).await, Err(UploadError::Unavailable(_))));
     let part_of_it = uploads.put(&open.owner, open.id, 0, part(&open.declared, 0), NOW).await;
     assert_eq!(part_of_it, Err(UploadError::Expired));
     drop(uploads);
     let uploads = opened.open().await;
-    assert_eq!(uploads.expired(NOW, 9).await, Ok(all.clone()), "also to the next process");
+    assert_eq!(lapsed(&uploads, NOW).await, all, "also to the next process");
     for id in all {
         uploads.remove(id).await.expect("it is removed");
         uploads.remove(id).await.expect("again is harmless");
         assert_eq!(uploads.look(id, NOW + DAY).await, Err(UploadError::Expired));
     }
-    assert_eq!(uploads.expired(NOW + DAY, 9).await, Ok(vec![]));
+    assert_eq!(lapsed(&uploads, NOW + DAY).await, []);
     assert!(uploads.look(late.id, NOW + DAY).await.is_ok());
     let anew = uploads.begin(&user("alice"), &declared(2, 900), &quota(), NOW + DAY).await.expect("it begins");
     assert!(anew.id != done.id && missing(&anew) == [(0, 0)]);
     let largest = uploads.begin(&user("alice"), &declared(5, 100_000), &quota(), NOW + DAY).await;
     assert!(largest.is_ok(), "what is removed counts no more: {largest:?}");
+}
+
+async fn what_is_not_complete_is_over_at_its_time(opened: &impl Opened) {
+    let uploads = opened.open().await;
+    let open = begin(&uploads, "alice", &declared(1, 900)).await;
+    put(&uploads, &open, 0).await;
+    assert!(uploads.look(open.id, NOW + DAY - 1).await.is_ok());
+    assert_eq!(uploads.look(open.id, NOW + DAY).await, Err(UploadError::Expired));
+    let late = uploads.put(&open.owner, open.id, 0, part(&open.declared, 0), NOW + DAY).await;
+    assert_eq!(late, Err(UploadError::Expired));
+    let anew = uploads.begin(&user("alice"), &open.declared, &quota(), NOW + DAY).await.expect("it begins");
+    assert!(anew.id != open.id && missing(&anew) == [(0, 0)]);
+}
+
+async fn a_lease_keeps_what_is_complete(opened: &impl Opened) {
+    let uploads = opened.open().await;
+    let open = begin(&uploads, "alice", &declared(1, 900)).await;
+    assert_eq!(uploads.lease(open.id, NOW).await, Err(UploadError::NoSuch));
+    assert_eq!(uploads.lease(MediaId::new(NOW, 9), NOW).await, Err(UploadError::NoSuch));
+    assert_eq!(uploads.lease(MediaId::new(NOW, 9), NOW + DAY).await, Err(UploadError::Expired));
+    let done = begin(&uploads, "alice", &declared(2, 900)).await;
+    let done = uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    assert_eq!(uploads.lease(done.id, NOW + 20 * HOUR).await, Ok(done.clone()));
+    assert_eq!(lapsed(&uploads, NOW + 32 * HOUR - 1).await, [open.id], "half of the lifetime is certain");
+    assert_eq!(uploads.lease(done.id, NOW + 40 * HOUR).await, Ok(done.clone()));
+    drop(uploads);
+    let uploads = opened.open().await;
+    assert_eq!(lapsed(&uploads, NOW + 52 * HOUR - 1).await, [open.id], "also to the next process");
+    let begun = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + 60 * HOUR).await;
+    assert_eq!(begun, Ok(done.clone()));
+    assert_eq!(lapsed(&uploads, NOW + 72 * HOUR - 1).await, [open.id], "to begin again is to go on with it");
+    let mut both = vec![open.id, done.id];
+    both.sort_unstable();
+    assert_eq!(lapsed(&uploads, NOW + 200 * HOUR).await, both);
+    uploads.keep(done.id, NOW + 200 * HOUR).await.expect("it is kept");
+    assert_eq!(lapsed(&uploads, NOW + 200 * HOUR).await, [open.id]);
+    assert_eq!(uploads.lease(done.id, NOW + 201 * HOUR).await, Ok(done.clone()));
+    uploads.keep(MediaId::new(NOW, 9), NOW).await.expect("what is not there needs no keeping");
+}
+
+async fn what_is_fenced_is_begun_anew(opened: &impl Opened) {
+    let uploads = opened.open().await;
+    let done = begin(&uploads, "alice", &declared(1, 900)).await;
+    uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    assert_eq!(lapsed(&uploads, NOW + DAY).await, [done.id]);
+    let anew = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + DAY).await.expect("it begins");
+    assert!(anew.id != done.id && missing(&anew) == [(0, 0)]);
+    uploads.remove(done.id).await.expect("it is removed");
+    let again = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + DAY).await.expect("it begins");
+    assert_eq!(again.id, anew.id, "the name belongs to the later one");
+}
+
+/// What has outlived its time, in order.
+async fn lapsed(uploads: &Arc<dyn Uploads>, now_ms: i64) -> Vec<MediaId> {
+    let mut ids: Vec<_> =
+        uploads.lapsed(now_ms, 9).await.expect("it is told").into_iter().map(|upload| upload.id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 async fn concurrent_parts_are_all_there(opened: &impl Opened) {

@@ -25,5 +25,5 @@ pub mod setup;
 pub mod uploads;
 
 pub use api::{MediaApi, Opened};
-pub use collect::collect;
+pub use collect::{References, collect, step};
 pub use service::MediaService;

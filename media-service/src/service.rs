@@ -99,11 +99,11 @@ impl MediaApi for MediaService {
     }
 
     async fn open(&self, id: MediaId) -> Result<Opened, Refusal> {
-        let upload = self.shared.uploads.look(id, unix_millis()).await?;
-        match upload.state {
-            State::Complete(Made { media, thumbnail }) => Ok(Opened { owner: upload.owner, media, thumbnail }),
-            State::Open(_) | State::Failed(_) => Err(no_such()),
-        }
+        opened(self.shared.uploads.look(id, unix_millis()).await?)
+    }
+
+    async fn lease(&self, id: MediaId) -> Result<Opened, Refusal> {
+        opened(self.shared.uploads.lease(id, unix_millis()).await?)
     }
 
     async fn read(
@@ -198,6 +198,13 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
             let kind = upload.declared.kind.media_type();
             Err(Refusal::new(*code, format!("not a whole {kind}, or one of over {} pixels", image::MAX_PIXELS)))
         }
+    }
+}
+
+fn opened(upload: Upload) -> Result<Opened, Refusal> {
+    match upload.state {
+        State::Complete(Made { media, thumbnail }) => Ok(Opened { owner: upload.owner, media, thumbnail }),
+        State::Open(_) | State::Failed(_) => Err(no_such()),
     }
 }
 

@@ -111,13 +111,13 @@ type Result<T> = std::result::Result<T, UploadError>;
 /// whatever process dies; of several completions the first counts, and all get its result.
 #[async_trait]
 pub trait Uploads: Send + Sync + 'static {
-    /// The upload of this user that was declared so and has not failed, or a new one if the quota allows it.
+    /// The upload of this user that was declared so and has not failed, or a new one if the quota allows it. The lease of one that is complete is renewed.
     ///
     /// # Errors
     /// [`UploadError::Quota`], [`UploadError::Unavailable`].
     async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload>;
 
-    /// The upload, or what it has become.
+    /// The upload, or what it has become. What is complete is told until it is removed.
     ///
     /// # Errors
     /// [`UploadError::NoSuch`], [`UploadError::Expired`], [`UploadError::Unavailable`].
@@ -142,14 +142,27 @@ pub trait Uploads: Send + Sync + 'static {
     /// [`UploadError::NoSuch`], [`UploadError::Unavailable`].
     async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>) -> Result<Upload>;
 
-    /// What has outlived its time: at most `limit`. What is told here is taken for expired by everybody from then on, and stays listed until it is
-    /// removed.
+    /// Renews the lease of what is complete: at least half of the lifetime from now on [`Uploads::lapsed`] does not tell it, so that a message that is about to be
+    /// stored may refer to it.
+    ///
+    /// # Errors
+    /// [`UploadError::NoSuch`] if it is not complete, [`UploadError::Expired`], [`UploadError::Unavailable`], also while it is fenced.
+    async fn lease(&self, id: MediaId, now_ms: i64) -> Result<Upload>;
+
+    /// What has outlived its time: at most `limit`. It is fenced: what is not complete is taken for expired by everybody from then on, and of what is
+    /// complete no lease is renewed. It stays listed until it is kept or removed.
     ///
     /// # Errors
     /// [`UploadError::Unavailable`].
-    async fn expired(&self, now_ms: i64, limit: usize) -> Result<Vec<MediaId>>;
+    async fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>>;
 
-    /// Removes what [`Uploads::expired`] has told; its object is gone already.
+    /// Keeps what [`Uploads::lapsed`] has told, for as long again: something refers to it.
+    ///
+    /// # Errors
+    /// [`UploadError::Unavailable`].
+    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()>;
+
+    /// Removes what [`Uploads::lapsed`] has told; its object is gone already.
     ///
     /// # Errors
     /// [`UploadError::Unavailable`].

@@ -7,31 +7,36 @@ use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use image::{ImageFormat, Rgb, RgbImage};
 use sha2::Digest as _;
 use tern_media::objects::Objects;
 use tern_media::uploads::local::Local;
-use tern_media::uploads::{LIFETIME, Quota};
-use tern_media::{MediaApi, MediaService};
+use tern_media::uploads::{LIFETIME, Quota, Uploads};
+use tern_media::{MediaApi, MediaService, References, step};
 use tern_proto::v1::{Code, MediaBegin, MediaUpload};
 use tern_proto::{MediaId, Refusal, UserId};
+use tern_runtime::clock::unix_millis;
 use tern_runtime::queue::Meters;
 
 /// A service in a directory of its own.
 struct Bench {
     directory: tempfile::TempDir,
     service: Arc<MediaService>,
+    uploads: Arc<dyn Uploads>,
+    objects: Objects,
 }
 
 impl Bench {
     fn start() -> Bench {
         let directory = tempfile::tempdir().unwrap();
-        let uploads = Local::open(directory.path(), LIFETIME, &Meters::default()).unwrap();
+        let uploads: Arc<dyn Uploads> = Arc::new(Local::open(directory.path(), LIFETIME, &Meters::default()).unwrap());
         let objects = Objects::in_directory(directory.path()).unwrap();
         let quota = Quota { bytes: 1_000_000, open: 8, total_bytes: 10_000_000 };
-        Bench { service: MediaService::new(Arc::new(uploads), objects, quota, 2), directory }
+        let service = MediaService::new(uploads.clone(), objects.clone(), quota, 2);
+        Bench { service, uploads, objects, directory }
     }
 
     fn objects(&self) -> PathBuf {
@@ -204,4 +209,49 @@ async fn an_object_store_that_is_down_delays_and_loses_nothing() {
     let completed = bench.service.complete(&user_id("alice"), id).await.unwrap();
     assert!(completed.media.is_some());
     assert_eq!(bench.fetch(id, 0..whole.len() as u64).await, whole);
+}
+
+/// What messages are about; `None` if that cannot be told.
+struct About(Option<Vec<MediaId>>);
+
+#[async_trait]
+impl References for About {
+    async fn refers(&self, id: MediaId) -> Result<bool, Refusal> {
+        let known = self.0.as_ref().ok_or_else(|| Refusal::new(Code::Unavailable, "storage is away"))?;
+        Ok(known.contains(&id))
+    }
+}
+
+#[tokio::test]
+async fn what_nothing_refers_to_is_collected_and_nothing_else() {
+    let bench = Bench::start();
+    let (kept, orphan, open) = (picture(1), picture(2), picture(3));
+    for whole in [&kept, &orphan] {
+        bench.put_all("alice", whole).await.unwrap();
+    }
+    let ids = [bench.begin("alice", &kept).await.0, bench.begin("alice", &orphan).await.0];
+    let (open_id, _) = bench.begin("alice", &open).await;
+    bench.part("alice", open_id, 0, &open).await.unwrap();
+    let collect = async |about: About, now_ms| step(&*bench.uploads, &bench.objects, &about, now_ms).await;
+    let about = || About(Some(vec![ids[0]]));
+    let day_ms = LIFETIME.as_millis() as i64;
+    let (now, later) = (unix_millis(), unix_millis() + day_ms + 60_000);
+    assert_eq!(collect(about(), now).await.unwrap(), 0);
+    assert!(collect(About(None), later).await.is_err());
+    assert_eq!(bench.fetch(ids[0], 0..kept.len() as u64).await, kept, "it is served while nobody knows");
+    assert_eq!(bench.fetch(ids[1], 0..orphan.len() as u64).await, orphan);
+    collect(about(), later).await.unwrap();
+    assert_eq!(bench.fetch(ids[0], 0..kept.len() as u64).await, kept);
+    assert_eq!(bench.service.open(ids[0]).await.unwrap().media.id, ids[0].to_string());
+    assert!(bench.service.read(ids[1], 0..1).await.is_err(), "its object is gone");
+    for gone in [ids[1], open_id] {
+        assert!(matches!(code(bench.service.open(gone).await), Code::MediaExpired | Code::NoSuchMedia));
+        assert!(bench.service.lease(gone).await.is_err());
+    }
+    assert!(bench.service.lease(ids[0]).await.is_ok());
+    assert_eq!(collect(about(), later).await.unwrap(), 0, "what is kept is looked at after another lifetime");
+    let files = fs::read_dir(bench.directory.path().join("parts")).unwrap().count();
+    assert_eq!(files, 0);
+    collect(About(Some(Vec::new())), later + day_ms).await.unwrap();
+    assert!(bench.service.read(ids[0], 0..1).await.is_err());
 }

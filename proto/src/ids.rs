@@ -121,6 +121,11 @@ impl ConversationId {
         self.0.starts_with(GROUP)
     }
 
+    /// Stands before every name: where a list by names begins. It is the name of nothing.
+    pub fn least() -> ConversationId {
+        ConversationId("".into())
+    }
+
     /// The two users; `None` for a group.
     pub fn pair(&self) -> Option<[UserId; 2]> {
         let (low, high) = self.0.split_once(':')?;

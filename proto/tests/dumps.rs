@@ -36,11 +36,34 @@ fn message() -> v1::Entry {
         text: "hi".into(),
         time_ms: 1_700_000_000_000,
         change: None,
+        media: None,
     };
     v1::Entry { class: 1, version: 4096, body: Some(Body::Message(message)) }
 }
 
 const GROUP: &str = "g/4608";
+const IMAGE: &str = "019ab1c2d3e4f5061728394a5b6c7d8e";
+
+fn shown() -> v1::Message {
+    v1::Message {
+        from: "alice".into(),
+        conversation: "alice:bob".into(),
+        seq: 2,
+        server_msg_id: 5000,
+        client_msg_id: 3,
+        text: String::new(),
+        time_ms: 1_700_000_000_000,
+        change: None,
+        media: Some(v1::Media {
+            id: IMAGE.into(),
+            r#type: "image/jpeg".into(),
+            bytes: 2_832_863,
+            width: 4000,
+            height: 3000,
+            thumbhash: vec![0x1f, 0xf8, 0x01],
+        }),
+    }
+}
 
 fn trip() -> v1::GroupChange {
     v1::GroupChange { title: Some("trip".into()), add: vec!["bob".into(), "carol".into()], remove: vec![] }
@@ -56,6 +79,7 @@ fn first_of_group() -> v1::Message {
         text: String::new(),
         time_ms: 1_700_000_000_000,
         change: Some(trip()),
+        media: None,
     }
 }
 
@@ -241,6 +265,30 @@ fn dumps() -> Vec<Dump> {
             Command::Sync.reply(),
             10,
             &v1::SyncReply { entries: vec![hole], key: key(9, 4096, 0), ..Default::default() },
+        ),
+        dump(
+            "Send: alice shows bob an image",
+            Command::Send.number(),
+            11,
+            &v1::SendRequest {
+                messages: vec![v1::OutMessage {
+                    client_msg_id: 3,
+                    to: "bob".into(),
+                    media: IMAGE.into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            },
+        ),
+        dump(
+            "Sync, the reply: alice has shown bob an image",
+            Command::Sync.reply(),
+            11,
+            &v1::SyncReply {
+                entries: vec![v1::Entry { class: 1, version: 5000, body: Some(Body::Message(shown())) }],
+                key: key(9, 5000, 0),
+                ..Default::default()
+            },
         ),
         dump(
             "Conversations: bob asks for those behind the one with alice",

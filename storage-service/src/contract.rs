@@ -16,6 +16,7 @@ pub mod conversations;
 pub mod cursors;
 pub mod groups;
 mod history;
+pub mod media;
 pub mod pages;
 pub mod races;
 pub mod random;
@@ -74,6 +75,8 @@ macro_rules! contract_cases {
                 history_ends_at_its_bytes;
             pages: a_page_ends_at_its_entries, a_page_ends_at_its_bytes, messages_come_before_receipts,
                 an_absent_class_is_left_out, the_same_key_gets_the_same_page, nobody_reads_another_timeline;
+            media: what_a_message_is_about_is_told, media_is_part_of_the_content, references_are_found_by_media,
+                a_refused_message_refers_to_nothing;
             races: a_reader_misses_nothing, one_conversation_has_one_order, racing_resends_give_one_message,
                 racing_receipts_stay_in_order;
             random: histories_equal_the_reference;
@@ -90,6 +93,7 @@ macro_rules! restart_cases {
                 versions_go_on_above_what_was_replaced, acknowledgements_are_there_afterwards,
                 receipts_are_there_afterwards, what_was_answered_while_stopping_is_there,
                 groups_are_there_afterwards, membership_goes_on_afterwards, lists_and_history_are_there_afterwards;
+            media: references_are_there_afterwards;
             random: histories_with_restarts_equal_the_reference;
         }
     };

@@ -3,6 +3,7 @@
 //! [`Storage`] is the seam. What it promises is in `contract.rs`, a suite that every engine must pass; the first
 //! engine is [`embedded`], a segment log with an index. `sync-service` decides and calls; nothing else does.
 
+mod content;
 pub mod contract;
 mod conversation;
 pub mod embedded;
@@ -19,8 +20,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tern_proto::key::{CLASSES, Version};
 use tern_proto::v1;
-use tern_proto::{ConversationId, DeviceId, Refusal, UserId};
-use xxhash_rust::xxh3::Xxh3Default;
+use tern_proto::{ConversationId, DeviceId, MediaId, Refusal, UserId};
+
+pub use content::{Change, Content, Recipient, content_hash};
 
 /// What an operator may choose about acknowledgements; `docs/delivery.md` says what each proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,101 +40,6 @@ pub struct Device {
     pub user: UserId,
     /// Its own name.
     pub id: DeviceId,
-}
-
-/// What to store under a `client_msg_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// A message.
-    Text {
-        /// Who gets it.
-        to: Recipient,
-        /// 1 to 16,384 bytes.
-        text: String,
-    },
-    /// A message that makes a group or changes one.
-    Change {
-        /// The group; `None` makes one, whose first member and owner the sender is.
-        group: Option<ConversationId>,
-        /// What is to become of it.
-        change: Change,
-    },
-    /// A final refusal: remembered, so that a delayed copy gets the same.
-    Refused {
-        /// Why.
-        code: v1::Code,
-        /// Hash of what was refused, so that other content under the id is a conflict.
-        hash: u64,
-    },
-}
-
-impl Content {
-    /// What tells this content from any other that may be sent under the same id: [`content_hash`] of what the client sent.
-    pub fn hash(&self) -> u64 {
-        match self {
-            Content::Text { to, text } => content_hash(to.as_str(), text, None),
-            Content::Change { group, change } => {
-                let to = group.as_ref().map_or("", ConversationId::as_str);
-                content_hash(to, "", Some(&change.into()))
-            }
-            Content::Refused { hash, .. } => *hash,
-        }
-    }
-}
-
-/// Hash of what a client sends under an id. Kept in storage, so it may not change with a release. The lengths keep the parts apart, and
-/// the highest bit of the first one what has a change from what has none.
-pub fn content_hash(to: &str, text: &str, change: Option<&v1::GroupChange>) -> u64 {
-    let mut hasher = Xxh3Default::new();
-    let changes = u64::from(change.is_some()) << 63;
-    hasher.update(&(to.len() as u64 | changes).to_be_bytes());
-    hasher.update(to.as_bytes());
-    if let Some(change) = change {
-        let change = prost::Message::encode_to_vec(change);
-        hasher.update(&(change.len() as u64).to_be_bytes());
-        hasher.update(&change);
-    }
-    hasher.update(text.as_bytes());
-    hasher.digest()
-}
-
-/// Where a message goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recipient {
-    /// Another user; never the sender.
-    User(UserId),
-    /// A group. Whether it exists and the sender is in it is for storage to judge.
-    Group(ConversationId),
-}
-
-impl Recipient {
-    /// The name that a client writes.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Recipient::User(user) => user.as_str(),
-            Recipient::Group(group) => group.as_str(),
-        }
-    }
-}
-
-/// What is to become of a group. It is judged against the members at its place in the order of commits: who may not do it gets
-/// [`v1::Code::NotAMember`] or [`v1::Code::NotAllowed`], too many members [`v1::Code::GroupFull`], stored as a final refusal. Who is added and is a
-/// member already, or removed and is none, is left out of what is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// The new title, at most 128 bytes.
-    pub title: Option<String>,
-    /// Who joins; any member may add.
-    pub add: Vec<UserId>,
-    /// Who leaves; the owner may remove anybody, everybody else only themselves. If the owner leaves, the member who joined first of those who stay owns the group.
-    pub remove: Vec<UserId>,
-}
-
-impl From<&Change> for v1::GroupChange {
-    fn from(change: &Change) -> v1::GroupChange {
-        let names = |users: &[UserId]| users.iter().map(UserId::to_string).collect();
-        v1::GroupChange { title: change.title.clone(), add: names(&change.add), remove: names(&change.remove) }
-    }
 }
 
 /// One thing to commit. Each op is atomic on its own; ops of one call are applied in order.
@@ -515,6 +422,18 @@ pub trait Storage: Send + Sync + 'static {
     /// [`Unavailable`] when the store has failed.
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable>;
 
+    /// The conversations with a message that refers to this media, ascending by name, behind `after`; at most `limit`. Each with the position of the newest such
+    /// message. They stay when retention takes the message away.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store has failed.
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable>;
+
     /// Applies the rules of retention as of `now_ms`, the server's clock: entries that every live device has acknowledged and that are older than the
     /// history window leave the timelines, and so do the oldest of a user who has too many, which leaves a hole. Called from time to time while everything
     /// else goes on; gives back at least part of the room.
@@ -531,53 +450,4 @@ pub trait Storage: Send + Sync + 'static {
 
     /// What an outcome proves.
     fn durability(&self) -> Durability;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is stored under a hash must be found by it for ever.
-    #[test]
-    fn the_hash_of_a_content_never_changes() {
-        let change = v1::GroupChange { title: Some("T".into()), add: vec!["bob".into()], remove: vec!["eve".into()] };
-        let hashes = [
-            content_hash("bob", "hi", None),
-            content_hash("", "", Some(&change)),
-            content_hash("g/7", "", Some(&v1::GroupChange::default())),
-        ];
-        assert_eq!(hashes, [12_697_365_502_381_020_642, 6_995_503_460_690_320_796, 8_433_790_766_384_527_379]);
-    }
-
-    #[test]
-    fn every_part_of_a_content_counts() {
-        let change = |title: Option<&str>, add: &[&str], remove: &[&str]| Change {
-            title: title.map(str::to_owned),
-            add: add.iter().filter_map(|name| UserId::new(name).ok()).collect(),
-            remove: remove.iter().filter_map(|name| UserId::new(name).ok()).collect(),
-        };
-        let changes = [
-            change(None, &[], &[]),
-            change(Some(""), &[], &[]),
-            change(Some("T"), &[], &[]),
-            change(None, &["a"], &[]),
-            change(None, &[], &["a"]),
-            change(None, &["a", "b"], &[]),
-            change(None, &["b", "a"], &[]),
-        ];
-        let group = ConversationId::of_group(7);
-        let made = changes.iter().map(|change| Content::Change { group: None, change: change.clone() });
-        let changed =
-            changes.iter().map(|change| Content::Change { group: Some(group.clone()), change: change.clone() });
-        let text = |to: Recipient, text: &str| Content::Text { to, text: text.to_owned() };
-        let user = UserId::new("g").expect("a user name");
-        let texts = [
-            text(Recipient::User(user.clone()), "hi"),
-            text(Recipient::User(user), "/7hi"),
-            text(Recipient::Group(group.clone()), "hi"),
-        ];
-        let hashes: Vec<u64> = made.chain(changed).chain(texts).map(|content| content.hash()).collect();
-        let distinct: std::collections::BTreeSet<&u64> = hashes.iter().collect();
-        assert_eq!(distinct.len(), hashes.len());
-    }
 }

@@ -13,7 +13,7 @@ mod timeline;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 
 use crate::{
     Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
@@ -99,6 +99,15 @@ impl Storage for Reference {
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
         Ok(self.state().history(&request))
+    }
+
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        Ok(self.state().references(media, after, limit))
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_cluster::PostgresOptions;
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 use tern_storage::contract::Place;
 use tern_storage::contract::retention::RULES;
 use tern_storage::postgres::{Isolation, Options, Postgres};
@@ -147,6 +147,15 @@ impl Storage for InTurn {
 
     async fn conversation(&self, id: &ConversationId) -> Result<Option<Conversation>, Unavailable> {
         self.next().conversation(id).await
+    }
+
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        self.next().references(media, after, limit).await
     }
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {

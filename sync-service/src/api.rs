@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use tern_proto::key::Key;
-use tern_proto::{Refusal, UserId, v1};
+use tern_proto::{MediaId, Refusal, UserId, v1};
 use tern_storage::Device;
 
 use crate::{Kept, News, Route, Standing};
@@ -88,6 +88,12 @@ pub trait SyncApi: Send + Sync + 'static {
     /// # Errors
     /// [`v1::Code::NotAMember`], or retryable.
     async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal>;
+
+    /// Whether the user may see a message that is about this media.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn sees_media(&self, device: &Device, media: MediaId) -> Result<bool, Refusal>;
 
     /// What a long link whose last key is `above` should be told after a hint.
     ///

@@ -3,7 +3,7 @@
 //! [`SyncApi`] is the seam to the gateway; [`Hints`] the one back to it; [`SyncService`] what stands between them.
 //!
 //! A message flows through `send` into storage, and then hints go out, with the message itself as `news` where it is short. A key is judged by `keys` and answered by a `page`.
-//! `conversations` tells a user of its own. `routes` knows which gateway holds a link of whom, `recent` what was committed lately; both are kept `in_redis` and may be lost.
+//! `media` says who may refer to what was uploaded. `conversations` tells a user of its own. `routes` knows which gateway holds a link of whom, `recent` what was committed lately; both are kept `in_redis` and may be lost.
 //! What follows a request but need not delay it is a job of its own: `acks` stores the acknowledgements that requests carry,
 //! `delivered` derives receipts from them, and `reads` brings read marks together. `paced` runs all three.
 
@@ -14,6 +14,7 @@ mod delivered;
 mod epoch;
 pub mod in_redis;
 mod keys;
+mod media;
 mod news;
 mod paced;
 mod page;

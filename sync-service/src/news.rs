@@ -53,6 +53,7 @@ impl News {
             text: short.text,
             time_ms: sent.time_ms,
             change: None,
+            media: None,
         };
         let places = sent.owed.iter().zip(&sent.places).map(|(user, place)| Placed::new(user, place));
         let (by, trace) = (by.clone(), Trace::current());
@@ -125,10 +126,12 @@ pub(crate) struct Short {
 }
 
 impl Short {
-    /// `None` for what is not told with a hint: long texts, and changes, of which storage decides what becomes of them.
+    /// `None` for what is not told with a hint: long texts, media, and changes, of which storage decides what becomes of them.
     pub(crate) fn of(op: &Op) -> Option<Short> {
         match op {
-            Op::Send { client_msg_id, content: Content::Text { text, .. }, .. } if text.len() <= TEXT_BYTES => {
+            Op::Send { client_msg_id, content: Content::Text { text, media: None, .. }, .. }
+                if text.len() <= TEXT_BYTES =>
+            {
                 Some(Short { client_msg_id: *client_msg_id, text: text.clone() })
             }
             _ => None,

@@ -4,52 +4,74 @@ use std::collections::HashSet;
 use std::iter;
 use std::time::Duration;
 
-use tern_proto::v1::{Code, GroupChange, OutMessage, SendResult};
+use tern_proto::v1::{Code, GroupChange, Media, OutMessage, SendResult};
 use tern_proto::{ConversationId, RETRY_AFTER, UserId, limits};
 use tern_runtime::planted::{self, Fault};
 use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, Sent, content_hash};
 
-/// What to store for those messages of which it is not known what became of them; `known` says of which it is, by their places.
-pub(crate) fn ops(device: &Device, messages: Vec<OutMessage>, known: &[Option<Sent>], time_ms: i64) -> Vec<Op> {
-    let is_known = |place: usize| known.get(place).is_some_and(Option::is_some);
-    let asked = messages.into_iter().enumerate().filter(|(place, _)| !is_known(*place));
-    let ops = asked.filter_map(|(_, mut message)| {
+/// What a message is about; [`crate::media::of`] tells it.
+pub(crate) type About = Option<Result<Media, Code>>;
+
+/// What to store for those messages of which it is not known what becomes of them; `known` says of which it is, by their places, and `about` what they are about.
+pub(crate) fn ops(
+    device: &Device,
+    messages: Vec<OutMessage>,
+    (known, about): (&[Option<Outcome>], Vec<About>),
+    time_ms: i64,
+) -> Vec<Op> {
+    let messages = messages.into_iter().zip(about).zip(known);
+    let asked = messages.filter(|(_, known)| known.is_none());
+    let ops = asked.filter_map(|((mut message, about), _)| {
         if message.again && planted::active(Fault::DedupOnlyInRedis) {
             message.client_msg_id += 1 << 40;
         }
-        op(device, message, time_ms)
+        op(device, (message, about), time_ms)
     });
     ops.collect()
 }
 
+/// What becomes of messages, as far as storage need not be asked: of a resend what was found, and of what is about media that cannot be told now, nothing.
+pub(crate) fn known(found: Vec<Option<Sent>>, about: &[About]) -> Vec<Option<Outcome>> {
+    let found = found.into_iter().chain(iter::repeat(None));
+    let known = found.zip(about).map(|(found, about)| match (found, about) {
+        (Some(sent), _) => Some(Outcome::Sent(sent)),
+        (None, Some(Err(code))) if code.is_retryable() => Some(Outcome::Unavailable),
+        (None, _) => None,
+    });
+    known.collect()
+}
+
 /// The answers to messages with these ids: what was known of them, and the outcomes of [`ops`].
-pub(crate) fn results(ids: &[u64], known: Vec<Option<Sent>>, outcomes: Vec<Outcome>) -> Vec<SendResult> {
+pub(crate) fn results(ids: &[u64], known: Vec<Option<Outcome>>, outcomes: Vec<Outcome>) -> Vec<SendResult> {
     let mut outcomes = outcomes.into_iter();
-    let answer = |(id, known): (&u64, Option<Sent>)| match (*id, known) {
-        (id, Some(sent)) => result(id, Outcome::Sent(sent)),
-        (0, None) => refusal(0, Code::BadMessageId),
+    let answer = |(id, known): (&u64, Option<Outcome>)| match (*id, known) {
+        (0, _) => refusal(0, Code::BadMessageId),
+        (id, Some(known)) => result(id, known),
         (id, None) => result(id, outcomes.next().unwrap_or(Outcome::Unknown)),
     };
-    ids.iter().zip(known.into_iter().chain(iter::repeat(None))).map(answer).collect()
+    ids.iter().zip(known).map(answer).collect()
 }
 
 /// What to store for a message. A message that breaks a rule is stored too, as its final refusal, so that a delayed copy gets the
 /// same. `None` for id 0, under which nothing can be remembered.
-fn op(device: &Device, message: OutMessage, time_ms: i64) -> Option<Op> {
+fn op(device: &Device, (message, about): (OutMessage, About), time_ms: i64) -> Option<Op> {
     if message.client_msg_id == 0 {
         return None;
     }
     let client_msg_id = message.client_msg_id;
-    Some(Op::Send { from: device.clone(), client_msg_id, content: content(&device.user, message), time_ms })
+    Some(Op::Send { from: device.clone(), client_msg_id, content: content(&device.user, message, about), time_ms })
 }
 
-fn content(sender: &UserId, mut message: OutMessage) -> Content {
+fn content(sender: &UserId, mut message: OutMessage, about: About) -> Content {
     let judged = match &message.change {
         Some(asked) => change(asked, &message),
-        None => recipient(sender, &message).map(|to| Content::Text { to, text: std::mem::take(&mut message.text) }),
+        None => recipient(sender, &message).and_then(|to| {
+            let media = about.transpose()?;
+            Ok(Content::Text { to, text: std::mem::take(&mut message.text), media })
+        }),
     };
     judged.unwrap_or_else(|code| {
-        let hash = content_hash(&message.to, &message.text, message.change.as_ref());
+        let hash = content_hash(&message.to, &message.text, &message.media, message.change.as_ref());
         Content::Refused { code, hash }
     })
 }
@@ -62,8 +84,8 @@ fn recipient(sender: &UserId, message: &OutMessage) -> Result<Recipient, Code> {
         Err(_) => Recipient::Group(group(&message.to).ok_or(Code::BadRecipient)?),
     };
     match message.text.len() {
-        0 => Err(Code::EmptyText),
-        1..=limits::TEXT_BYTES => Ok(to),
+        0 if message.media.is_empty() => Err(Code::EmptyText),
+        0..=limits::TEXT_BYTES => Ok(to),
         _ => Err(Code::TextTooLong),
     }
 }
@@ -81,7 +103,8 @@ fn change(asked: &GroupChange, message: &OutMessage) -> Result<Content, Code> {
     let distinct = change.add.iter().chain(&change.remove).collect::<HashSet<_>>().len() == named;
     let title_fits = change.title.as_ref().is_none_or(|title| title.len() <= limits::TITLE_BYTES);
     let nothing = named == 0 && change.title.is_none();
-    if message.text.is_empty() && distinct && title_fits && !nothing {
+    let alone = message.text.is_empty() && message.media.is_empty();
+    if alone && distinct && title_fits && !nothing {
         Ok(Content::Change { group, change })
     } else {
         Err(Code::BadChange)
@@ -127,7 +150,7 @@ mod tests {
     fn content_of(to: &str, text: &str, change: Option<GroupChange>) -> Content {
         let alice = Device { user: "alice".parse().unwrap(), id: "d1".parse().unwrap() };
         let message = OutMessage { client_msg_id: 1, to: to.into(), text: text.into(), change, ..Default::default() };
-        match op(&alice, message, 0) {
+        match op(&alice, (message, None), 0) {
             Some(Op::Send { content, .. }) => content,
             other => panic!("{other:?}"),
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tern_media::{MediaApi, References};
 use tern_proto::key::{CLASSES, Class, Key, Version};
 use tern_proto::v1::{Code, KeyOrder};
-use tern_proto::{UserId, v1};
+use tern_proto::{MediaId, UserId, v1};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::metrics::{By, Counter, Metrics, Ready};
 use tern_runtime::planted::{self, Fault};
@@ -26,13 +27,15 @@ use crate::reads::{ReadMark, Reads};
 use crate::recent::{Answer, Looked, Shortcuts, named};
 use crate::seen::Seen;
 use crate::{
-    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations, page,
-    send,
+    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations,
+    media, page, send,
 };
 
 /// The sync service over a storage. Needs a Tokio runtime for what it does behind the requests.
 pub struct SyncService {
     storage: Arc<dyn Storage>,
+    /// None where media is not served.
+    media: Option<Arc<dyn MediaApi>>,
     hints: Arc<dyn Hints>,
     /// None where there is one gateway, which hears everything.
     routes: Option<Arc<dyn Routes>>,
@@ -49,9 +52,9 @@ pub struct SyncService {
 }
 
 impl SyncService {
-    /// A service that stores in `storage` and tells `hints` who is owed something.
-    pub fn new(storage: Arc<dyn Storage>, hints: Arc<dyn Hints>) -> Arc<SyncService> {
-        Arc::new(SyncService::with(storage, hints, None, None))
+    /// A service that stores in `storage` and tells `hints` who is owed something. Messages may be about what is in `media`.
+    pub fn new(storage: Arc<dyn Storage>, media: Option<Arc<dyn MediaApi>>, hints: Arc<dyn Hints>) -> Arc<SyncService> {
+        Arc::new(SyncService { media, ..SyncService::with(storage, hints, None, None) })
     }
 
     /// The same where there are several replicas and gateways: hints follow the routes, and what was committed lately, which `hints` keeps up to date, saves questions to storage. Of a device
@@ -81,7 +84,21 @@ impl SyncService {
         let acks = Paced::new(acks, Duration::ZERO);
         let reads = Paced::new(Reads { storage: storage.clone(), hints: hints.clone() }, RECEIPT_PACE);
         let (epoch, messages) = (Epoch::default(), By::default());
-        SyncService { storage, hints, routes, derivation, sweep, deliver, acks, reads, epoch, shortcuts, messages }
+        let media = None;
+        SyncService {
+            storage,
+            media,
+            hints,
+            routes,
+            derivation,
+            sweep,
+            deliver,
+            acks,
+            reads,
+            epoch,
+            shortcuts,
+            messages,
+        }
     }
 
     /// Reports what is counted.
@@ -215,9 +232,12 @@ impl SyncApi for SyncService {
     }
 
     async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
-        let known = self.recall(device, &messages).await;
+        let found = self.recall(device, &messages).await;
+        let is_known = |place: usize| found.get(place).is_some_and(Option::is_some);
+        let about = media::of((self.media.as_deref(), &*self.storage), &device.user, &messages, is_known).await;
+        let known = send::known(found, &about);
         let ids: Vec<u64> = messages.iter().map(|message| message.client_msg_id).collect();
-        let ops = send::ops(device, messages, &known, unix_millis());
+        let ops = send::ops(device, messages, (&known, about), unix_millis());
         let (storage, shortcuts, hints) = (self.storage.clone(), self.shortcuts.clone(), self.hints.clone());
         let asked = Instant::now();
         // A caller that goes away in the meantime takes neither the commit nor the hints with it.
@@ -341,6 +361,10 @@ impl SyncApi for SyncService {
 
     async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {
         conversations::members(&*self.storage, &device.user, &request.conversation).await
+    }
+
+    async fn sees_media(&self, device: &Device, id: MediaId) -> Result<bool, Refusal> {
+        Ok(media::sees(&*self.storage, &device.user, id).await?)
     }
 
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {
@@ -473,6 +497,13 @@ fn not_stored(outcome: &Outcome) -> Refusal {
 impl From<NotDerived> for Refusal {
     fn from(_: NotDerived) -> Refusal {
         Refusal::new(Code::Unavailable, "storage is unavailable")
+    }
+}
+
+#[async_trait]
+impl References for SyncService {
+    async fn refers(&self, id: MediaId) -> Result<bool, Refusal> {
+        Ok(media::is_referred_to(&*self.storage, id).await?)
     }
 }
 

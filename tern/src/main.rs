@@ -17,7 +17,7 @@ use tern_runtime::{descriptors, logs, service};
 use tern_storage::embedded::OpenError;
 
 use cli::ask::{conversations, history, members};
-use cli::{chat, cluster, group, restored, send, smoke, token, trace, watch};
+use cli::{chat, cluster, fetch, group, restored, send, send_image, smoke, token, trace, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -54,6 +54,14 @@ enum Command {
     /// Ends with 0 only when every line is acknowledged. Rides out outages of a minute.
     #[command(after_long_help = send::HELP)]
     Send(send::Args),
+    /// Uploads images, and sends a message about each
+    ///
+    /// They go up in small parts by several connections. Ends with 0 only when every image is acknowledged.
+    #[command(after_long_help = send_image::HELP)]
+    SendImage(send_image::Args),
+    /// Writes an image that was sent, or its thumbnail, to stdout
+    #[command(after_long_help = fetch::HELP)]
+    Fetch(fetch::Args),
     /// Prints what a user gets, each entry once and in order
     #[command(after_long_help = watch::HELP)]
     Watch(watch::Args),
@@ -165,6 +173,8 @@ fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
         }
         Command::Chat(args) => runtime.block_on(chat::run(&args)),
         Command::Send(args) => runtime.block_on(send::run(&args)),
+        Command::SendImage(args) => runtime.block_on(send_image::run(&args)),
+        Command::Fetch(args) => runtime.block_on(fetch::run(&args)),
         Command::Watch(args) => runtime.block_on(watch::run(&args)),
         Command::Group(args) => runtime.block_on(group::run(&args)),
         Command::Conversations(args) => runtime.block_on(conversations::run(&args)),

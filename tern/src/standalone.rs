@@ -115,10 +115,10 @@ impl Server {
         };
 
         let registry = Registry::new();
-        let sync = SyncService::new(store.clone(), registry.clone());
         let (media, directory) = (settings.media, welcome.data.join("media"));
         let opened = tokio::task::spawn_blocking(move || media.in_directory(&directory)).await;
         let media = opened.context("opening the media")??;
+        let sync = SyncService::new(store.clone(), Some(media.service.clone()), registry.clone());
         let gateway = Gateway::new(sync.clone(), Some(media.service.clone()), registry, settings.gateway, verifier);
         gateway.report_to(&mut watch.metrics);
         sync.report_to(&mut watch.metrics);
@@ -146,7 +146,8 @@ impl Server {
         }
         let tracer = self.watch.serve(self.gateway.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
-        tokio::spawn(tern_media::collect(self.media.uploads, self.media.objects, stop.clone()));
+        let InDirectory { uploads, objects, .. } = self.media;
+        tokio::spawn(tern_media::collect(uploads, objects, self.sync.clone(), stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {

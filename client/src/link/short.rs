@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tern_proto::{Command, Packet, packet, v1};
@@ -82,41 +83,128 @@ impl ShortLink {
         }
     }
 
+    /// Begins an upload, or finds it.
+    ///
+    /// # Errors
+    /// [`LinkError`]; the next call connects again. So of all the calls below.
+    pub async fn media_begin(&mut self, request: &v1::MediaBegin) -> Result<v1::MediaUpload, LinkError> {
+        let body = serde_json::to_vec(request).map_err(|_| LinkError::Answer("the request has no JSON form"))?;
+        self.media(Method::POST, "/v1/media", None, body.into()).await
+    }
+
+    /// Stores a part of an upload.
+    pub async fn media_part(&mut self, id: &str, index: u32, bytes: Bytes) -> Result<v1::MediaUpload, LinkError> {
+        let crc32 = ("tern-crc32", format!("{:08x}", crc32fast::hash(&bytes)));
+        self.media(Method::POST, &format!("/v1/media/{id}/parts/{index}"), Some(crc32), bytes).await
+    }
+
+    /// Asks where an upload stands.
+    pub async fn media_upload(&mut self, id: &str) -> Result<v1::MediaUpload, LinkError> {
+        self.media(Method::GET, &format!("/v1/media/{id}/upload"), None, Bytes::new()).await
+    }
+
+    /// Completes an upload, again if need be.
+    pub async fn media_complete(&mut self, id: &str) -> Result<v1::MediaUpload, LinkError> {
+        self.media(Method::POST, &format!("/v1/media/{id}/complete"), None, Bytes::new()).await
+    }
+
+    /// Fetches at most `bytes` from `from` on of what a path of media has, and tells how many there are in all. A path may give all of them at once.
+    pub async fn media_range(&mut self, path: &str, from: u64, bytes: u64) -> Result<(Bytes, u64), LinkError> {
+        let range = ("range", format!("bytes={from}-{}", from.saturating_add(bytes.max(1)) - 1));
+        let (head, body) = self.within_reply_wait(Method::GET, path, Some(range), Bytes::new()).await?;
+        let whole = body.len() as u64;
+        match head.status.as_u16() {
+            200 => Ok((body, whole)),
+            206 => {
+                let length = head.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let length = length.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+                Ok((body, length.ok_or(LinkError::Answer("a range without a length"))?))
+            }
+            status => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Whether the server answers at all.
+    pub async fn healthy(&mut self) -> Result<(), LinkError> {
+        match self.within_reply_wait(Method::GET, "/healthz", None, Bytes::new()).await?.0.status.as_u16() {
+            200 => Ok(()),
+            status => Err(LinkError::Status(status)),
+        }
+    }
+
+    async fn media(
+        &mut self,
+        method: Method,
+        path: &str,
+        more: Option<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<v1::MediaUpload, LinkError> {
+        let (head, answer) = self.within_reply_wait(method, path, more, body).await?;
+        match head.status.as_u16() {
+            200 => serde_json::from_slice(&answer).map_err(|_| LinkError::Answer("it is not of an upload")),
+            status => Err(refusal(status, &answer)),
+        }
+    }
+
+    async fn within_reply_wait(
+        &mut self,
+        method: Method,
+        path: &str,
+        more: Option<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<(Parts, Bytes), LinkError> {
+        let more: Vec<_> = more.into_iter().collect();
+        timeout(REPLY_WAIT, self.ask(method, path, &more, body)).await.map_err(|_| LinkError::Timeout)?
+    }
+
     async fn post(&mut self, path: &str, kind: &'static str, body: Bytes) -> Result<(u16, Bytes), LinkError> {
+        let kind = ("content-type", kind.to_owned());
+        let (head, body) = self.ask(Method::POST, path, &[kind], body).await?;
+        Ok((head.status.as_u16(), body))
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        more: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<(Parts, Bytes), LinkError> {
         // Taken, not borrowed: a request that fails or is cancelled leaves no half-used connection behind.
         if let Some(mut kept) = self.connection.take()
             && kept.ready().await.is_ok()
-            && let Ok(answer) = self.exchange(kept, path, kind, body.clone()).await
+            && let Ok(answer) = self.exchange(kept, (&method, path), more, body.clone()).await
         {
             return Ok(answer);
         }
         // The server may close a kept connection just as a request sets out. Every request may be repeated.
         let fresh = self.connect().await?;
-        self.exchange(fresh, path, kind, body).await
+        self.exchange(fresh, (&method, path), more, body).await
     }
 
     async fn exchange(
         &mut self,
         mut connection: SendRequest<Full<Bytes>>,
-        path: &str,
-        kind: &'static str,
+        (method, path): (&Method, &str),
+        more: &[(&'static str, String)],
         body: Bytes,
-    ) -> Result<(u16, Bytes), LinkError> {
+    ) -> Result<(Parts, Bytes), LinkError> {
         let request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(path)
             .header(header::HOST, &self.address)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .header("Tern-Device", &self.device)
-            .header(header::CONTENT_TYPE, kind)
+            .header("Tern-Device", &self.device);
+        let request = more.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request = request
             .body(Full::new(body))
             .map_err(|_| LinkError::Answer("the address, token or device cannot stand in a header"))?;
         let answer = connection.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES).collect().await;
         let body = body.map_err(|_| LinkError::Answer("it is too large or was cut off"))?.to_bytes();
         self.connection = Some(connection);
-        Ok((status, body))
+        Ok((head, body))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, LinkError> {

@@ -56,11 +56,11 @@ impl Store {
         let tx = self.db.transaction()?;
         let last: i64 = tx.query_row("SELECT last_id FROM me", [], |row| row.get(0))?;
         let new_last = last.checked_add(messages.len() as i64).ok_or(StoreError::NoIdsLeft)?;
-        let insert = "INSERT INTO outbox (id, recipient, text, change, state) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let insert = "INSERT INTO outbox (id, recipient, text, change, state, media) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let mut insert = tx.prepare(insert)?;
         for (id, message) in (last + 1..).zip(messages) {
             let change = message.change.as_ref().map(v1::GroupChange::encode_to_vec);
-            insert.execute(params![id, message.to, message.text, change, SENDING])?;
+            insert.execute(params![id, message.to, message.text, change, SENDING, message.media])?;
         }
         drop(insert);
         tx.execute("UPDATE me SET last_id = ?1", [new_last])?;
@@ -83,7 +83,7 @@ impl Store {
     /// link could not be had counts as tried, and one that is started again as new.
     pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
         let mut query = self.db.prepare(
-            "SELECT id, recipient, text, change, attempts > 0 FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",
+            "SELECT id, recipient, text, change, attempts > 0, media FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",
         )?;
         let mut rows = query.query([limits::SEND_MESSAGES as i64])?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -95,6 +95,7 @@ impl Store {
                 text: row.get(2)?,
                 change: change(row, 3)?,
                 again: row.get(4)?,
+                media: row.get(5)?,
             };
             bytes += message.encoded_len() + FRAME_BYTES;
             if bytes > BATCH_BYTES {
@@ -187,6 +188,7 @@ impl Store {
 fn check(message: &v1::OutMessage) -> Result<(), StoreError> {
     match &message.change {
         Some(change) => Ok(check_change(&message.to, change)?),
+        None if message.text.is_empty() && !message.media.is_empty() => Ok(()),
         None => Ok(check_text(&message.text)?),
     }
 }

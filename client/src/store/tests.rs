@@ -56,6 +56,7 @@ fn message(version: u64, server_msg_id: u64) -> v1::Entry {
         text: format!("text {server_msg_id}"),
         time_ms: 0,
         change: None,
+        media: None,
     };
     v1::Entry { class: 1, version, body: Some(v1::entry::Body::Message(message)) }
 }
@@ -393,8 +394,8 @@ fn a_directory_of_the_first_format_is_taken_over() {
     let mut device = Device::new();
     device.store().enqueue(&texts("bob", &["a"]), None).unwrap();
     device.store().apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
-    let before =
-        "ALTER TABLE outbox DROP COLUMN change; ALTER TABLE processed DROP COLUMN time_ms; PRAGMA user_version = 1";
+    let before = "ALTER TABLE outbox DROP COLUMN change; ALTER TABLE processed DROP COLUMN time_ms;
+        ALTER TABLE outbox DROP COLUMN media; PRAGMA user_version = 1";
     device.store().db.execute_batch(before).unwrap();
     let store = device.killed();
     store.replace_key(&Key::oldest(8)).unwrap();

@@ -103,6 +103,7 @@ impl Fake {
             text: text.into(),
             time_ms: 0,
             change: None,
+            media: None,
         };
         self.enter(version, v1::entry::Body::Message(message))
     }

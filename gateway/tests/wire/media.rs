@@ -88,6 +88,11 @@ async fn parts_become_an_image_that_is_fetched_with_ranges() {
     assert_eq!(get(http, "alice", &path, "range: bytes=99999-").await.status, 416);
     let known = get(http, "alice", &path, &format!("if-none-match: {etag}")).await;
     assert_eq!((known.status, known.body.len()), (304, 0));
+    let of_bob = get(http, "bob", &path, "").await;
+    assert_eq!((of_bob.status, &of_bob.body), (200, &whole), "a message to bob is about it");
+    for path in [path.clone(), format!("{path}/thumbnail")] {
+        assert_eq!(code(&get(http, "eve", &path, "").await), (404, "CODE_NO_SUCH_MEDIA".into()));
+    }
     let thumbnail = get(http, "alice", &format!("{path}/thumbnail"), "").await;
     assert!(thumbnail.head.contains("content-type: image/jpeg") && thumbnail.body.starts_with(&[0xff, 0xd8]));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tern_gateway::Registry;
-use tern_proto::{DeviceId, Key, UserId, v1};
+use tern_proto::{DeviceId, Key, MediaId, UserId, v1};
 use tern_sync::routes::Memory;
 use tern_sync::{Device, Hints, Kept, News, Placed, Pushed, Refusal, Route, Routes as _, Standing, SyncApi, Welcome};
 use tokio::sync::Notify;
@@ -247,6 +247,11 @@ impl SyncApi for Service {
         let user = device.user.to_string();
         let member = v1::Member { user: user.clone(), joined_seq: 1, delivered_seq: 2, read_seq: 3 };
         Ok(v1::MembersReply { title, owner: user, seq: 5, members: vec![member] })
+    }
+
+    /// Bob alone is told of all media.
+    async fn sees_media(&self, device: &Device, _: MediaId) -> Result<bool, Refusal> {
+        Ok(device.user.as_str() == "bob")
     }
 
     async fn push(&self, device: &Device, above: &Key) -> Result<Pushed, Refusal> {

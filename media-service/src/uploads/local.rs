@@ -167,9 +167,8 @@ impl Shared {
         if let Some(open) = self.known(id) {
             return Ok(Some(open));
         }
-        let upload = self.catalog.look(id, now_ms)?;
+        let (upload, due_ms) = self.catalog.look_due(id, now_ms)?;
         let State::Open(_) = upload.state else { return Ok(None) };
-        let due_ms = self.catalog.due_ms(id);
         let file = PartsFile::new(self.files.join(id.to_string()), upload.declared);
         let state = Mutex::new(OpenState { parts: file.read_parts()?, ended: false });
         let open = Arc::new(Open { owner: upload.owner, due_ms, file, state });
@@ -370,16 +369,24 @@ impl Uploads for Local {
         .await
     }
 
-    async fn expired(&self, now_ms: i64, limit: usize) -> Result<Vec<MediaId>> {
+    async fn lease(&self, id: MediaId, now_ms: i64) -> Result<Upload> {
+        self.blocking(move |shared| shared.catalog.lease(id, now_ms)).await
+    }
+
+    async fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>> {
         self.blocking(move |shared| {
             let _changing = lock(&shared.changing);
-            let ids = shared.catalog.expired(now_ms, limit)?;
-            for id in &ids {
-                shared.close(*id)?;
+            let lapsed = shared.catalog.lapsed(now_ms, limit)?;
+            for upload in &lapsed {
+                shared.close(upload.id)?;
             }
-            Ok(ids)
+            Ok(lapsed)
         })
         .await
+    }
+
+    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
+        self.blocking(move |shared| Ok(shared.catalog.keep(id, now_ms)?)).await
     }
 
     async fn remove(&self, id: MediaId) -> Result<()> {

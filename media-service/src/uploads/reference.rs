@@ -23,18 +23,38 @@ struct Known {
     upload: Upload,
     /// By index.
     parts: BTreeMap<u32, Bytes>,
+    due_ms: i64,
     fenced: bool,
 }
 
-/// Whether an upload that nothing refers to has outlived its time.
-pub(super) fn has_outlived(id: MediaId, lifetime: Duration, now_ms: i64) -> bool {
-    let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
-    id.began_ms().saturating_add(lifetime_ms) <= now_ms
+impl Known {
+    fn is_complete(&self) -> bool {
+        matches!(self.upload.state, State::Complete(_))
+    }
+
+    fn has_lapsed(&self, now_ms: i64) -> bool {
+        self.fenced || self.due_ms <= now_ms
+    }
+
+    /// Whether nobody gets it any more.
+    fn is_over(&self, now_ms: i64) -> bool {
+        !self.is_complete() && self.has_lapsed(now_ms)
+    }
+}
+
+/// A duration as times are told.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// How it is told that an id is not known: it was removed, if it is older than anything lives without being referred to.
 pub(super) fn unknown(id: MediaId, lifetime: Duration, now_ms: i64) -> UploadError {
-    if has_outlived(id, lifetime, now_ms) { UploadError::Expired } else { UploadError::NoSuch }
+    if id.began_ms().saturating_add(millis(lifetime)) <= now_ms { UploadError::Expired } else { UploadError::NoSuch }
+}
+
+/// How it is told that a lease cannot be renewed at this moment.
+pub(super) fn fenced() -> UploadError {
+    UploadError::Unavailable("it is being looked for what refers to it".into())
 }
 
 /// Whether a user who has so much may begin another upload.
@@ -61,8 +81,8 @@ impl Reference {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn outlived(&self, known: &Known, now_ms: i64) -> bool {
-        known.fenced || has_outlived(known.upload.id, self.lifetime, now_ms)
+    fn due_ms(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_add(millis(self.lifetime))
     }
 }
 
@@ -70,14 +90,19 @@ impl Reference {
 impl Uploads for Reference {
     async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload> {
         let mut all = self.all();
-        let of_user = || all.values().filter(|known| known.upload.owner == *owner);
-        let same = |known: &&Known| {
+        let same = |known: &Known| {
             let other = Declared { part_bytes: declared.part_bytes, ..known.upload.declared };
-            other == *declared && !matches!(known.upload.state, State::Failed(_)) && !self.outlived(known, now_ms)
+            let is_over = known.fenced || known.is_over(now_ms);
+            other == *declared && !matches!(known.upload.state, State::Failed(_)) && !is_over
         };
-        if let Some(known) = of_user().find(same) {
+        let is_own = |known: &&mut Known| known.upload.owner == *owner;
+        if let Some(known) = all.values_mut().filter(is_own).find(|known| same(known)) {
+            if known.is_complete() {
+                known.due_ms = self.due_ms(now_ms);
+            }
             return Ok(known.upload.clone());
         }
+        let of_user = || all.values().filter(|known| known.upload.owner == *owner);
         let counted = |known: &&Known| !matches!(known.upload.state, State::Failed(_));
         let open = of_user().filter(|known| matches!(known.upload.state, State::Open(_))).count() as u64;
         let total = of_user().filter(counted).map(|known| known.upload.declared.bytes).sum();
@@ -85,14 +110,15 @@ impl Uploads for Reference {
         let id = MediaId::new(now_ms, all.len() as u128);
         let state = State::Open(Parts::none_of(declared.parts()));
         let upload = Upload { id, owner: owner.clone(), declared: *declared, state };
-        all.insert(id, Known { upload: upload.clone(), parts: BTreeMap::new(), fenced: false });
+        let due_ms = self.due_ms(now_ms);
+        all.insert(id, Known { upload: upload.clone(), parts: BTreeMap::new(), due_ms, fenced: false });
         Ok(upload)
     }
 
     async fn look(&self, id: MediaId, now_ms: i64) -> Result<Upload> {
         let all = self.all();
         match all.get(&id) {
-            Some(known) if self.outlived(known, now_ms) => Err(UploadError::Expired),
+            Some(known) if known.is_over(now_ms) => Err(UploadError::Expired),
             Some(known) => Ok(known.upload.clone()),
             None => Err(unknown(id, self.lifetime, now_ms)),
         }
@@ -104,7 +130,7 @@ impl Uploads for Reference {
         if known.upload.owner != *owner {
             return Err(UploadError::NoSuch);
         }
-        if self.outlived(known, now_ms) {
+        if known.is_over(now_ms) {
             return Err(UploadError::Expired);
         }
         let State::Open(parts) = &mut known.upload.state else { return Ok(0) };
@@ -142,14 +168,34 @@ impl Uploads for Reference {
         Ok(known.upload.clone())
     }
 
-    async fn expired(&self, now_ms: i64, limit: usize) -> Result<Vec<MediaId>> {
+    async fn lease(&self, id: MediaId, now_ms: i64) -> Result<Upload> {
         let mut all = self.all();
-        let outlived = all.values_mut().filter(|known| self.outlived(known, now_ms)).take(limit);
-        let told = outlived.map(|known| {
+        let known = all.get_mut(&id).ok_or_else(|| unknown(id, self.lifetime, now_ms))?;
+        match (known.is_complete(), known.fenced) {
+            (true, true) => Err(fenced()),
+            (true, false) => {
+                known.due_ms = self.due_ms(now_ms);
+                Ok(known.upload.clone())
+            }
+            (false, _) => Err(UploadError::NoSuch),
+        }
+    }
+
+    async fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>> {
+        let mut all = self.all();
+        let lapsed = all.values_mut().filter(|known| known.has_lapsed(now_ms)).take(limit);
+        let told = lapsed.map(|known| {
             known.fenced = true;
-            known.upload.id
+            known.upload.clone()
         });
         Ok(told.collect())
+    }
+
+    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
+        if let Some(known) = self.all().get_mut(&id) {
+            (known.fenced, known.due_ms) = (false, self.due_ms(now_ms));
+        }
+        Ok(())
     }
 
     async fn remove(&self, id: MediaId) -> Result<()> {

@@ -124,6 +124,9 @@ pub struct OutMessage {
     /// Optional: this message has been transmitted before. The server may then look for its answer where that is cheap; the answer is the same without it.
     #[prost(bool, tag = "5")]
     pub again: bool,
+    /// Optional: the id of media that the message is about; its text may be empty then. Not with a `change`.
+    #[prost(string, tag = "6")]
+    pub media: ::prost::alloc::string::String,
 }
 /// What is to become of a group. It is sent, stored, acknowledged and handed out as a message of the group.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -238,6 +241,9 @@ pub struct Message {
     /// Set instead of a text: what has changed, that is who really joined and left.
     #[prost(message, optional, tag = "8")]
     pub change: ::core::option::Option<GroupChange>,
+    /// What the message is about; the text may be empty then.
+    #[prost(message, optional, tag = "9")]
+    pub media: ::core::option::Option<Media>,
 }
 /// The device's own message, for the case that its acknowledgement was lost.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

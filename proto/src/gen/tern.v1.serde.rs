@@ -4197,6 +4197,9 @@ impl serde::Serialize for Message {
         if self.change.is_some() {
             len += 1;
         }
+        if self.media.is_some() {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.Message", len)?;
         if !self.from.is_empty() {
             struct_ser.serialize_field("from", &self.from)?;
@@ -4230,6 +4233,9 @@ impl serde::Serialize for Message {
         if let Some(v) = self.change.as_ref() {
             struct_ser.serialize_field("change", v)?;
         }
+        if let Some(v) = self.media.as_ref() {
+            struct_ser.serialize_field("media", v)?;
+        }
         struct_ser.end()
     }
 }
@@ -4251,6 +4257,7 @@ impl<'de> serde::Deserialize<'de> for Message {
             "time_ms",
             "timeMs",
             "change",
+            "media",
         ];
 
         #[allow(clippy::enum_variant_names)]
@@ -4263,6 +4270,7 @@ impl<'de> serde::Deserialize<'de> for Message {
             Text,
             TimeMs,
             Change,
+            Media,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -4292,6 +4300,7 @@ impl<'de> serde::Deserialize<'de> for Message {
                             "text" => Ok(GeneratedField::Text),
                             "timeMs" | "time_ms" => Ok(GeneratedField::TimeMs),
                             "change" => Ok(GeneratedField::Change),
+                            "media" => Ok(GeneratedField::Media),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -4319,6 +4328,7 @@ impl<'de> serde::Deserialize<'de> for Message {
                 let mut text__ = None;
                 let mut time_ms__ = None;
                 let mut change__ = None;
+                let mut media__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::From => {
@@ -4377,6 +4387,12 @@ impl<'de> serde::Deserialize<'de> for Message {
                             }
                             change__ = map_.next_value()?;
                         }
+                        GeneratedField::Media => {
+                            if media__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("media"));
+                            }
+                            media__ = map_.next_value()?;
+                        }
                     }
                 }
                 Ok(Message {
@@ -4388,6 +4404,7 @@ impl<'de> serde::Deserialize<'de> for Message {
                     text: text__.unwrap_or_default(),
                     time_ms: time_ms__.unwrap_or_default(),
                     change: change__,
+                    media: media__,
                 })
             }
         }
@@ -4529,6 +4546,9 @@ impl serde::Serialize for OutMessage {
         if self.again {
             len += 1;
         }
+        if !self.media.is_empty() {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.OutMessage", len)?;
         if self.client_msg_id != 0 {
             #[allow(clippy::needless_borrow)]
@@ -4547,6 +4567,9 @@ impl serde::Serialize for OutMessage {
         if self.again {
             struct_ser.serialize_field("again", &self.again)?;
         }
+        if !self.media.is_empty() {
+            struct_ser.serialize_field("media", &self.media)?;
+        }
         struct_ser.end()
     }
 }
@@ -4563,6 +4586,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             "text",
             "change",
             "again",
+            "media",
         ];
 
         #[allow(clippy::enum_variant_names)]
@@ -4572,6 +4596,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             Text,
             Change,
             Again,
+            Media,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -4598,6 +4623,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             "text" => Ok(GeneratedField::Text),
                             "change" => Ok(GeneratedField::Change),
                             "again" => Ok(GeneratedField::Again),
+                            "media" => Ok(GeneratedField::Media),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -4622,6 +4648,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                 let mut text__ = None;
                 let mut change__ = None;
                 let mut again__ = None;
+                let mut media__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::ClientMsgId => {
@@ -4656,6 +4683,12 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             }
                             again__ = Some(map_.next_value()?);
                         }
+                        GeneratedField::Media => {
+                            if media__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("media"));
+                            }
+                            media__ = Some(map_.next_value()?);
+                        }
                     }
                 }
                 Ok(OutMessage {
@@ -4664,6 +4697,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                     text: text__.unwrap_or_default(),
                     change: change__,
                     again: again__.unwrap_or_default(),
+                    media: media__.unwrap_or_default(),
                 })
             }
         }

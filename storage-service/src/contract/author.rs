@@ -4,6 +4,7 @@ use tern_proto::key::{Class, Version};
 use tern_proto::{ConversationId, UserId, v1};
 
 use super::history::{NOW, device};
+use super::media::media;
 use super::random::Twins;
 use crate::{Change, Content, Device, HistoryRequest, Op, PageRequest, Recipient, Storage};
 
@@ -12,6 +13,8 @@ pub(super) struct Author {
     random: fastrand::Rng,
     pub(super) devices: Vec<Device>,
     pub(super) users: Vec<UserId>,
+    /// The numbers of what messages may be about.
+    pub(super) media: [u128; 3],
 }
 
 impl Author {
@@ -20,7 +23,8 @@ impl Author {
         let devices: Vec<Device> =
             names.iter().flat_map(|name| (1..=3).map(move |n| device(&format!("{name}/d{n}")))).collect();
         let users = names.iter().map(|name| name.parse().expect("a user name")).collect();
-        Author { random: fastrand::Rng::with_seed(seed), devices, users }
+        let media = [1, 2, 3].map(|number| u128::from(seed) * 10 + number);
+        Author { random: fastrand::Rng::with_seed(seed), devices, users, media }
     }
 
     pub(super) async fn batch(&mut self, twins: &Twins) -> Vec<Op> {
@@ -75,7 +79,8 @@ impl Author {
         let to = if self.random.bool() { to } else { Recipient::Group(self.group(twins)) };
         let length = if self.random.u32(..8) == 0 { 9_000 } else { 3 };
         let text = self.random.choice(["a", "b", "é"]).unwrap_or("a").repeat(length);
-        Content::Text { to, text }
+        let media = (self.random.u32(..4) == 0).then(|| media(self.media[self.random.usize(..self.media.len())]));
+        Content::Text { to, text, media }
     }
 
     /// Most often something small, so that the same is asked for again.

@@ -128,6 +128,7 @@ pub async fn history_has_every_message_in_full(place: &dyn Place) {
         text: "mine".into(),
         time_ms: NOW,
         change: None,
+        media: None,
     };
     assert_eq!(history.messages[1], mine);
     assert_eq!(past(&*store, &conversation("alice:zoe"), (0, u64::MAX), 10).await, crate::History::default());

@@ -245,7 +245,7 @@ pub async fn what_was_stored_is_not_refused_afterwards(place: &dyn Place) {
         assert_eq!(commit(&*store, refused("alice/d1", id, content.hash() ^ 1)).await, Outcome::Conflict);
     }
     let to = Recipient::User(user("bob"));
-    let hash = Content::Text { to, text: "hi".into() }.hash();
+    let hash = Content::Text { to, text: "hi".into(), media: None }.hash();
     assert_eq!(commit(&*store, refused("alice/d1", 4, hash)).await, Outcome::Refused(v1::Code::EmptyText));
     assert_eq!(refusal(&*store, text("alice/d1", 4, "bob", "hi")).await, v1::Code::EmptyText);
 }

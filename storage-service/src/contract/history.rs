@@ -27,12 +27,12 @@ pub(super) fn conversation(name: &str) -> ConversationId {
 }
 
 pub(super) fn text(from: &str, client_msg_id: u64, to: &str, text: &str) -> Op {
-    let content = Content::Text { to: Recipient::User(user(to)), text: text.to_owned() };
+    let content = Content::Text { to: Recipient::User(user(to)), text: text.to_owned(), media: None };
     Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
 }
 
 pub(super) fn group_text(from: &str, client_msg_id: u64, group: &ConversationId, text: &str) -> Op {
-    let content = Content::Text { to: Recipient::Group(group.clone()), text: text.to_owned() };
+    let content = Content::Text { to: Recipient::Group(group.clone()), text: text.to_owned(), media: None };
     Op::Send { from: device(from), client_msg_id, content, time_ms: NOW }
 }
 

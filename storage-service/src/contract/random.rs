@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tern_proto::key::{CLASSES, Class, Version};
 use tern_proto::v1::entry::Body;
-use tern_proto::{ConversationId, UserId, v1};
+use tern_proto::{ConversationId, MediaId, UserId, v1};
 
 use super::Place;
 use super::author::Author;
@@ -70,6 +70,9 @@ async fn run(place: &dyn Place, restart_every: Option<usize>) {
             }
             let request = author.history(&twins);
             twins.compare_history(request, &context).await;
+            for media in author.media {
+                twins.compare_references(MediaId::from_u128(media), &context).await;
+            }
         }
     }
 }
@@ -332,6 +335,14 @@ impl Twins {
             .zip(&wanted.messages)
             .for_each(|(message, wanted)| self.rename_message(message, wanted));
         assert_eq!(history, wanted, "{context}");
+    }
+
+    async fn compare_references(&self, media: MediaId, context: &str) {
+        let references = self.engine.references(media, None, usize::MAX).await.expect("available");
+        let wanted = self.reference.references(media, None, usize::MAX).await.expect("available");
+        let mut wanted: Vec<_> = wanted.into_iter().map(|(id, seq)| (self.name_of_engine(&id), seq)).collect();
+        wanted.sort_unstable();
+        assert_eq!(references, wanted, "{context}: {media}");
     }
 
     async fn compare_device(&self, device: &Device, context: &str) {

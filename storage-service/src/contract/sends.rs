@@ -24,6 +24,7 @@ pub async fn a_message_enters_both_timelines(place: &dyn Place) {
         text: "hi".into(),
         time_ms: NOW,
         change: None,
+        media: None,
     };
     let stub = v1::Stub {
         client_msg_id: 7,

@@ -11,6 +11,7 @@ use super::append::Appender;
 use super::decide::Decider;
 use super::index::Changes;
 use super::moved::Moved;
+use super::references::References;
 use super::tables::IndexError;
 use super::users::Users;
 use super::{Failure, Shared};
@@ -29,7 +30,7 @@ const IDLE_EVERY: Duration = Duration::from_secs(10);
 pub(super) fn gather(
     users: &Users,
     decider: &mut Decider,
-    moved: &Moved,
+    (moved, references): (&Moved, &References),
     dirty: &[UserId],
     (applied, epoch): (u64, u64),
     keep_ms: i64,
@@ -40,6 +41,7 @@ pub(super) fn gather(
     }
     decider.collect(&mut changes, keep_ms);
     moved.collect(&mut changes);
+    references.collect(&mut changes);
     changes
 }
 
@@ -134,7 +136,8 @@ impl Checkpoints {
         let users: Vec<UserId> = std::mem::take(&mut self.dirty).into_iter().collect();
         let applied = appender.end();
         let (covered, decider) = ((applied, shared.epoch), &mut shared.decider());
-        let changes = gather(&shared.users, decider, &shared.moved, &users, covered, self.keep_ms);
+        let changes =
+            gather(&shared.users, decider, (&shared.moved, &shared.references), &users, covered, self.keep_ms);
         let writing = shared.clone();
         let write = move || writing.index.write(&changes);
         match std::thread::Builder::new().name("tern-checkpoint".into()).spawn(write) {
@@ -150,6 +153,7 @@ impl Checkpoints {
                 shared.users.checkpointed(&running.users, self.number, running.applied);
                 shared.decider().checkpointed(self.number, running.applied, floors);
                 shared.moved.checkpointed(running.applied);
+                shared.references.checkpointed(running.applied);
             }
             Ok(Err(error)) => shared.fail(&Failure::Index(error)),
             Err(_) => shared.fail(&Failure::Stopped),

@@ -131,8 +131,11 @@ impl Decider {
             }
             Ok(Admitted { to, seq, change }) => {
                 let asked = if change.is_some() { content.hash() } else { 0 };
-                let message = Message { from: user, device, client_msg_id: id, to, seq, time_ms, change, asked };
-                let text = if let Content::Text { text, .. } = content { text } else { String::new() };
+                let (text, media) = match content {
+                    Content::Text { text, media, .. } => (text, media.map(Box::new)),
+                    Content::Change { .. } | Content::Refused { .. } => (String::new(), None),
+                };
+                let message = Message { from: user, device, client_msg_id: id, to, seq, time_ms, change, asked, media };
                 Ok(Decision::Record(Meta { fact: Some(Fact::Message(message)) }, text))
             }
         }
@@ -333,11 +336,15 @@ impl Known<'_> {
 fn is_same(message: &Message, body: Option<Vec<u8>>, content: &Content) -> bool {
     match content {
         _ if message.change.is_some() => message.asked == content.hash(),
-        Content::Text { to, text } => message.to == to.as_str() && body.is_none_or(|body| body == text.as_bytes()),
+        Content::Text { to, text, media } => {
+            let same_media = media.as_ref().map(|media| &media.id) == message.media.as_ref().map(|media| &media.id);
+            same_media && message.to == to.as_str() && body.is_none_or(|body| body == text.as_bytes())
+        }
         // What was good once may be refused by a later release: it is the same content all the same.
         Content::Change { .. } | Content::Refused { .. } => {
             let text = body.and_then(|body| String::from_utf8(body).ok());
-            text.is_some_and(|text| content_hash(&message.to, &text, None) == content.hash())
+            let media = message.media.as_ref().map_or("", |media| &media.id);
+            text.is_some_and(|text| content_hash(&message.to, &text, media, None) == content.hash())
         }
     }
 }

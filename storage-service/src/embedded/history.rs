@@ -66,6 +66,14 @@ impl Shared {
         }
         let text = body.and_then(|body| String::from_utf8(body).ok()).unwrap_or_default();
         let (from, client_msg_id, time_ms) = (message.from, message.client_msg_id, message.time_ms);
-        Ok(Some(v1::Message { from, client_msg_id, text, time_ms, change: message.change, ..known }))
+        Ok(Some(v1::Message {
+            from,
+            client_msg_id,
+            text,
+            time_ms,
+            change: message.change,
+            media: message.media.map(|media| *media),
+            ..known
+        }))
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 
 use super::database::Handle;
 use super::index_file::CheckFn;
@@ -15,8 +15,8 @@ use super::rows::{
     ConversationRow, LateRow, ReceiptKey, ReceiptRow, ResultBlock, SenderRow, UserRow, VersionBlock, pack, unpack,
 };
 use super::tables::{
-    self, CONVERSATIONS, EXPIRY, HISTORY, IndexError, LATE_RESULTS, MEMBERSHIPS, MOVED, RECEIPTS, RESULTS, Result,
-    SENDERS, TIMELINES, UNDERIVED, USERS,
+    self, CONVERSATIONS, EXPIRY, HISTORY, IndexError, LATE_RESULTS, MEMBERSHIPS, MOVED, RECEIPTS, REFERENCES, RESULTS,
+    Result, SENDERS, TIMELINES, UNDERIVED, USERS,
 };
 use crate::Device;
 
@@ -37,6 +37,8 @@ pub(super) struct Changes {
     pub dropped: Vec<(UserId, u64)>,
     /// Version and position of the copy.
     pub moved: Vec<(u64, u64)>,
+    /// Media, conversation, sequence.
+    pub references: Vec<(MediaId, ConversationId, u64)>,
     pub receipts: Vec<(UserId, ReceiptKey, ReceiptRow)>,
     pub conversations: Vec<(ConversationId, ConversationRow)>,
     /// By conversation the messages above its last block: sequence and position, ascending.
@@ -152,6 +154,27 @@ impl Index {
         Ok(found)
     }
 
+    /// At most `limit` conversations that refer to the media, behind `after`, in order, each with its newest message that does.
+    pub(super) fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>> {
+        let table = self.database.begin_read()?.open_table(REFERENCES)?;
+        let after = (media.as_u128(), after.map_or("", ConversationId::as_str));
+        let mut found = Vec::new();
+        for row in table.range::<(u128, &str)>((Bound::Excluded(after), Bound::Unbounded))? {
+            let (key, seq) = row?;
+            let (of, conversation) = key.value();
+            if of != media.as_u128() || found.len() >= limit {
+                break;
+            }
+            found.push((ConversationId::new(conversation).map_err(|_| IndexError::Damaged)?, seq.value()));
+        }
+        Ok(found)
+    }
+
     pub(super) fn sender(&self, device: &Device) -> Result<Option<SenderRow>> {
         let table = self.database.begin_read()?.open_table(SENDERS)?;
         table.get((device.user.as_str(), device.id.as_str()))?.map(|row| unpack(row.value())).transpose()
@@ -247,6 +270,10 @@ impl Index {
             let mut moved = transaction.open_table(MOVED)?;
             for (version, position) in &changes.moved {
                 moved.insert(version, position)?;
+            }
+            let mut references = transaction.open_table(REFERENCES)?;
+            for (media, conversation, seq) in &changes.references {
+                references.insert((media.as_u128(), conversation.as_str()), seq)?;
             }
             let mut receipts = transaction.open_table(RECEIPTS)?;
             for (user, key, row) in &changes.receipts {

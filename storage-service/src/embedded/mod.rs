@@ -36,6 +36,7 @@ mod queue;
 mod reader;
 mod record;
 mod recover;
+mod references;
 mod replay;
 mod retain;
 mod rows;
@@ -57,7 +58,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 use tokio::sync::{oneshot, watch};
 
 pub use self::counters::Counters;
@@ -69,6 +70,7 @@ use self::log::Log;
 use self::moved::Moved;
 pub use self::open::{OpenError, Options, Recovered};
 use self::queue::{Job, Queue, Work};
+use self::references::References;
 use self::retain::Retention;
 pub use self::retain::Step;
 use self::tables::IndexError;
@@ -98,6 +100,7 @@ struct Shared {
     index: Arc<Index>,
     users: Users,
     moved: Moved,
+    references: References,
     decider: Mutex<Decider>,
     /// The log up to here is visible to readers.
     visible: watch::Sender<u64>,
@@ -322,6 +325,16 @@ impl Storage for Embedded {
         let (shared, places) = self.settled(move |shared| shared.places(&asked)).await?;
         // Only now does the log have what stands at these places.
         blocking(shared, move |shared| shared.history(&request, places)).await
+    }
+
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        let after = after.cloned();
+        self.blocking(move |shared| Ok(shared.references.of(&shared.index, media, after.as_ref(), limit)?)).await
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

@@ -26,6 +26,7 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::record::{self, Fact, Meta};
 use super::recover::Recovery;
+use super::references::References;
 use super::replay::Replay;
 use super::retain::{Retention, Rules, StepFn};
 use super::scan::{self, Scan};
@@ -215,11 +216,12 @@ impl Home {
 
         let keep_ms = millis(options.keep_results);
         let users = Users::new(index.underived().map_err(index_error)?, Rules::of(options));
-        let moved = Moved::default();
+        let (moved, references) = (Moved::default(), References::default());
         let mut replay = Replay {
             users: &users,
             index: &index,
             moved: &moved,
+            references: &references,
             decider: Decider::new(),
             epoch,
             answered_for: HashSet::new(),
@@ -257,6 +259,7 @@ impl Home {
             index,
             users,
             moved,
+            references,
             decider: Mutex::new(decider),
             visible: watch::Sender::new(appender.end()),
             failed: OnceLock::new(),

@@ -183,7 +183,7 @@ fn message_entry(reader: &Device, version: Version, found: Option<Found>) -> Opt
 
 fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<u8>>) -> v1::entry::Body {
     let conversation = message.conversation_name(version);
-    let Message { from, device, client_msg_id, seq, time_ms, change, .. } = message;
+    let Message { from, device, client_msg_id, seq, time_ms, change, media, .. } = message;
     let server_msg_id = version;
     if from == reader.user.as_str() && device == reader.id.as_str() {
         return v1::entry::Body::Stub(v1::Stub { client_msg_id, server_msg_id, conversation, seq, time_ms });
@@ -198,6 +198,7 @@ fn render(reader: &Device, version: Version, message: Message, body: Option<Vec<
             text,
             time_ms,
             change,
+            media: media.map(|media| *media),
         }),
         Some(Err(_)) | None => damaged(conversation, seq),
     }

@@ -68,6 +68,9 @@ pub(super) struct Message {
     /// With a change: [`crate::content_hash`] of what was asked for, by which a resend is known.
     #[prost(fixed64, tag = "8")]
     pub asked: u64,
+    /// What it is about.
+    #[prost(message, optional, boxed, tag = "9")]
+    pub media: Option<Box<v1::Media>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -10,6 +10,7 @@ use super::decide::Decider;
 use super::index::Index;
 use super::moved::Moved;
 use super::record::{Fact, Meta};
+use super::references::References;
 use super::scan::Frame;
 use super::tables::IndexError;
 use super::users::Users;
@@ -19,6 +20,7 @@ pub(super) struct Replay<'a> {
     pub users: &'a Users,
     pub index: &'a Index,
     pub moved: &'a Moved,
+    pub references: &'a References,
     pub decider: Decider,
     pub epoch: u64,
     /// Damage that an earlier start has answered with a new epoch.
@@ -65,6 +67,7 @@ impl Replay<'_> {
             self.decider.forget(message);
         }
         self.moved.note(position, meta);
+        self.references.note(position, meta);
         self.dirty.extend(self.users.apply(self.index, (position, bytes), meta, &noted.owed, self.checkpoint + 1)?);
         Ok(())
     }
@@ -77,13 +80,15 @@ impl Replay<'_> {
         }
         let dirty: Vec<UserId> = self.dirty.drain().collect();
         let covered = (frame.end, self.epoch);
-        let changes = checkpoint::gather(self.users, &mut self.decider, self.moved, &dirty, covered, self.keep_ms);
+        let beside = (self.moved, self.references);
+        let changes = checkpoint::gather(self.users, &mut self.decider, beside, &dirty, covered, self.keep_ms);
         let floors = self.index.write(&changes)?;
         self.checkpoint += 1;
         self.applied = frame.end;
         self.users.checkpointed(&dirty, self.checkpoint, frame.end);
         self.decider.checkpointed(self.checkpoint, frame.end, floors);
         self.moved.checkpointed(frame.end);
+        self.references.checkpointed(frame.end);
         Ok(())
     }
 }

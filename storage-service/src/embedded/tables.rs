@@ -30,6 +30,9 @@ pub(super) const UNDERIVED: TableDefinition<(&str, &str), ()> = TableDefinition:
 /// version → position of the copy of its record, for entries that outlived their segment.
 pub(super) const MOVED: TableDefinition<u64, u64> = TableDefinition::new("moved");
 
+/// (media, conversation) → the sequence of the newest message there that refers to it.
+pub(super) const REFERENCES: TableDefinition<(u128, &str), u64> = TableDefinition::new("references");
+
 /// Something to be done with each table.
 pub(super) trait Tables {
     fn table<K: Key + 'static, V: Value + 'static>(&mut self, table: TableDefinition<'static, K, V>) -> Result<()>;
@@ -49,7 +52,8 @@ pub(super) fn each_table(tables: &mut impl Tables) -> Result<()> {
     tables.table(LATE_RESULTS)?;
     tables.table(EXPIRY)?;
     tables.table(UNDERIVED)?;
-    tables.table(MOVED)
+    tables.table(MOVED)?;
+    tables.table(REFERENCES)
 }
 
 const APPLIED: &str = "applied";

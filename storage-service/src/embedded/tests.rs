@@ -38,7 +38,7 @@ fn text(id: u64) -> String {
 }
 
 fn send(id: u64) -> Op {
-    let content = Content::Text { to: Recipient::User(UserId::new("bob").unwrap()), text: text(id) };
+    let content = Content::Text { to: Recipient::User(UserId::new("bob").unwrap()), text: text(id), media: None };
     Op::Send { from: device("alice", "a1"), client_msg_id: id, content, time_ms: 1_700_000_000_000 }
 }
 

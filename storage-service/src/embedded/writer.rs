@@ -234,8 +234,9 @@ impl Writer {
         }
         let mut dirty: HashSet<UserId> = HashSet::new();
         for Staged { position, meta, body, noted } in staged {
-            let Shared { users, index, moved, .. } = &*self.shared;
+            let Shared { users, index, moved, references, .. } = &*self.shared;
             moved.note(*position, meta);
+            references.note(*position, meta);
             let stands = (*position, record_bytes(meta, body.len()));
             dirty.extend(users.apply(index, stands, meta, &noted.owed, self.checkpoints.next())?);
         }

@@ -110,7 +110,10 @@ impl Decider {
         loaded.changed = true;
         let seq = loaded.conversation.state.seq + 1;
         let owed = loaded.conversation.message(&from.user, (seq, time_ms), change.as_ref());
-        let text = if let Content::Text { text, .. } = content { text.clone() } else { String::new() };
+        let (text, media) = match content {
+            Content::Text { text, media, .. } => (text.clone(), media.clone()),
+            Content::Change { .. } | Content::Refused { .. } => (String::new(), None),
+        };
         let message = NewMessage {
             conversation: conversation.clone(),
             seq,
@@ -122,6 +125,7 @@ impl Decider {
             refs: owed.len(),
             text,
             change,
+            media,
         };
         let places = self.effects.message(message, &owed);
         Outcome::Sent(Sent { server_msg_id, conversation, seq, time_ms, owed, places })

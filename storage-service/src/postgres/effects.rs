@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tern_proto::key::Class;
-use tern_proto::{ConversationId, UserId, v1};
+use tern_proto::{ConversationId, MediaId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
 use super::failure::Failure;
@@ -19,6 +19,8 @@ pub(super) struct Effects {
     pub entries: Vec<NewEntry>,
     /// By key: of several in one batch only the last is stored.
     pub receipts: BTreeMap<ReceiptKey, NewReceipt>,
+    /// The newest message of the batch that refers to media.
+    pub references: BTreeMap<(MediaId, ConversationId), u64>,
     pub raises: BTreeMap<(UserId, Class), Raise>,
     pub cursors: BTreeSet<Device>,
     /// Those that yielded to another one.
@@ -37,6 +39,7 @@ pub(super) struct NewMessage {
     pub refs: usize,
     pub text: String,
     pub change: Option<v1::GroupChange>,
+    pub media: Option<v1::Media>,
 }
 
 pub(super) struct NewRefusal {
@@ -92,7 +95,7 @@ const ENTRY_BYTES: usize = 100;
 impl Effects {
     /// Enters a message into the timelines of all who are owed it. Tells where, counted from their heads.
     pub(super) fn message(&mut self, message: NewMessage, owed: &[UserId]) -> Vec<Place> {
-        let bytes = ENTRY_BYTES + message.text.len();
+        let bytes = ENTRY_BYTES + message.text.len() + message.media.as_ref().map_or(0, prost::Message::encoded_len);
         let is_lost = planted::active(Fault::FanOutLost) && message.seq.is_multiple_of(16);
         let mut places = Vec::with_capacity(owed.len());
         for user in owed.iter().filter(|user| !is_lost || **user == message.from.user) {
@@ -110,6 +113,9 @@ impl Effects {
                 seq: message.seq,
                 bytes,
             });
+        }
+        if let Some(media) = message.media.as_ref().and_then(|media| media.id.parse().ok()) {
+            self.references.insert((media, message.conversation.clone()), message.seq);
         }
         self.messages.push(message);
         if is_lost { Vec::new() } else { places }

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use tern_proto::key::CLASSES;
-use tern_proto::v1;
+use tern_proto::{ConversationId, v1};
 use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
@@ -19,6 +19,7 @@ pub(super) enum Other {
     Conversations(Vec<Listed>),
     Conversation(Option<Conversation>),
     History(History),
+    References(Vec<(ConversationId, u64)>),
     Ready,
 }
 
@@ -132,6 +133,14 @@ pub(super) async fn other(connection: &Connection, look: &Look) -> Result<Other,
             })))
         }
         Look::History(request, _) => history(connection, request).await.map(Other::History),
+        Look::References(media, after, limit, _) => {
+            let media = media.as_u128().to_be_bytes();
+            let after = after.as_ref().map_or("", |after| after.as_str());
+            let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+            let rows = client.query(&statements.references, &[&&media[..], &after, &limit]).await?;
+            let reference = |row: &Row| Ok((conversation_id(row.get(0))?, version(row, 1)));
+            Ok(Other::References(rows.iter().map(reference).collect::<Result<_, Failure>>()?))
+        }
         Look::Page(..) | Look::Device(..) | Look::HighestId(..) | Look::Ready(_) => Ok(Other::Ready),
     }
 }
@@ -157,6 +166,7 @@ async fn history(connection: &Connection, request: &HistoryRequest) -> Result<Hi
             text: String::from_utf8(row.get(5)).unwrap_or_default(),
             time_ms: row.get(4),
             change: change(row.get(6))?,
+            media: media(row.get(7))?,
         };
         if !room.take(&message) {
             history.more = true;
@@ -173,12 +183,18 @@ pub(super) fn change(bytes: Option<&[u8]>) -> Result<Option<v1::GroupChange>, Fa
     bytes.map(v1::GroupChange::decode).transpose().map_err(|_| Failure::Damaged("a change"))
 }
 
+/// What a message is about.
+pub(super) fn media(bytes: Option<&[u8]>) -> Result<Option<v1::Media>, Failure> {
+    bytes.map(v1::Media::decode).transpose().map_err(|_| Failure::Damaged("what a message is about"))
+}
+
 pub(super) fn tell(look: Look, answer: Other) {
     match (look, answer) {
         (Look::Underived(.., to), Other::Underived(devices)) => drop(to.send(Ok(devices))),
         (Look::Conversations(.., to), Other::Conversations(listed)) => drop(to.send(Ok(listed))),
         (Look::Conversation(_, to), Other::Conversation(conversation)) => drop(to.send(Ok(conversation))),
         (Look::History(_, to), Other::History(history)) => drop(to.send(Ok(history))),
+        (Look::References(.., to), Other::References(references)) => drop(to.send(Ok(references))),
         (Look::Ready(to), _) => drop(to.send(Ok(()))),
         // Each look makes its own kind of answer; a caller that gets none is told that the store is closed.
         _ => {}
@@ -195,6 +211,7 @@ pub(super) fn refuse(look: Look, why: &Unavailable) {
         Look::Conversations(.., to) => drop(to.send(Err(why))),
         Look::Conversation(_, to) => drop(to.send(Err(why))),
         Look::History(_, to) => drop(to.send(Err(why))),
+        Look::References(.., to) => drop(to.send(Err(why))),
         Look::Ready(to) => drop(to.send(Err(why))),
     }
 }

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 use tern_runtime::metrics::{Metrics, Ready};
 use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
@@ -174,6 +174,15 @@ impl Storage for Postgres {
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
         self.look(|answer| Look::History(request, answer)).await
+    }
+
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        self.look(|answer| Look::References(media, after.cloned(), limit, answer)).await
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

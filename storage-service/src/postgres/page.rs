@@ -8,7 +8,7 @@ use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
 use super::failure::Failure;
-use super::looks::{change, place};
+use super::looks::{change, media, place};
 use super::numbers::from_ordered;
 use super::reader::Answer;
 use super::transaction::{class, names, version};
@@ -158,10 +158,18 @@ fn message(row: &Row, request: &PageRequest) -> Body {
         return Body::Stub(v1::Stub { client_msg_id, server_msg_id, conversation, seq, time_ms });
     }
     let from = from.to_owned();
-    match (String::from_utf8(row.get(9)), change(row.get(10))) {
-        (Ok(text), Ok(change)) => {
-            Body::Message(v1::Message { from, conversation, seq, server_msg_id, client_msg_id, text, time_ms, change })
-        }
+    match (String::from_utf8(row.get(9)), change(row.get(10)), media(row.get(11))) {
+        (Ok(text), Ok(change), Ok(media)) => Body::Message(v1::Message {
+            from,
+            conversation,
+            seq,
+            server_msg_id,
+            client_msg_id,
+            text,
+            time_ms,
+            change,
+            media,
+        }),
         _ => Body::Damaged(v1::Damaged { conversation, seq }),
     }
 }

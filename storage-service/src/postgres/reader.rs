@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -34,6 +34,7 @@ pub(super) enum Look {
     Conversations(UserId, Option<ConversationId>, usize, Answer<Vec<Listed>>),
     Conversation(ConversationId, Answer<Option<Conversation>>),
     History(HistoryRequest, Answer<History>),
+    References(MediaId, Option<ConversationId>, usize, Answer<Vec<(ConversationId, u64)>>),
     Ready(Answer<()>),
 }
 

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use super::failure::Failure;
 
 /// Every step, in order; a step that was released is never changed.
-const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
+const STEPS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// Takes the steps that are missing. Several replicas may do so at once: each step begins with the row that says it is taken, so all but the
 /// first wait for that one to commit and then find it there.

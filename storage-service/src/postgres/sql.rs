@@ -80,9 +80,14 @@ statements! {
             foreign_head = CASE WHEN excluded.foreign_head > 0 THEN h.head + excluded.foreign_head ELSE h.foreign_head END
         RETURNING user_id, class, head";
     insert_messages: "
-        INSERT INTO messages (conversation, seq, server_msg_id, user_id, device_id, client_msg_id, time_ms, hash, refs, body, change)
+        INSERT INTO messages (conversation, seq, server_msg_id, user_id, device_id, client_msg_id, time_ms, hash, refs, body, change, media)
         SELECT * FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[],
-            $9::int2[], $10::bytea[], $11::bytea[])";
+            $9::int2[], $10::bytea[], $11::bytea[], $12::bytea[])";
+    /// Media, conversations, the newest message of each that refers to it. The rows of a conversation are changed under its lock.
+    upsert_references: "
+        INSERT INTO media_references AS r (media, conversation, seq)
+        SELECT * FROM unnest($1::bytea[], $2::text[], $3::int8[])
+        ON CONFLICT (media, conversation) DO UPDATE SET seq = excluded.seq";
     insert_refusals: "
         INSERT INTO refusals (user_id, device_id, client_msg_id, time_ms, hash, code)
         SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int4[])";
@@ -145,10 +150,10 @@ statements! {
             AS a (user_id, device_id, above, most, bytes, texts, i)
         CROSS JOIN LATERAL (
             SELECT w.version, w.conversation, w.seq, w.server_msg_id, w.user_id, w.device_id, w.client_msg_id, w.time_ms,
-                CASE WHEN a.texts THEN w.body ELSE '' END AS body, w.change
+                CASE WHEN a.texts THEN w.body ELSE '' END AS body, w.change, w.media
             FROM (
                 SELECT t.version, t.conversation, t.seq, m.server_msg_id, m.user_id, m.device_id, m.client_msg_id, m.time_ms,
-                    m.body, m.change,
+                    m.body, m.change, m.media,
                     sum(CASE WHEN m.user_id = a.user_id AND m.device_id = a.device_id OR NOT a.texts THEN 0
                         ELSE octet_length(m.body) END)
                     OVER (ORDER BY t.version ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
@@ -192,7 +197,11 @@ statements! {
         ORDER BY m.conversation LIMIT $3::int8";
     conversation: "SELECT seq, time_ms, title, owner FROM conversations WHERE id = $1::text";
     history: "
-        SELECT seq, server_msg_id, user_id, client_msg_id, time_ms, body, change
+        SELECT seq, server_msg_id, user_id, client_msg_id, time_ms, body, change, media
         FROM messages WHERE conversation = $1::text AND seq >= $2::int8 AND seq < $3::int8
         ORDER BY seq DESC LIMIT $4::int8";
+    /// Which conversations refer to media: its id, behind which name, at most how many.
+    references: "
+        SELECT conversation, seq FROM media_references WHERE media = $1::bytea AND conversation > $2::text
+        ORDER BY conversation LIMIT $3::int8";
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tern_proto::key::Class;
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
@@ -39,9 +39,10 @@ pub(super) async fn everything(
     behind.dedup();
     let none_is_behind = behind.is_empty();
 
-    let steps: [(&Statement, Columns<'_>, bool); 11] = [
+    let steps: [(&Statement, Columns<'_>, bool); 12] = [
         (&statements.delete_cursors, devices(effects.gone.iter()), effects.gone.is_empty()),
         (&statements.insert_messages, messages(&effects.messages), effects.messages.is_empty()),
+        (&statements.upsert_references, references(&effects.references), effects.references.is_empty()),
         (&statements.insert_refusals, refusals(&effects.refusals), effects.refusals.is_empty()),
         (&statements.insert_timeline, timeline(&effects.entries, bases)?, effects.entries.is_empty()),
         (&statements.upsert_receipts, receipts(&effects.receipts, bases)?, effects.receipts.is_empty()),
@@ -86,6 +87,15 @@ fn messages(rows: &[NewMessage]) -> Columns<'_> {
         column(rows, |row| row.refs as i16),
         column(rows, |row| row.text.as_bytes()),
         column(rows, |row| row.change.as_ref().map(prost::Message::encode_to_vec)),
+        column(rows, |row| row.media.as_ref().map(prost::Message::encode_to_vec)),
+    ]
+}
+
+fn references(rows: &BTreeMap<(MediaId, ConversationId), u64>) -> Columns<'_> {
+    vec![
+        Box::new(rows.keys().map(|(media, _)| media.as_u128().to_be_bytes().to_vec()).collect::<Vec<_>>()),
+        Box::new(rows.keys().map(|(_, conversation)| conversation.as_str()).collect::<Vec<_>>()),
+        Box::new(rows.values().map(|seq| seq.cast_signed()).collect::<Vec<_>>()),
     ]
 }
 

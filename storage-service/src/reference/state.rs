@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use tern_proto::key::{CLASSES, Class, Version};
-use tern_proto::{ConversationId, UserId, limits, v1};
+use tern_proto::{ConversationId, MediaId, UserId, limits, v1};
 
 use super::conversation::Conversation;
 use super::retention::Rules;
@@ -26,6 +26,8 @@ pub(super) struct State {
     server_msg_id: u64,
     pub(super) timelines: BTreeMap<UserId, Timelines>,
     conversations: BTreeMap<ConversationId, Conversation>,
+    /// The newest message of a conversation that is about media.
+    references: BTreeMap<(MediaId, ConversationId), u64>,
     senders: BTreeMap<Device, Sender>,
     pub(super) cursors: BTreeMap<Device, Cursor>,
 }
@@ -35,6 +37,7 @@ struct Admitted {
     id: ConversationId,
     text: String,
     change: Option<v1::GroupChange>,
+    media: Option<v1::Media>,
 }
 
 /// What is remembered of the sends of a device. It outlives the device's cursor.
@@ -70,6 +73,7 @@ impl State {
             server_msg_id: 0,
             timelines: BTreeMap::new(),
             conversations: BTreeMap::new(),
+            references: BTreeMap::new(),
             senders: BTreeMap::new(),
             cursors: BTreeMap::new(),
         }
@@ -123,6 +127,17 @@ impl State {
         conversations.filter_map(|(id, conversation)| conversation.listed(id, user)).take(limit).collect()
     }
 
+    pub(super) fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Vec<(ConversationId, u64)> {
+        let of_media =
+            self.references.iter().filter(|((of, id), _)| *of == media && after.is_none_or(|after| id > after));
+        of_media.map(|((_, id), seq)| (id.clone(), *seq)).take(limit).collect()
+    }
+
     pub(super) fn conversation(&mut self, id: &ConversationId) -> Option<crate::Conversation> {
         self.known(id).map(|conversation| conversation.state.clone())
     }
@@ -159,15 +174,17 @@ impl State {
 
     /// Where a message goes and what it does there, or why it may not. Makes the conversation if it is new.
     fn admit(&mut self, sender: &UserId, content: &Content) -> Result<Admitted, v1::Code> {
-        let admitted = |id: ConversationId, text: &str, change| Admitted { id, text: text.to_owned(), change };
+        let admitted =
+            |id: ConversationId, text: &str, change| Admitted { id, text: text.to_owned(), change, media: None };
+        let about = |admitted: Admitted, media: &Option<v1::Media>| Admitted { media: media.clone(), ..admitted };
         match content {
             Content::Refused { code, .. } => Err(*code),
-            Content::Text { to: Recipient::User(to), text } => {
-                Ok(admitted(ConversationId::of_two(sender, to), text, None))
+            Content::Text { to: Recipient::User(to), text, media } => {
+                Ok(about(admitted(ConversationId::of_two(sender, to), text, None), media))
             }
-            Content::Text { to: Recipient::Group(group), text } => {
+            Content::Text { to: Recipient::Group(group), text, media } => {
                 self.group_of(group, sender)?;
-                Ok(admitted(group.clone(), text, None))
+                Ok(about(admitted(group.clone(), text, None), media))
             }
             Content::Change { group: Some(group), change } => {
                 let change = self.group_of(group, sender)?.admit(sender, change)?;
@@ -198,7 +215,7 @@ impl State {
 
     /// A new message: the next of its conversation, in the timelines of all its members.
     fn store(&mut self, from: &Device, client_msg_id: u64, admitted: Admitted, time_ms: i64) -> Sent {
-        let Admitted { id, text, change } = admitted;
+        let Admitted { id, text, change, media } = admitted;
         self.server_msg_id += 1;
         let server_msg_id = self.server_msg_id;
         let conversation = self.known(&id).expect("it was admitted to one that is there");
@@ -211,8 +228,12 @@ impl State {
             text,
             time_ms,
             change,
+            media,
         };
         let owed = conversation.add(&from.user, &message);
+        if let Some(media) = message.media.as_ref().and_then(|media| media.id.parse().ok()) {
+            self.references.insert((media, id.clone()), message.seq);
+        }
         let mut places = Vec::new();
         for user in &owed {
             self.version += 1;

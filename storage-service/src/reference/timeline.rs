@@ -14,7 +14,7 @@ use crate::{Device, Page, PageRequest};
 #[derive(Clone)]
 pub(super) enum Item {
     /// A message; the device that sent it reads a stub instead.
-    Message { sender: Device, message: v1::Message },
+    Message { sender: Device, message: Box<v1::Message> },
     /// A receipt.
     Receipt(v1::Receipt),
 }
@@ -36,7 +36,7 @@ struct Gap {
 
 impl Timelines {
     pub(super) fn add_message(&mut self, version: Version, sender: &Device, message: &v1::Message) {
-        let item = Item::Message { sender: sender.clone(), message: message.clone() };
+        let item = Item::Message { sender: sender.clone(), message: Box::new(message.clone()) };
         self.classes[Class::Messages as usize].insert(version, item);
     }
 
@@ -59,7 +59,7 @@ impl Timelines {
     /// Class 1, the oldest first: version and message.
     pub(super) fn messages(&self) -> impl Iterator<Item = (Version, &v1::Message)> {
         self.classes[Class::Messages as usize].iter().filter_map(|(version, item)| match item {
-            Item::Message { message, .. } => Some((*version, message)),
+            Item::Message { message, .. } => Some((*version, message.as_ref())),
             Item::Receipt(_) => None,
         })
     }
@@ -120,7 +120,7 @@ impl Item {
                 seq: message.seq,
                 time_ms: message.time_ms,
             }),
-            Item::Message { message, .. } => Body::Message(message),
+            Item::Message { message, .. } => Body::Message(*message),
             Item::Receipt(receipt) => Body::Receipt(receipt),
         };
         v1::Entry { class: class.number(), version, body: Some(body) }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tern_proto::{ConversationId, UserId, v1};
+use tern_proto::{ConversationId, MediaId, UserId, v1};
 use tern_rpc::tonic::transport::Channel;
 use tern_rpc::v1::look::Look;
 use tern_rpc::v1::seen::Seen;
@@ -200,6 +200,20 @@ impl Storage for Client {
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
         match self.look(convert::history_look(&request)).await? {
             Seen::History(history) => Ok(convert::to_history(history)),
+            _ => Err(odd()),
+        }
+    }
+
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        let after = after.map(ConversationId::to_string).unwrap_or_default();
+        let look = rpc::ReferencesLook { media: media.to_string(), after, limit: limit as u64 };
+        match self.look(Look::References(look)).await? {
+            Seen::References(references) => convert::to_references(references).map_err(|_| odd()),
             _ => Err(odd()),
         }
     }

@@ -71,11 +71,27 @@ pub(super) fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// Conversations with a position in each.
+pub(super) fn references(references: Vec<(ConversationId, u64)>) -> rpc::References {
+    let reached =
+        |(conversation, seq): (ConversationId, u64)| rpc::Reached { conversation: conversation.to_string(), seq };
+    rpc::References { references: references.into_iter().map(reached).collect() }
+}
+
+pub(super) fn to_references(references: rpc::References) -> Understood<Vec<(ConversationId, u64)>> {
+    let reached = |rpc::Reached { conversation: name, seq }| Ok((conversation(&name)?, seq));
+    references.references.into_iter().map(reached).collect()
+}
+
 pub(super) fn op(op: Op) -> rpc::Op {
     let op = match op {
         Op::Send { from, client_msg_id, content, time_ms } => {
+            let mut media = None;
             let (to, content) = match content {
-                Content::Text { to, text } => (to.as_str().to_owned(), send::Content::Text(text)),
+                Content::Text { to, text, media: about } => {
+                    media = about;
+                    (to.as_str().to_owned(), send::Content::Text(text))
+                }
                 Content::Change { group, change } => {
                     let to = group.map(|group| group.to_string()).unwrap_or_default();
                     (to, send::Content::Change((&change).into()))
@@ -85,7 +101,7 @@ pub(super) fn op(op: Op) -> rpc::Op {
                 }
             };
             let from = Some(device(&from));
-            RpcOp::Send(rpc::Send { from, client_msg_id, time_ms, to, content: Some(content) })
+            RpcOp::Send(rpc::Send { from, client_msg_id, time_ms, to, content: Some(content), media })
         }
         Op::Start { device: of, start, time_ms } => {
             RpcOp::Start(rpc::Start { device: Some(device(&of)), start: start.into(), time_ms })
@@ -110,9 +126,9 @@ pub(super) fn op(op: Op) -> rpc::Op {
 
 pub(super) fn to_op(op: rpc::Op) -> Understood<Op> {
     Ok(match op.op.ok_or(NotUnderstood("an op"))? {
-        RpcOp::Send(rpc::Send { from, client_msg_id, time_ms, to, content }) => {
+        RpcOp::Send(rpc::Send { from, client_msg_id, time_ms, to, content, media }) => {
             let content = match content.ok_or(NotUnderstood("no content"))? {
-                send::Content::Text(text) => Content::Text { to: recipient(&to)?, text },
+                send::Content::Text(text) => Content::Text { to: recipient(&to)?, text, media },
                 send::Content::Change(change) => {
                     let group = if to.is_empty() { None } else { Some(conversation(&to)?) };
                     let (add, remove) = (users(&change.add)?, users(&change.remove)?);

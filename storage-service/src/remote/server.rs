@@ -105,6 +105,12 @@ async fn answer(storage: &dyn Storage, look: rpc::Look) -> Result<Result<Seen, U
             let history = storage.history(convert::to_history_request(&look)?).await;
             history.map(|history| Seen::History(convert::history(history)))
         }
+        Look::References(look) => {
+            let after = if look.after.is_empty() { None } else { Some(convert::conversation(&look.after)?) };
+            let media = look.media.parse().map_err(|_| NotUnderstood("a media id"))?;
+            let references = storage.references(media, after.as_ref(), convert::size(look.limit)).await;
+            references.map(|references| Seen::References(convert::references(references)))
+        }
         Look::Ready(_) => storage.ready().await.map(|()| Seen::Ready(true)),
     })
 }

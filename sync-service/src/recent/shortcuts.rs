@@ -100,8 +100,8 @@ impl Shortcuts {
         for (place, stored) in again.iter().zip(found) {
             let message = &messages[*place];
             // Of other content under the id storage has to judge.
-            let is_same =
-                |stored: &Stored| stored.hash == content_hash(&message.to, &message.text, message.change.as_ref());
+            let hash = content_hash(&message.to, &message.text, &message.media, message.change.as_ref());
+            let is_same = |stored: &Stored| stored.hash == hash;
             by_place[*place] = stored.filter(is_same).map(|stored| stored.sent);
         }
         let known = by_place.iter().flatten().count();

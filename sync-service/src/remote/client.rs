@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use tern_proto::MediaId;
 use tern_proto::key::Key;
 use tern_proto::v1::{self, Code};
 use tern_rpc::tonic::transport::Channel;
@@ -260,6 +261,10 @@ impl SyncApi for Client {
 
     async fn history(&self, device: &Device, request: v1::HistoryRequest) -> Result<v1::HistoryReply, Refusal> {
         wanted!(self.ask(&self.quick, Some(device), Ask::History(request)).await?, History)
+    }
+
+    async fn sees_media(&self, device: &Device, media: MediaId) -> Result<bool, Refusal> {
+        wanted!(self.ask(&self.quick, Some(device), Ask::SeesMedia(media.to_string())).await?, SeesMedia)
     }
 
     async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {

@@ -52,6 +52,7 @@ fn name(ask: &rpc::Ask) -> &'static str {
         Some(Ask::Conversations(_)) => "sync.conversations",
         Some(Ask::History(_)) => "sync.history",
         Some(Ask::Members(_)) => "sync.members",
+        Some(Ask::SeesMedia(_)) => "sync.sees_media",
         Some(Ask::Push(_)) => "sync.push",
         Some(Ask::KeepRoutes(_) | Ask::LeaveRoutes(_)) => "sync.routes",
         Some(Ask::Ready(_)) | None => "sync.ready",
@@ -108,6 +109,10 @@ async fn of_device(sync: &dyn SyncApi, device: &Device, request: Ask) -> Result<
         Ask::Conversations(request) => Answer::Conversations(sync.conversations(device, request).await?),
         Ask::History(request) => Answer::History(sync.history(device, request).await?),
         Ask::Members(request) => Answer::Members(sync.members(device, request).await?),
+        Ask::SeesMedia(id) => {
+            let bad = |_| Refusal::new(v1::Code::BadBody, "not the id of media");
+            Answer::SeesMedia(sync.sees_media(device, id.parse().map_err(bad)?).await?)
+        }
         Ask::Push(above) => Answer::Push(match sync.push(device, &Key::from(&above)).await? {
             Pushed::Nothing => rpc::Pushed::default(),
             Pushed::Delta(entries, after) => rpc::Pushed { too_much: false, entries, after: Some((&after).into()) },

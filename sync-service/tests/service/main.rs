@@ -3,6 +3,7 @@
 mod conversations;
 mod groups;
 mod keys;
+mod media;
 mod receipts;
 mod sends;
 mod shortcuts;

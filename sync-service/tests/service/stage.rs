@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tern_media::MediaApi;
 use tern_proto::key::Key;
 use tern_proto::v1::entry::Body;
-use tern_proto::{ConversationId, UserId, v1};
+use tern_proto::{ConversationId, MediaId, UserId, v1};
 use tern_storage::reference::Reference;
 use tern_storage::{
     Conversation, Device, DeviceState, Durability, History, HistoryRequest, Listed, Op, Outcome, Page, PageRequest,
@@ -90,6 +91,15 @@ impl Storage for Watched {
         self.reference.conversation(id).await
     }
 
+    async fn references(
+        &self,
+        media: MediaId,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
+        self.reference.references(media, after, limit).await
+    }
+
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {
         self.up()?;
         self.reference.history(request).await
@@ -146,7 +156,14 @@ impl Stage {
     /// A service over a storage that is there already, as after a crash.
     pub(crate) fn over(storage: Arc<Watched>) -> Stage {
         let hints: Arc<Recorded> = Arc::default();
-        Stage { storage: storage.clone(), hints: hints.clone(), service: SyncService::new(storage, hints) }
+        Stage { storage: storage.clone(), hints: hints.clone(), service: SyncService::new(storage, None, hints) }
+    }
+
+    /// A service whose messages may be about media.
+    pub(crate) fn with_media(media: Arc<dyn MediaApi>) -> Stage {
+        let (storage, hints) = (Arc::<Watched>::default(), Arc::<Recorded>::default());
+        let service = SyncService::new(storage.clone(), Some(media), hints.clone());
+        Stage { storage, hints, service }
     }
 
     /// One of several replicas, with what is known of late commits. Nobody but the test raises heads there.

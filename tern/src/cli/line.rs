@@ -1,5 +1,6 @@
 //! An entry of a timeline or a message of a history as a line: JSON, or for people.
 
+use indicatif::HumanBytes;
 use serde::Serialize;
 use tern_client::{EntryBody, InboxEntry};
 use tern_proto::{ConversationId, v1};
@@ -21,6 +22,8 @@ pub(super) enum Line<'a> {
         text: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         change: Option<&'a v1::GroupChange>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        media: Option<&'a v1::Media>,
         time: i64,
     },
     Receipt {
@@ -68,7 +71,7 @@ impl<'a> Line<'a> {
     /// server cannot read any more.
     pub(super) fn of_message(message: &'a v1::Message, version: Option<u64>) -> Line<'a> {
         let change = message.change.as_ref();
-        if message.text.is_empty() && change.is_none() {
+        if message.text.is_empty() && change.is_none() && message.media.is_none() {
             return Line::damaged(&message.conversation, message.seq, version);
         }
         Line::Message {
@@ -80,6 +83,7 @@ impl<'a> Line<'a> {
             client_msg_id: message.client_msg_id,
             text: change.is_none().then(|| line_of(&message.text)),
             change,
+            media: message.media.as_ref(),
             time: message.time_ms,
         }
     }
@@ -94,10 +98,10 @@ impl<'a> Line<'a> {
             Line::Message { from, conversation, seq, change: Some(change), .. } => {
                 format!("[{conversation}: {}]", in_words(from, *seq, change))
             }
-            Line::Message { from, conversation, text, .. } if is_group(conversation) => {
-                format!("[{conversation}] {from}: {}", text.unwrap_or_default())
+            Line::Message { from, conversation, text, media, .. } if is_group(conversation) => {
+                format!("[{conversation}] {from}: {}", with_media(text.unwrap_or_default(), *media))
             }
-            Line::Message { text, .. } => text.unwrap_or_default().to_owned(),
+            Line::Message { text, media, .. } => with_media(text.unwrap_or_default(), *media),
             Line::Receipt { receipt, member, conversation, seq, .. } => {
                 format!("[{conversation}: {member}: {receipt} up to {seq}]")
             }
@@ -105,6 +109,14 @@ impl<'a> Line<'a> {
             Line::Hole { count, .. } => format!("[{}]", no_longer_kept(*count)),
         }
     }
+}
+
+/// A text, and what it is about.
+pub(super) fn with_media(text: &str, media: Option<&v1::Media>) -> String {
+    let Some(media) = media else { return text.to_owned() };
+    let what =
+        format!("[{} {}x{}, {}: {}]", media.r#type, media.width, media.height, HumanBytes(media.bytes), media.id);
+    if text.is_empty() { what } else { format!("{what} {text}") }
 }
 
 /// What a message has changed in a group: who did what.

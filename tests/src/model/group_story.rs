@@ -97,6 +97,7 @@ impl GroupStory {
             text: text.into(),
             time_ms: 5,
             change: done.clone(),
+            media: None,
         };
         self.story.sent(device, Via::Packets, content, result);
         let mut receivers = self.members.clone();

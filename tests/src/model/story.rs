@@ -70,6 +70,7 @@ pub(crate) fn message_entry(
         text: text.into(),
         time_ms: 5,
         change: None,
+        media: None,
     };
     v1::Entry { class: 1, version, body: Some(Body::Message(message)) }
 }
@@ -196,6 +197,7 @@ impl Story {
             text: Story::text(device, id),
             time_ms: 5,
             change: None,
+            media: None,
         };
         let entry = v1::Entry { class: 1, version, body: Some(Body::Message(message)) };
         for member in [device, to] {

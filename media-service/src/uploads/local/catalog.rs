@@ -9,9 +9,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 
-use super::row::{Row, Usage, due_ms};
+use super::row::{Row, Usage};
 use crate::declared::Declared;
-use crate::uploads::reference::{check_quota, unknown};
+use crate::uploads::reference::{check_quota, fenced, millis, unknown};
 use crate::uploads::{Made, Quota, Upload, UploadError};
 
 /// id → [`Row`]
@@ -67,8 +67,8 @@ impl Catalog {
         Ok(Catalog { database, lifetime })
     }
 
-    pub(super) fn due_ms(&self, id: MediaId) -> i64 {
-        due_ms(id, self.lifetime)
+    fn due_ms(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_add(millis(self.lifetime))
     }
 
     pub(super) fn is_open(&self, id: MediaId) -> Result<bool> {
@@ -81,11 +81,16 @@ impl Catalog {
     }
 
     pub(super) fn look(&self, id: MediaId, now_ms: i64) -> std::result::Result<Upload, super::Failed> {
+        Ok(self.look_due(id, now_ms)?.0)
+    }
+
+    /// The same, and when it has outlived its time.
+    pub(super) fn look_due(&self, id: MediaId, now_ms: i64) -> std::result::Result<(Upload, i64), super::Failed> {
         let row = self.row(id)?.ok_or_else(|| unknown(id, self.lifetime, now_ms))?;
-        if row.fenced || self.due_ms(id) <= now_ms {
+        if row.is_over(now_ms) {
             return Err(UploadError::Expired.into());
         }
-        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
+        Ok((row.upload(id).ok_or(CatalogError::Damaged(id))?, row.due_ms))
     }
 
     pub(super) fn begin(
@@ -95,45 +100,70 @@ impl Catalog {
         quota: &Quota,
         now_ms: i64,
     ) -> std::result::Result<Upload, super::Failed> {
-        let row = Row::new(owner, declared);
-        // Without a transaction that writes, which waits for all others: most who are over their quota come again.
-        if let Some(upload) = self.named(owner, &row, now_ms)? {
-            return Ok(upload);
+        let row = Row::new(owner, declared, self.due_ms(now_ms));
+        loop {
+            if let Some(upload) = self.named(owner, &row, now_ms)? {
+                return Ok(upload);
+            }
+            let transaction = self.begin_write()?;
+            if is_begun(&transaction, &row, now_ms)? {
+                // By another request, just now.
+                continue;
+            }
+            let used = usage_of(&transaction, owner.as_str())?;
+            check_quota(declared, quota, (used.open, used.bytes))?;
+            let id = MediaId::new(now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
+            write(&transaction, id, &row)?;
+            name(&transaction, id, &row)?;
+            count(&transaction, &row.owner, Usage::default(), row.usage())?;
+            transaction.commit().map_err(CatalogError::from)?;
+            return Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?);
         }
-        let used = self.usage(owner)?;
-        check_quota(declared, quota, (used.open, used.bytes))?;
-
-        let transaction = self.begin_write()?;
-        let found = {
-            let names = transaction.open_table(NAMES).map_err(CatalogError::from)?;
-            let found = names.get((owner.as_str(), row.name().as_slice())).map_err(CatalogError::from)?;
-            found.map(|id| MediaId::from_u128(id.value()))
-        };
-        if let Some(found) = found
-            && let Ok(upload) = self.look(found, now_ms)
-        {
-            return Ok(upload);
-        }
-        let used = usage_of(&transaction, owner.as_str())?;
-        check_quota(declared, quota, (used.open, used.bytes))?;
-        let id = MediaId::new(now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
-        write(&transaction, id, &row)?;
-        name(&transaction, id, &row, self.due_ms(id))?;
-        count(&transaction, &row.owner, Usage::default(), row.usage())?;
-        transaction.commit().map_err(CatalogError::from)?;
-        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
     }
 
     /// The upload of this user that has the name of this row, if it is still good.
     fn named(&self, owner: &UserId, row: &Row, now_ms: i64) -> Result<Option<Upload>> {
         let names = self.database.begin_read()?.open_table(NAMES)?;
         let Some(id) = names.get((owner.as_str(), row.name().as_slice()))? else { return Ok(None) };
-        Ok(self.look(MediaId::from_u128(id.value()), now_ms).ok())
+        self.good(MediaId::from_u128(id.value()), now_ms)
     }
 
-    fn usage(&self, owner: &UserId) -> Result<Usage> {
-        let table = self.database.begin_read()?.open_table(USAGE)?;
-        Ok(table.get(owner.as_str())?.map_or_else(Usage::default, |used| Usage::from(used.value())))
+    /// The upload, if it can be gone on with; the lease of what is complete is renewed.
+    fn good(&self, id: MediaId, now_ms: i64) -> Result<Option<Upload>> {
+        let row = self.row(id)?;
+        Ok(match row {
+            Some(row) if row.media.is_some() => self.lease(id, now_ms).ok(),
+            Some(_) => self.look(id, now_ms).ok(),
+            None => None,
+        })
+    }
+
+    /// Renews the lease, if less than half of the lifetime is left of it: most sends find it long enough.
+    pub(super) fn lease(&self, id: MediaId, now_ms: i64) -> std::result::Result<Upload, super::Failed> {
+        let mut row = self.row(id)?.ok_or_else(|| unknown(id, self.lifetime, now_ms))?;
+        if row.media.is_none() {
+            return Err(UploadError::NoSuch.into());
+        }
+        if row.due_ms.saturating_sub(now_ms) < millis(self.lifetime) / 2 {
+            let transaction = self.begin_write()?;
+            row = read(&transaction, id)?.ok_or(UploadError::Expired)?;
+            if !row.fenced {
+                set_due(&transaction, id, &mut row, self.due_ms(now_ms))?;
+                transaction.commit().map_err(CatalogError::from)?;
+            }
+        }
+        if row.fenced {
+            return Err(fenced().into());
+        }
+        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
+    }
+
+    pub(super) fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
+        let transaction = self.begin_write()?;
+        let Some(mut row) = read(&transaction, id)? else { return Ok(()) };
+        row.fenced = false;
+        set_due(&transaction, id, &mut row, self.due_ms(now_ms))?;
+        Ok(transaction.commit()?)
     }
 
     pub(super) fn end(
@@ -156,7 +186,7 @@ impl Catalog {
         Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
     }
 
-    pub(super) fn expired(&self, now_ms: i64, limit: usize) -> Result<Vec<MediaId>> {
+    pub(super) fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>> {
         let due: Vec<(i64, u128)> = {
             let table = self.database.begin_read()?.open_table(DUE)?;
             let due = table.range(..=(now_ms, u128::MAX))?.take(limit);
@@ -164,19 +194,27 @@ impl Catalog {
         };
         if due.iter().any(|(due_ms, _)| *due_ms != FENCED) {
             let transaction = self.begin_write()?;
-            for &(due_ms, id) in due.iter().filter(|(due_ms, _)| *due_ms != FENCED) {
-                fence(&transaction, MediaId::from_u128(id), due_ms)?;
+            for &(_, id) in due.iter().filter(|(due_ms, _)| *due_ms != FENCED) {
+                fence(&transaction, MediaId::from_u128(id), now_ms)?;
             }
             transaction.commit()?;
         }
-        Ok(due.into_iter().map(|(_, id)| MediaId::from_u128(id)).collect())
+        let mut lapsed = Vec::new();
+        for id in due.into_iter().map(|(_, id)| MediaId::from_u128(id)) {
+            let row = self.row(id)?.ok_or(CatalogError::Damaged(id))?;
+            // Renewed between the two looks.
+            if row.fenced {
+                lapsed.push(row.upload(id).ok_or(CatalogError::Damaged(id))?);
+            }
+        }
+        Ok(lapsed)
     }
 
     pub(super) fn remove(&self, id: MediaId) -> Result<()> {
         let transaction = self.begin_write()?;
         let Some(row) = read(&transaction, id)? else { return Ok(()) };
         transaction.open_table(UPLOADS)?.remove(id.as_u128())?;
-        transaction.open_table(DUE)?.remove((FENCED, id.as_u128()))?;
+        transaction.open_table(DUE)?.remove(due_key(id, &row))?;
         forget_name(&transaction, id, &row)?;
         count(&transaction, &row.owner, row.usage(), Usage::default())?;
         Ok(transaction.commit()?)
@@ -204,10 +242,14 @@ fn write(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> {
     Ok(())
 }
 
-fn name(transaction: &WriteTransaction, id: MediaId, row: &Row, due_ms: i64) -> Result<()> {
+fn name(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> {
     transaction.open_table(NAMES)?.insert((row.owner.as_str(), row.name().as_slice()), id.as_u128())?;
-    transaction.open_table(DUE)?.insert((due_ms, id.as_u128()), ())?;
+    transaction.open_table(DUE)?.insert(due_key(id, row), ())?;
     Ok(())
+}
+
+fn due_key(id: MediaId, row: &Row) -> (i64, u128) {
+    (if row.fenced { FENCED } else { row.due_ms }, id.as_u128())
 }
 
 /// The name may belong to a later upload by now.
@@ -222,13 +264,35 @@ fn forget_name(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result
     Ok(())
 }
 
-fn fence(transaction: &WriteTransaction, id: MediaId, due_ms: i64) -> Result<()> {
+/// Unless its lease was renewed meanwhile.
+fn fence(transaction: &WriteTransaction, id: MediaId, now_ms: i64) -> Result<()> {
+    let Some(mut row) = read(transaction, id)?.filter(|row| !row.fenced && row.due_ms <= now_ms) else { return Ok(()) };
     let mut due = transaction.open_table(DUE)?;
-    due.remove((due_ms, id.as_u128()))?;
-    let Some(mut row) = read(transaction, id)? else { return Ok(()) };
-    due.insert((FENCED, id.as_u128()), ())?;
+    due.remove(due_key(id, &row))?;
     row.fenced = true;
+    due.insert(due_key(id, &row), ())?;
     write(transaction, id, &row)
+}
+
+/// Writes the row with another time at which it has outlived its own.
+fn set_due(transaction: &WriteTransaction, id: MediaId, row: &mut Row, due_ms: i64) -> Result<()> {
+    let stored = read(transaction, id)?.ok_or(CatalogError::Damaged(id))?;
+    let mut due = transaction.open_table(DUE)?;
+    due.remove(due_key(id, &stored))?;
+    row.due_ms = due_ms;
+    due.insert(due_key(id, row), ())?;
+    write(transaction, id, row)
+}
+
+/// Whether there is an upload of the name of this row that can be gone on with.
+fn is_begun(transaction: &WriteTransaction, row: &Row, now_ms: i64) -> Result<bool> {
+    let id = {
+        let names = transaction.open_table(NAMES)?;
+        let named = names.get((row.owner.as_str(), row.name().as_slice()))?;
+        named.map(|id| MediaId::from_u128(id.value()))
+    };
+    let Some(id) = id else { return Ok(false) };
+    Ok(read(transaction, id)?.is_some_and(|found| !found.fenced && !found.is_over(now_ms)))
 }
 
 fn usage_of(transaction: &WriteTransaction, owner: &str) -> Result<Usage> {

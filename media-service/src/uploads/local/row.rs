@@ -1,7 +1,5 @@
 //! What the catalog says of one upload.
 
-use std::time::Duration;
-
 use tern_proto::v1::{self, Code};
 use tern_proto::{MediaId, UserId};
 
@@ -22,7 +20,7 @@ pub(super) struct Row {
     pub kind: u32,
     #[prost(uint32, tag = "5")]
     pub part_bytes: u32,
-    /// It has outlived its time: nobody gets it any more, and it is removed soon.
+    /// It has outlived its time, and it is being looked for what refers to it.
     #[prost(bool, tag = "6")]
     pub fenced: bool,
     /// Set once the upload is complete.
@@ -33,6 +31,9 @@ pub(super) struct Row {
     /// Set if it is refused for ever.
     #[prost(enumeration = "v1::Code", tag = "9")]
     pub failed: i32,
+    /// When it has outlived its time, in Unix milliseconds.
+    #[prost(int64, tag = "10")]
+    pub due_ms: i64,
 }
 
 /// What counts of a user's uploads for the quota.
@@ -43,8 +44,9 @@ pub(super) struct Usage {
 }
 
 impl Row {
-    pub(super) fn new(owner: &UserId, declared: &Declared) -> Row {
+    pub(super) fn new(owner: &UserId, declared: &Declared, due_ms: i64) -> Row {
         Row {
+            due_ms,
             owner: owner.to_string(),
             bytes: declared.bytes,
             sha256: declared.sha256.0.to_vec(),
@@ -56,6 +58,11 @@ impl Row {
 
     pub(super) fn is_open(&self) -> bool {
         self.media.is_none() && self.failed() == Code::Ok
+    }
+
+    /// Whether nobody gets it any more.
+    pub(super) fn is_over(&self, now_ms: i64) -> bool {
+        self.media.is_none() && (self.fenced || self.due_ms <= now_ms)
     }
 
     /// What it counts.
@@ -91,9 +98,4 @@ impl Row {
         };
         Some(Upload { id, owner: UserId::new(&self.owner).ok()?, declared, state })
     }
-}
-
-/// When an upload that nothing refers to has outlived its time.
-pub(super) fn due_ms(id: MediaId, lifetime: Duration) -> i64 {
-    id.began_ms().saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }

@@ -44,6 +44,9 @@ pub struct Send {
     /// A user or a group; empty where a change makes the group.
     #[prost(string, tag = "4")]
     pub to: ::prost::alloc::string::String,
+    /// What a text is about.
+    #[prost(message, optional, tag = "8")]
+    pub media: ::core::option::Option<::tern_proto::v1::Media>,
     #[prost(oneof = "send::Content", tags = "5, 6, 7")]
     pub content: ::core::option::Option<send::Content>,
 }
@@ -111,7 +114,7 @@ pub struct Delivered {
     #[prost(int64, tag = "4")]
     pub time_ms: i64,
 }
-/// Up to where a conversation is delivered.
+/// A position in a conversation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reached {
     #[prost(string, tag = "1")]
@@ -207,7 +210,7 @@ pub struct LookRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Look {
-    #[prost(oneof = "look::Look", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "look::Look", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub look: ::core::option::Option<look::Look>,
 }
 /// Nested message and enum types in `Look`.
@@ -233,7 +236,19 @@ pub mod look {
         /// Whether commits can be expected to succeed.
         #[prost(bool, tag = "8")]
         Ready(bool),
+        #[prost(message, tag = "9")]
+        References(super::ReferencesLook),
     }
+}
+/// Which conversations have a message about this media.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReferencesLook {
+    #[prost(string, tag = "1")]
+    pub media: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub limit: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PageLook {
@@ -286,7 +301,7 @@ pub struct LookReply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seen {
-    #[prost(oneof = "seen::Seen", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "seen::Seen", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub seen: ::core::option::Option<seen::Seen>,
 }
 /// Nested message and enum types in `Seen`.
@@ -312,7 +327,15 @@ pub mod seen {
         History(super::History),
         #[prost(bool, tag = "9")]
         Ready(bool),
+        #[prost(message, tag = "10")]
+        References(super::References),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct References {
+    /// Up to the newest message of each that is about it.
+    #[prost(message, repeated, tag = "1")]
+    pub references: ::prost::alloc::vec::Vec<Reached>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Page {
@@ -906,7 +929,7 @@ pub struct AskRequest {
 pub struct Ask {
     #[prost(message, optional, tag = "1")]
     pub device: ::core::option::Option<Device>,
-    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub ask: ::core::option::Option<ask::Ask>,
 }
 /// Nested message and enum types in `Ask`.
@@ -943,6 +966,9 @@ pub mod ask {
         /// No more to these. Of no device.
         #[prost(message, tag = "14")]
         LeaveRoutes(super::Routes),
+        /// Whether the user may see a message that is about the media with this id.
+        #[prost(string, tag = "15")]
+        SeesMedia(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -955,7 +981,7 @@ pub struct AskReply {
 pub struct Answer {
     #[prost(
         oneof = "answer::Answer",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub answer: ::core::option::Option<answer::Answer>,
 }
@@ -991,6 +1017,8 @@ pub mod answer {
         KeepRoutes(super::Kept),
         #[prost(message, tag = "14")]
         LeaveRoutes(super::Ready),
+        #[prost(bool, tag = "15")]
+        SeesMedia(bool),
     }
 }
 /// One way to a device.

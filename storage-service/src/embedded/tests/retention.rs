@@ -23,7 +23,7 @@ fn reopen(dir: &Path) -> Embedded {
 
 fn long(id: u64) -> Op {
     let to = Recipient::User(UserId::new(if id.is_multiple_of(10) { "carol" } else { "bob" }).unwrap());
-    let content = Content::Text { to, text: format!("{id:>12000}") };
+    let content = Content::Text { to, text: format!("{id:>12000}"), media: None };
     Op::Send { from: device("alice", "a1"), client_msg_id: id, content, time_ms: NOW }
 }
 
@@ -336,7 +336,7 @@ async fn passes_disturb_nobody() {
         async move {
             for id in 1..=MESSAGES {
                 let to = Recipient::User(UserId::new("bob").unwrap());
-                let content = Content::Text { to, text: format!("{id:>2000}") };
+                let content = Content::Text { to, text: format!("{id:>2000}"), media: None };
                 let op = Op::Send { from: device("alice", "a1"), client_msg_id: id, content, time_ms: NOW };
                 assert!(matches!(store.commit(vec![op]).await[..], [Outcome::Sent(_)]));
             }

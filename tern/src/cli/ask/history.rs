@@ -10,7 +10,7 @@ use tern_proto::{ConversationId, v1};
 
 use super::{Which, ask, json, print, utc};
 use crate::cli::client_options::ClientArgs;
-use crate::cli::line::{Line, in_words, line_of, printable};
+use crate::cli::line::{Line, in_words, line_of, printable, with_media};
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
@@ -90,8 +90,10 @@ pub(in crate::cli) fn plain(message: &v1::Message) -> String {
     let (seq, time, from) = (message.seq, utc::time(message.time_ms), &message.from);
     match &message.change {
         Some(change) => format!("{seq}  {time}  {}", in_words(from, seq, change)),
-        None if message.text.is_empty() => format!("{seq}  {time}  the message is damaged and cannot be shown"),
-        None => format!("{seq}  {time}  {from}: {}", line_of(&message.text)),
+        None if message.text.is_empty() && message.media.is_none() => {
+            format!("{seq}  {time}  the message is damaged and cannot be shown")
+        }
+        None => format!("{seq}  {time}  {from}: {}", with_media(line_of(&message.text), message.media.as_ref())),
     }
 }
 

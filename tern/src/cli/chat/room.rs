@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use tern_client::{EntryBody, InboxEntry, MessageState, Recipient};
 use tern_proto::{UserId, v1};
 
-use crate::cli::line::{in_words, line_of, no_longer_kept};
+use crate::cli::line::{in_words, line_of, no_longer_kept, with_media};
 
 /// Members of a group who are named as readers of a message; more are counted.
 const NAMED: usize = 3;
@@ -88,7 +88,10 @@ impl Room {
 
     fn message(&mut self, message: &v1::Message) {
         let Some(change) = &message.change else {
-            return self.push(Line::From { who: message.from.clone(), text: line_of(&message.text).to_owned() });
+            return self.push(Line::From {
+                who: message.from.clone(),
+                text: with_media(line_of(&message.text), message.media.as_ref()),
+            });
         };
         if let Some(title) = &change.title {
             self.title.clone_from(title);

@@ -1,0 +1,77 @@
+//! Media that messages are about: who may refer to it, and who may fetch it.
+//!
+//! Who has uploaded it may; and who may see a message that is about it. Before a message is stored its media's lease is renewed, so that what is acknowledged
+//! can be fetched.
+
+use futures_util::future;
+use tern_media::MediaApi;
+use tern_proto::v1::{self, Code, OutMessage};
+use tern_proto::{MediaId, Refusal, UserId};
+use tern_storage::{Storage, Unavailable};
+
+/// Conversations that are looked at in one go.
+const STEP: usize = 100;
+
+/// What the messages are about, by their places: `None` where that is nothing, or need not be known any more. Else the media, [`Code::NoSuchMedia`], or a
+/// retryable code.
+pub(crate) async fn of(
+    (media, storage): (Option<&dyn MediaApi>, &dyn Storage),
+    sender: &UserId,
+    messages: &[OutMessage],
+    is_known: impl Fn(usize) -> bool,
+) -> Vec<Option<Result<v1::Media, Code>>> {
+    if messages.iter().all(|message| message.media.is_empty()) {
+        return vec![None; messages.len()];
+    }
+    let about = messages.iter().enumerate().map(|(place, message)| {
+        let asked = !message.media.is_empty() && !is_known(place);
+        async move { if asked { Some(referred((media, storage), sender, &message.media).await) } else { None } }
+    });
+    future::join_all(about).await
+}
+
+/// The media that a message of this sender may be about.
+async fn referred(
+    (media, storage): (Option<&dyn MediaApi>, &dyn Storage),
+    sender: &UserId,
+    id: &str,
+) -> Result<v1::Media, Code> {
+    let (Some(media), Ok(id)) = (media, id.parse()) else { return Err(Code::NoSuchMedia) };
+    let retryable = |refused: Refusal| if refused.code.is_retryable() { Code::Unavailable } else { Code::NoSuchMedia };
+    let leased = media.lease(id).await.map_err(retryable)?;
+    if leased.owner != *sender && !sees(storage, sender, id).await.map_err(|_| Code::Unavailable)? {
+        return Err(Code::NoSuchMedia);
+    }
+    Ok(leased.media)
+}
+
+/// Whether the user may see a message that is about the media.
+pub(crate) async fn sees(storage: &dyn Storage, user: &UserId, media: MediaId) -> Result<bool, Unavailable> {
+    let mut after = None;
+    loop {
+        let references = storage.references(media, after.as_ref(), STEP).await?;
+        let found = references.len();
+        for (conversation, seq) in references {
+            let sees = match conversation.pair() {
+                Some(pair) => pair.contains(user),
+                None => {
+                    let group = storage.conversation(&conversation).await?;
+                    let members = group.map(|group| group.members).unwrap_or_default();
+                    members.iter().any(|member| member.user == *user && member.joined <= seq)
+                }
+            };
+            if sees {
+                return Ok(true);
+            }
+            after = Some(conversation);
+        }
+        if found < STEP {
+            return Ok(false);
+        }
+    }
+}
+
+/// Whether any message is about the media.
+pub(crate) async fn is_referred_to(storage: &dyn Storage, media: MediaId) -> Result<bool, Unavailable> {
+    Ok(!storage.references(media, None, 1).await?.is_empty())
+}
