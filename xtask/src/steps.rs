@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod fuzz;
+pub(crate) mod media;
 pub(crate) mod pipe;
 pub(crate) mod readme;
 pub(crate) mod smoke;

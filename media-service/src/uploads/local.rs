@@ -228,12 +228,14 @@ fn remove_strays(files: &Path, catalog: &Catalog) -> std::result::Result<(), Cat
 async fn run_lane(queue: Arc<Queue<Job>>) {
     while let Some(jobs) = queue.next().await {
         // A panic drops the jobs, and with them their answers.
-        let _ = tokio::task::spawn_blocking(move || store(jobs)).await;
+        let Ok(answers) = tokio::task::spawn_blocking(move || store(jobs)).await else { continue };
+        // Here and not where they come from: to tell each from another thread would wake this one as often.
+        answers.into_iter().for_each(|(job, answer)| job.tell(answer));
     }
 }
 
 /// Stores a batch: what is of one upload with one sync.
-fn store(jobs: Vec<Job>) {
+fn store(jobs: Vec<Job>) -> Vec<(Job, Result<u32>)> {
     let mut by_upload: Vec<(Arc<Open>, Vec<Job>)> = Vec::new();
     for job in jobs {
         match by_upload.iter_mut().find(|(open, _)| Arc::ptr_eq(open, &job.open)) {
@@ -241,16 +243,13 @@ fn store(jobs: Vec<Job>) {
             None => by_upload.push((job.open.clone(), vec![job])),
         }
     }
-    for (open, jobs) in by_upload {
-        open.store(jobs);
-    }
+    by_upload.into_iter().flat_map(|(open, jobs)| open.store(jobs)).collect()
 }
 
 impl Open {
-    fn store(&self, jobs: Vec<Job>) {
+    fn store(&self, jobs: Vec<Job>) -> Vec<(Job, Result<u32>)> {
         if lock(&self.state).ended {
-            jobs.into_iter().for_each(|job| job.tell(Ok(0)));
-            return;
+            return jobs.into_iter().map(|job| (job, Ok(0))).collect();
         }
         let (stored, failed) = match self.write(&jobs) {
             Ok(stored) => (stored, None),
@@ -262,7 +261,11 @@ impl Open {
         };
         let mut stored = stored.into_iter();
         let mut state = lock(&self.state);
-        for job in jobs {
+        if state.ended {
+            // It may have been made again.
+            let _ = self.file.remove();
+        }
+        let answer = |job: Job| {
             let answer = match (&failed, stored.next()) {
                 _ if state.ended => Ok(0),
                 (Some(failed), _) => Err(failed.clone()),
@@ -272,12 +275,9 @@ impl Open {
                 }
                 (None, _) => Err(UploadError::Conflict(job.index)),
             };
-            job.tell(answer);
-        }
-        if state.ended {
-            // It may have been made again.
-            let _ = self.file.remove();
-        }
+            (job, answer)
+        };
+        jobs.into_iter().map(answer).collect()
     }
 
     /// Writes parts that do not stand there, and syncs them. Tells of each whether it stands there now, or other bytes in its place.

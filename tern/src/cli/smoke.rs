@@ -3,6 +3,7 @@
 //! It speaks the protocol itself, packet by packet, so that it sees what the client library would smooth over. Its users are new in every run.
 
 mod groups;
+mod media;
 mod person;
 mod receipts;
 mod report;
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: &Args) -> Result<bool> {
     the_link_itself(args, &mut people, &mut report).await?;
     receipts::run(args, &mut people, &mut report).await?;
     groups::run(&mut people, &mut report).await?;
+    media::run(&mut people, &mut report).await?;
     Ok(report.end())
 }
 

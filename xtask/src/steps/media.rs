@@ -1,0 +1,99 @@
+//! Images through `tern send-image` and `tern fetch`, while the server is killed between their parts.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build;
+use crate::process::Process;
+use crate::server::Server;
+use crate::step::Tally;
+
+/// Images of one run.
+const IMAGES: usize = 12;
+/// Bytes of each, about.
+const IMAGE_BYTES: usize = 2_000_000;
+/// At least so many times the server is killed while they go up.
+const KILLS: usize = 3;
+/// Far more than it takes.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A folder of images in one command, with kill -9 again and again; the command is then interrupted and given once more.
+pub(crate) fn run() -> Result<Tally> {
+    let mut server = Server::start(&build::tern()?)?;
+    let folder = folder(server.home())?;
+    let args = ["send-image", "--as", "alice", "--to", "bob", "--json"];
+    let mut kills = 0;
+    let told = server.home().join("told");
+    let mut sender = Process::spawn(server.client(&args).arg(&folder).stdout(File::create(&told)?))?;
+    while sender.child.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(120));
+        server.outage(Duration::from_millis(50))?;
+        kills += 1;
+        if kills == KILLS {
+            // Also the client, in the middle of a file: the same command goes on.
+            let _ = sender.child.kill();
+            sender.child.wait()?;
+            sender =
+                Process::spawn(server.client(&args).arg(&folder).stdout(File::options().append(true).open(&told)?))?;
+        }
+        ensure!(kills < 500, "send-image comes to no end");
+    }
+    sender.succeed(LIMIT).context("send-image must end with 0: every image acknowledged")?;
+    ensure!(kills >= KILLS, "it was over before anything was killed");
+
+    let seen = server.home().join("seen");
+    let mut watch = server.client(&["watch", "--as", "bob", "--json", "--idle", "2"]);
+    Process::spawn(watch.stdout(File::create(&seen)?))?.succeed(LIMIT)?;
+    let ids = media_ids(&fs::read_to_string(&seen)?);
+    ensure!(ids.len() == IMAGES, "{IMAGES} images were sent, and bob has {} messages about media", ids.len());
+    let mut distinct = ids.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    ensure!(distinct.len() == IMAGES, "an image has come twice: {ids:?}");
+    let mut sent: Vec<Vec<u8>> = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        sent.push(fs::read(entry?.path())?);
+    }
+    for id in &ids {
+        let bytes = fetch(&server, "bob", id)?;
+        let place = sent.iter().position(|image| *image == bytes);
+        sent.remove(place.with_context(|| format!("{id} has come out as something else"))?);
+    }
+    ensure!(fetch(&server, "eve", &ids[0]).is_err(), "eve may fetch what is none of hers");
+    println!("{IMAGES} images around {kills} kills: each once, and the same");
+    server.stop()?;
+    Ok(Tally::passed(3))
+}
+
+/// Images of one pixel with much behind their end, each of its own.
+fn folder(home: &Path) -> Result<PathBuf> {
+    let pixel = b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let folder = home.join("pictures");
+    fs::create_dir(&folder)?;
+    for number in 0..IMAGES as u32 {
+        let mut bytes = pixel.to_vec();
+        // Whatever differs from part to part and from image to image.
+        bytes
+            .extend((0..IMAGE_BYTES as u32 / 4).flat_map(|at| (at.wrapping_mul(2_654_435_761) ^ number).to_le_bytes()));
+        fs::write(folder.join(format!("{number}.gif")), bytes)?;
+    }
+    fs::write(folder.join("notes.txt"), "not an image")?;
+    Ok(folder)
+}
+
+/// The ids of what messages are about, in lines of JSON.
+fn media_ids(lines: &str) -> Vec<String> {
+    let about = lines.lines().filter_map(|line| line.split_once("\"media\":{\"id\":\"")?.1.split('"').next());
+    about.map(str::to_owned).collect()
+}
+
+fn fetch(server: &Server, user: &str, id: &str) -> Result<Vec<u8>> {
+    let path = server.home().join(format!("fetched-{user}-{id}"));
+    let mut command = server.client(&["fetch", "--as", user, id]);
+    Process::spawn(command.stdout(File::create(&path)?).stderr(Stdio::null()))?.succeed(LIMIT)?;
+    fs::read(path).context("what fetch wrote")
+}
