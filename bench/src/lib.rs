@@ -24,6 +24,7 @@ mod fill;
 mod hot;
 mod http;
 mod idle;
+mod image;
 mod link;
 mod load;
 mod measure;
@@ -40,6 +41,7 @@ mod server;
 mod stamp;
 mod tally;
 mod token;
+mod upload;
 mod wire;
 
 use anyhow::{Context, Result, bail};
@@ -73,6 +75,8 @@ enum Bench {
     Sync(drain::SyncArgs),
     /// Many senders to one user, and what that does to everybody else
     Hot(hot::HotArgs),
+    /// Images in parts: what they cost, how long they take, and what they do to texts
+    Image(image::ImageArgs),
     /// The floor: the same packets through a bare echo, and append and sync on the same disk
     Raw(raw::RawArgs),
 }
@@ -123,6 +127,7 @@ impl Bench {
             Bench::Fanout(args) => fanout::run(args, server, &mut report).await?,
             Bench::Sync(args) => drain::run(args, server, &mut report).await?,
             Bench::Hot(args) => hot::run(args, server, &mut report).await?,
+            Bench::Image(args) => image::run(args, server, &mut report).await?,
             Bench::Raw(args) => raw::run(args, server, &mut report).await?,
         }
         Ok(report)
@@ -140,6 +145,7 @@ impl Bench {
             Bench::Fanout(_) => "fanout",
             Bench::Sync(_) => "sync",
             Bench::Hot(_) => "hot",
+            Bench::Image(_) => "image",
             Bench::Raw(_) => "raw",
         }
     }

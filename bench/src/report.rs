@@ -63,6 +63,8 @@ pub(crate) struct Report {
     pub(crate) hot_to_quiet_p99: Option<f64>,
     pub(crate) hot_acked_per_s: Option<f64>,
 
+    pub(crate) images: Option<Images>,
+
     /// Packets of the size of a chat message through a bare echo, by window.
     pub(crate) echo: Option<Vec<Echo>>,
 }
@@ -126,6 +128,30 @@ pub(crate) struct FaultCounts {
     pub(crate) lost: Option<u64>,
     pub(crate) duplicated: Option<u64>,
     pub(crate) out_of_order: Option<u64>,
+}
+
+/// What images cost and how long they take.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Images {
+    pub(crate) part_bytes: u32,
+    /// Of an image.
+    pub(crate) bytes: usize,
+    pub(crate) connections: usize,
+    pub(crate) parts: u64,
+    pub(crate) parts_per_s: f64,
+    pub(crate) server_cpu_s_per_million_parts: f64,
+    pub(crate) part_ms: Option<Spread>,
+    /// From the begin to the answer with the thumbnail.
+    pub(crate) image_ms: Option<Spread>,
+    /// Of the last part of a photo, and what comes of it.
+    pub(crate) server_cpu_ms_per_photo: Option<f64>,
+    /// Under way at the same time.
+    pub(crate) uploads: usize,
+    pub(crate) rss_bytes_per_upload: f64,
+    /// Acknowledgements of texts, alone and beside uploads.
+    pub(crate) quiet_ack_ms: Option<Spread>,
+    pub(crate) beside_ack_ms: Option<Spread>,
+    pub(crate) beside_to_quiet_p99: Option<f64>,
 }
 
 /// An echo of chat-sized packets.

@@ -21,6 +21,11 @@ impl Samples {
         self.micros.push(u32::try_from(nanos.saturating_add(500) / 1000).unwrap_or(u32::MAX));
     }
 
+    /// Takes in those of another.
+    pub(crate) fn append(&mut self, mut others: Samples) {
+        self.micros.append(&mut others.micros);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.micros.clear();
     }

@@ -186,6 +186,11 @@ impl Server {
         &self.at.long_links
     }
 
+    /// Where the short link is; of a cluster the first one's.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.at.http
+    }
+
     /// Whether the bench started it.
     pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
