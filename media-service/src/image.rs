@@ -4,6 +4,7 @@
 
 mod jpeg;
 mod pixels;
+mod webp;
 
 use std::io::Cursor;
 
@@ -49,8 +50,11 @@ pub enum BadImage {
     #[error("{0}x{1} pixels are more than {MAX_PIXELS}, or none")]
     Size(u32, u32),
     /// It would take too many bytes, though not too many pixels.
-    #[error("decoded it has {0} bytes, which are more than {DECODED_BYTES}")]
+    #[error("to decode it takes {0} bytes, which are more than {DECODED_BYTES}")]
     Deep(u64),
+    /// It would take too long: each scan goes over the whole image.
+    #[error("{0} scans are too many")]
+    Scans(usize),
     /// It is cut off, or breaks the rules of its kind.
     #[error("it cannot be decoded: {0}")]
     Broken(String),
@@ -67,7 +71,10 @@ pub fn look(bytes: &[u8], kind: Kind) -> Result<Looked, BadImage> {
     let Decoded { pixels, size, orientation } = match kind {
         Kind::Jpeg => jpeg::decode(bytes)?,
         Kind::Png => other(|| PngDecoder::with_limits(Cursor::new(bytes), limits()))?,
-        Kind::Webp => other(|| WebPDecoder::new(Cursor::new(bytes)))?,
+        Kind::Webp => {
+            webp::check(bytes)?;
+            other(|| WebPDecoder::new(Cursor::new(bytes)))?
+        }
         Kind::Gif => other(|| GifDecoder::new(Cursor::new(bytes)))?,
     };
     let (width, height) = upright(size, orientation);

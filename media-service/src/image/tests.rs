@@ -217,6 +217,28 @@ fn a_bomb_is_refused_by_its_head() {
 }
 
 #[test]
+fn a_jpeg_of_very_many_scans_is_refused() {
+    let good = jpeg(64, 48);
+    assert!(look(&good, Kind::Jpeg).is_ok());
+    let end = good.len() - 2;
+    let scan = good.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    let again = [&good[..end], &good[scan..end].repeat(100), &good[end..]].concat();
+    assert_eq!(look(&again, Kind::Jpeg), Err(BadImage::Scans(101)));
+    // Those of a picture within a segment, and behind the end, are none of it.
+    let within = [&good[..2], &[0xff, 0xef, 0x01, 0x02], &[0xff, 0xda].repeat(128), &good[2..]].concat();
+    assert!(look(&within, Kind::Jpeg).is_ok());
+    assert!(look(&[&good[..], &[0xff, 0xda].repeat(200)].concat(), Kind::Jpeg).is_ok());
+}
+
+#[test]
+fn a_lossless_jpeg_is_refused() {
+    let mut lossless = jpeg(64, 48);
+    let frame = lossless.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    lossless[frame + 1] = 0xc3;
+    assert!(matches!(look(&lossless, Kind::Jpeg), Err(BadImage::Broken(_))));
+}
+
+#[test]
 fn flipped_bytes_never_panic() {
     let images = [
         (jpeg(64, 48), Kind::Jpeg),
