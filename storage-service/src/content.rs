@@ -118,8 +118,17 @@ mod tests {
             content_hash("bob", "hi", "", None),
             content_hash("", "", "", Some(&change)),
             content_hash("g/7", "", "", Some(&v1::GroupChange::default())),
+            content_hash("bob", "hi", "01a219247f39c52b2e6dfac99d57c8fc", None),
         ];
-        assert_eq!(hashes, [12_697_365_502_381_020_642, 6_995_503_460_690_320_796, 8_433_790_766_384_527_379]);
+        assert_eq!(
+            hashes,
+            [
+                12_697_365_502_381_020_642,
+                6_995_503_460_690_320_796,
+                8_433_790_766_384_527_379,
+                1_003_087_568_332_137_031
+            ]
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use tern_proto::MediaId;
+
 use super::*;
 use crate::embedded::{Step, dump};
 use crate::{ConversationId, DeviceState, HistoryRequest, Listed};
@@ -95,6 +97,28 @@ fn segments(dir: &Path) -> Vec<u64> {
     let mut segments: Vec<u64> = names.filter_map(index).collect();
     segments.sort_unstable();
     segments
+}
+
+/// What a message was about is known when its segment is gone, and the index had to be made anew from the dump.
+#[tokio::test]
+async fn references_outlive_their_segment_and_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let media = MediaId::from_u128(7);
+    let store = Embedded::open(small(dir.path())).unwrap();
+    let about = v1::Media { id: media.to_string(), ..v1::Media::default() };
+    let Op::Send { content: Content::Text { to, text, .. }, time_ms, .. } = long(1) else { panic!("a text") };
+    let content = Content::Text { to, text, media: Some(about) };
+    store.commit(vec![Op::Send { from: device("alice", "a9"), client_msg_id: 1, content, time_ms }]).await;
+    drop(store);
+    let (store, _) = filled(small(dir.path())).await;
+    store.retain(LATER).await.unwrap();
+    assert!(!segments(dir.path()).contains(&0));
+    let wanted = store.references(media, None, 9).await.unwrap();
+    assert_eq!(wanted.len(), 1);
+    drop(store);
+    fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = Embedded::open(small(dir.path())).unwrap();
+    assert_eq!(store.references(media, None, 9).await.unwrap(), wanted);
 }
 
 #[tokio::test]
