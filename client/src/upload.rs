@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::{ATTEMPTS, Backoff};
 use crate::link::{LinkError, ShortLink};
 
+/// How long a small request is said to take where that cannot be measured.
+const FAR: Duration = Duration::from_secs(1);
 /// Bytes that are fetched at once.
 const FETCH_BYTES: u64 = 512 * 1024;
 
@@ -45,6 +47,9 @@ pub enum UploadError {
     /// It has not succeeded after 12 attempts; to begin again is to go on.
     #[error("given up after {ATTEMPTS} attempts: {0}")]
     GivenUp(LinkError),
+    /// What was fetched could not be handed on.
+    #[error("what was fetched cannot be written: {0}")]
+    NotTaken(#[source] std::io::Error),
     /// An answer that makes no sense.
     #[error("the server has answered something else: {0}")]
     Odd(&'static str),
@@ -125,7 +130,7 @@ impl Uploads {
         let mut at = 0;
         loop {
             let (bytes, length) = retried!(link.media_range(&path, at, FETCH_BYTES).await);
-            take(&bytes).map_err(|error| UploadError::GivenUp(LinkError::Io(error)))?;
+            take(&bytes).map_err(UploadError::NotTaken)?;
             at += bytes.len() as u64;
             if at >= length {
                 return Ok(());
@@ -138,14 +143,15 @@ impl Uploads {
 
     /// How long a small request takes; long, if it fails.
     async fn round_trip(&self, link: &mut ShortLink) -> Duration {
-        // The first one connects.
-        for _ in 0..2 {
-            let asked = Instant::now();
-            if link.healthy().await.is_ok() && asked.elapsed() < Duration::from_secs(1) {
-                return asked.elapsed();
-            }
+        // Connects.
+        if link.healthy().await.is_err() {
+            return FAR;
         }
-        Duration::from_secs(1)
+        let asked = Instant::now();
+        match link.healthy().await {
+            Ok(()) => asked.elapsed(),
+            Err(_) => FAR,
+        }
     }
 }
 

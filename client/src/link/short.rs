@@ -114,12 +114,14 @@ impl ShortLink {
         let (head, body) = self.within_reply_wait(Method::GET, path, Some(range), Bytes::new()).await?;
         let whole = body.len() as u64;
         match head.status.as_u16() {
-            200 => Ok((body, whole)),
+            200 if from == 0 => Ok((body, whole)),
             206 => {
-                let length = head.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                let length = length.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
-                Ok((body, length.ok_or(LinkError::Answer("a range without a length"))?))
+                let range = head.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let range = range.and_then(|range| range.strip_prefix(&format!("bytes {from}-")));
+                let length = range.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+                Ok((body, length.ok_or(LinkError::Answer("another range than was asked for"))?))
             }
+            200 => Err(LinkError::Answer("the whole in the place of a range")),
             status => Err(refusal(status, &body)),
         }
     }

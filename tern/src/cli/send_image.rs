@@ -11,12 +11,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use tern_client::{Client, MessageState, Receive, Recipient, Sent, UploadError};
+use tern_client::{Client, MessageState, Receive, Recipient, Sent, Status, StoreError, UploadError};
 use tern_media::declared::Kind;
 use tern_proto::v1;
 
 use super::client_options::{ClientArgs, stopped};
 use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED};
+
+/// Bytes of an image beyond which no server can be set.
+const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
@@ -105,54 +108,80 @@ fn kind_of(path: &Path) -> Result<Option<Kind>> {
 }
 
 async fn send_all(client: &Client, args: &Args, files: &[PathBuf]) -> Result<ExitCode> {
-    let noted = client.notes().await?;
-    let (mut code, mut place) = (ExitCode::SUCCESS, noted.len());
+    // Of an interrupted run: what it has put into the outbox. A file that stands there twice was sent twice.
+    let mut noted = client.notes().await?;
+    let (mut bad, mut place) = (0, noted.len());
     for path in files {
         let uploaded = match upload(client, path).await? {
             Ok(uploaded) => uploaded,
             Err(why) => {
                 eprintln!("tern send-image: {}: {why}", path.display());
-                code = ExitCode::from(EXIT_BAD_LINE);
+                bad += 1;
                 continue;
             }
         };
         let note = format!("{} {} {}", args.to, uploaded.id, args.text);
-        if noted.contains(&note) {
+        if let Some(at) = noted.iter().position(|noted| *noted == note) {
+            noted.swap_remove(at);
             eprintln!("tern send-image: {}: sent by the run before", path.display());
             continue;
         }
-        let id = client.send_media_noted(&args.to, &uploaded.id, &args.text, place, note).await?;
+        let id = match client.send_media_noted(&args.to, &uploaded.id, &args.text, place, note).await {
+            Ok(id) => id,
+            // The outbox is told of below.
+            Err(StoreError::BehindFailed) => break,
+            Err(error) => return Err(error).context("the outbox"),
+        };
         place += 1;
         match client.settled(id).await? {
             Some(MessageState::Sent(sent) | MessageState::Delivered(sent) | MessageState::Read(sent)) => {
                 tell(args, path, &uploaded, &sent)?;
             }
-            Some(MessageState::Failed(why)) => {
-                eprintln!("tern send-image: {}: {why}; run again to send it", path.display());
-                return Ok(ExitCode::from(EXIT_FAILED));
-            }
             Some(MessageState::Refused(why)) => {
                 let why = super::group::because(why);
                 eprintln!("tern send-image: {}: refused by the server: {why}", path.display());
-                code = ExitCode::from(EXIT_REFUSED);
             }
-            Some(MessageState::Sending) | None => {
-                let status = client.status().borrow().clone();
-                let Some(stop) = status.stopped() else { bail!("the client is gone") };
-                return Err(stopped(stop).context("the image stays in the outbox"));
-            }
+            Some(MessageState::Failed(_) | MessageState::Sending) | None => break,
         }
     }
+    let status = all_settled(client).await?;
+    if status.failed > 0 {
+        eprintln!("tern send-image: {} messages failed after all attempts; run again to send them", status.failed);
+        return Ok(ExitCode::from(EXIT_FAILED));
+    }
     client.clear_notes().await?;
-    Ok(code)
+    Ok(match (status.refused, bad) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(EXIT_BAD_LINE),
+        _ => ExitCode::from(EXIT_REFUSED),
+    })
+}
+
+/// Waits until the outbox has nothing that goes on by itself, what earlier runs have left in it included.
+async fn all_settled(client: &Client) -> Result<Status> {
+    let mut changes = client.status();
+    loop {
+        let status = changes.borrow_and_update().clone();
+        if let Some(stop) = status.stopped() {
+            let left = status.sending + status.failed;
+            return Err(stopped(stop).context(format!("{left} messages stay in the outbox")));
+        }
+        if status.sending == 0 || status.failed > 0 {
+            return Ok(status);
+        }
+        changes.changed().await.context("the client is gone")?;
+    }
 }
 
 /// The image on the server; or why it is none, in words.
 async fn upload(client: &Client, path: &Path) -> Result<Result<v1::Media, String>> {
+    let Some(kind) = kind_of(path)? else { return Ok(Err("is no JPEG, PNG, WebP or GIF".into())) };
+    let length = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+    if length > LARGEST {
+        return Ok(Err(format!("has {length} bytes, more than any server takes")));
+    }
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let Some(kind) = Kind::of(&bytes) else { return Ok(Err("is no JPEG, PNG, WebP or GIF".into())) };
-    let bar = bar(path, bytes.len());
-    let length = bytes.len() as u64;
+    let bar = bar(path, length);
     let show = |there: u32, parts: u32| {
         if let Some(bar) = &bar {
             bar.set_position(length * u64::from(there) / u64::from(parts.max(1)));
@@ -170,9 +199,9 @@ async fn upload(client: &Client, path: &Path) -> Result<Result<v1::Media, String
 }
 
 /// On a terminal alone.
-fn bar(path: &Path, length: usize) -> Option<ProgressBar> {
+fn bar(path: &Path, length: u64) -> Option<ProgressBar> {
     let bar = std::io::stderr().is_terminal().then(|| {
-        let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
         bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     })?;
