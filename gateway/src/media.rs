@@ -10,7 +10,7 @@ use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use axum::routing::{get, post};
 use tern_media::{MediaApi, Opened};
 use tern_proto::{MediaId, v1};
@@ -24,6 +24,9 @@ use crate::short_link::{Served, admit, authenticate, failure, response, status};
 
 /// Has the CRC-32 of a part, in hexadecimal digits.
 const CRC32: &str = "tern-crc32";
+
+/// What a thumbnail is.
+const THUMBNAIL: &str = "image/jpeg";
 
 /// What never changes may be kept by who was allowed to fetch it.
 const FOREVER: &str = "private, max-age=31536000, immutable";
@@ -55,7 +58,8 @@ async fn part(
     let asked = async {
         let crc32 = crc32_of(request.headers());
         let (device, bytes) = admit(&served.gateway, request).await?;
-        let index = index.parse().map_err(|_| refusal(v1::Code::BadPart, "the index of a part is a number from 0"))?;
+        let index =
+            number(&index).ok_or_else(|| refusal(v1::Code::BadPart, "the index of a part is a number from 0"))?;
         media(&served.gateway)?.part(&device.user, id_of(&id)?, index, crc32?, bytes).await
     };
     told(asked.instrument(traces::root("media_part", None)).await)
@@ -77,46 +81,56 @@ async fn complete(State(served): State<Served>, Path(id): Path<String>, request:
     told(asked.instrument(traces::root("media_complete", None)).await)
 }
 
-async fn original(State(served): State<Served>, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
-    let fetched = async {
+async fn original(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let answer = async {
         let (id, opened) = open(&served.gateway, &headers, &id).await?;
         let etag = format!("\"{id}\"");
         let length = opened.media.bytes;
         let kind = opened.media.r#type;
-        Ok(match asked_for(&headers, &etag, length) {
+        Ok(match asked_for(&method, &headers, &etag, length) {
             Asked::Unchanged => unchanged(&etag),
             Asked::Beyond => beyond(length),
+            Asked::Head => fetched(StatusCode::OK, &kind, &etag, length, Body::empty()),
             Asked::Whole => {
                 let bytes = media(&served.gateway)?.read(id, 0..length).await?;
                 fetched(StatusCode::OK, &kind, &etag, length, Body::from_stream(bytes))
             }
             Asked::Part(range) => {
                 let bytes = media(&served.gateway)?.read(id, range.clone()).await?;
-                let body = Body::from_stream(bytes);
-                let mut response = fetched(StatusCode::PARTIAL_CONTENT, &kind, &etag, range.end - range.start, body);
-                let said = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-                set(&mut response, CONTENT_RANGE, &said);
-                response
+                part_of(range, length, &kind, &etag, Body::from_stream(bytes))
             }
         })
     };
-    fetched_or_refused(fetched.await)
+    fetched_or_refused(answer.await)
 }
 
-async fn thumbnail(State(served): State<Served>, Path(id): Path<String>, headers: HeaderMap) -> Response<Body> {
-    let fetched = async {
+async fn thumbnail(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let answer = async {
         let (id, opened) = open(&served.gateway, &headers, &id).await?;
         let etag = format!("\"{id}-thumbnail\"");
         let length = opened.thumbnail.len() as u64;
-        let bytes = |range: Range<u64>| Body::from(opened.thumbnail.slice(range.start as usize..range.end as usize));
-        Ok(match asked_for(&headers, &etag, length) {
+        Ok(match asked_for(&method, &headers, &etag, length) {
             Asked::Unchanged => unchanged(&etag),
             Asked::Beyond => beyond(length),
-            // So small that nobody has a use for a part of it.
-            Asked::Whole | Asked::Part(_) => fetched(StatusCode::OK, "image/jpeg", &etag, length, bytes(0..length)),
+            Asked::Head => fetched(StatusCode::OK, THUMBNAIL, &etag, length, Body::empty()),
+            Asked::Whole => fetched(StatusCode::OK, THUMBNAIL, &etag, length, opened.thumbnail.into()),
+            Asked::Part(range) => {
+                let bytes = opened.thumbnail.slice(range.start as usize..range.end as usize);
+                part_of(range, length, THUMBNAIL, &etag, bytes.into())
+            }
         })
     };
-    fetched_or_refused(fetched.await)
+    fetched_or_refused(answer.await)
 }
 
 fn media(gateway: &Gateway) -> Result<&dyn MediaApi, Refusal> {
@@ -127,10 +141,10 @@ fn media(gateway: &Gateway) -> Result<&dyn MediaApi, Refusal> {
 async fn open(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<(MediaId, Opened), Refusal> {
     let device = authenticate(gateway, headers)?;
     let id = id_of(id)?;
-    let opened = media(gateway)?.open(id).await?;
-    // A stranger learns nothing, not even that it is there.
+    let media = media(gateway)?;
+    let opened = media.open(id).await?;
     let may_fetch = opened.owner == device.user || gateway.sync.sees_media(&device, id).await?;
-    if may_fetch { Ok((id, opened)) } else { Err(no_such()) }
+    if may_fetch { Ok((id, opened)) } else { Err(media.nothing(id)) }
 }
 
 fn id_of(id: &str) -> Result<MediaId, Refusal> {
@@ -143,8 +157,10 @@ fn no_such() -> Refusal {
 
 fn crc32_of(headers: &HeaderMap) -> Result<u32, Refusal> {
     let text = headers.get(CRC32).and_then(|value| value.to_str().ok());
-    let number = text.filter(|text| text.len() == 8).and_then(|text| u32::from_str_radix(text, 16).ok());
-    number.ok_or_else(|| refusal(v1::Code::BadPart, "the header `Tern-Crc32: <8 hexadecimal digits>` is missing"))
+    let digits = text.filter(|text| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    digits
+        .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+        .ok_or_else(|| refusal(v1::Code::BadPart, "the header `Tern-Crc32: <8 hexadecimal digits>` is missing"))
 }
 
 fn told(upload: Result<v1::MediaUpload, Refusal>) -> Response<Body> {
@@ -162,6 +178,8 @@ fn fetched_or_refused(fetched: Result<Response<Body>, Refusal>) -> Response<Body
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Whole,
+    /// What is said of the whole, without it.
+    Head,
     Part(Range<u64>),
     /// The client has them.
     Unchanged,
@@ -170,12 +188,16 @@ enum Asked {
 }
 
 /// By RFC 9110, sections 13 and 14. What cannot be understood, and several ranges, ask for the whole.
-fn asked_for(headers: &HeaderMap, etag: &str, length: u64) -> Asked {
+fn asked_for(method: &Method, headers: &HeaderMap, etag: &str, length: u64) -> Asked {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(known) = text(IF_NONE_MATCH)
-        && known.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == etag)
-    {
+    let lines = headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let mut known = lines.flat_map(|line| line.split(',')).map(str::trim);
+    if known.any(|known| known == "*" || known.trim_start_matches("W/") == etag) {
         return Asked::Unchanged;
+    }
+    // Ranges are of GET alone.
+    if *method == Method::HEAD {
+        return Asked::Head;
     }
     if text(IF_RANGE).is_some_and(|known| known != etag) {
         return Asked::Whole;
@@ -189,9 +211,13 @@ fn asked_for(headers: &HeaderMap, etag: &str, length: u64) -> Asked {
     }
 }
 
+/// Digits alone: no sign, as the parser would take it.
+fn number<N: FromStr>(text: &str) -> Option<N> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The one range of bytes that is asked for: the first and the last, or so many of the last ones.
 fn range(text: &str) -> Option<(Option<u64>, u64)> {
-    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     match (first, last) {
         ("", last) => Some((None, number(last)?)),
@@ -232,6 +258,12 @@ fn fetched(status: StatusCode, kind: &str, etag: &str, length: u64, body: Body) 
     response
 }
 
+fn part_of(range: Range<u64>, length: u64, kind: &str, etag: &str, body: Body) -> Response<Body> {
+    let mut response = fetched(StatusCode::PARTIAL_CONTENT, kind, etag, range.end - range.start, body);
+    set(&mut response, CONTENT_RANGE, &format!("bytes {}-{}/{length}", range.start, range.end - 1));
+    response
+}
+
 fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     // What cannot be a header's value cannot stand in what these are made of.
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -245,7 +277,7 @@ mod tests {
 
     fn asked(headers: &[(HeaderName, &str)]) -> Asked {
         let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
-        asked_for(&headers.collect(), "\"tag\"", 100)
+        asked_for(&Method::GET, &headers.collect(), "\"tag\"", 100)
     }
 
     #[test]
@@ -275,6 +307,8 @@ mod tests {
             assert_eq!(asked(&[(IF_NONE_MATCH, known), (RANGE, "bytes=0-1")]), Asked::Unchanged, "{known}");
         }
         assert_eq!(asked(&[(IF_NONE_MATCH, "\"other\"")]), Asked::Whole);
+        let ranged = [(RANGE, HeaderValue::from_static("bytes=0-1"))].into_iter().collect();
+        assert_eq!(asked_for(&Method::HEAD, &ranged, "\"tag\"", 100), Asked::Head);
         assert_eq!(asked(&[(IF_RANGE, "\"tag\""), (RANGE, "bytes=0-1")]), Asked::Part(0..2));
         assert_eq!(asked(&[(IF_RANGE, "\"other\""), (RANGE, "bytes=0-1")]), Asked::Whole);
     }

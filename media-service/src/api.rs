@@ -53,6 +53,9 @@ pub trait MediaApi: Send + Sync + 'static {
     /// A [`Refusal`]: parts are missing, it is refused for ever, or a retryable one.
     async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
 
+    /// What is told of this id to who is not to learn whether there is anything under it: the same as if there were nothing.
+    fn nothing(&self, id: MediaId) -> Refusal;
+
     /// Media that is complete, with its lease renewed: a message that is stored soon may refer to it.
     ///
     /// # Errors

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use tern_proto::{MediaId, Refusal};
 
 use crate::objects::Objects;
-use crate::uploads::{State, Uploads};
+use crate::uploads::{State, Upload, Uploads};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(10);
-/// As many are removed in one go.
-const STEP: usize = 256;
+/// As many are looked at in one go. No message can come to be about them meanwhile.
+const STEP: usize = 32;
 
 /// Who knows which media messages are about.
 #[async_trait]
@@ -37,7 +37,7 @@ pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, references: Ar
         let mut more = true;
         while more && !stop.is_stopped() {
             more = match step(&*uploads, &objects, &*references, unix_millis()).await {
-                Ok(removed) => removed == STEP,
+                Ok(looked_at) => looked_at == STEP,
                 Err(error) => {
                     tracing::warn!(%error, "what has outlived its time is not removed; it is tried again");
                     false
@@ -59,15 +59,27 @@ pub async fn step(
     now_ms: i64,
 ) -> anyhow::Result<usize> {
     let lapsed = uploads.lapsed(now_ms, STEP).await?;
+    let mut failed = Ok(());
     for upload in &lapsed {
-        let id = upload.id;
-        if matches!(upload.state, State::Complete(_)) && references.refers(id).await? {
-            uploads.keep(id, now_ms).await?;
-            continue;
+        // One that cannot be dealt with now holds back no other.
+        if let Err(error) = settle(upload, uploads, objects, references).await {
+            tracing::debug!(%error, id = %upload.id, "what has outlived its time stays for now");
+            failed = Err(error);
         }
-        // Also of what is not complete: the object may have been stored already.
-        objects.remove(id).await?;
-        uploads.remove(id).await?;
     }
-    Ok(lapsed.len())
+    failed.map(|()| lapsed.len())
+}
+
+async fn settle(
+    upload: &Upload,
+    uploads: &dyn Uploads,
+    objects: &Objects,
+    references: &dyn References,
+) -> anyhow::Result<()> {
+    if matches!(upload.state, State::Complete(_)) && references.refers(upload.id).await? {
+        return Ok(uploads.keep(upload.id).await?);
+    }
+    // Also of what is not complete: the object may have been stored already.
+    objects.remove(upload.id).await?;
+    Ok(uploads.remove(upload.id).await?)
 }

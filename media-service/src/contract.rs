@@ -82,6 +82,7 @@ pub async fn all<O: Opened>(fresh: impl Fn() -> O) {
     what_has_outlived_its_time_is_told_until_it_is_removed(&fresh()).await;
     what_is_not_complete_is_over_at_its_time(&fresh()).await;
     a_lease_keeps_what_is_complete(&fresh()).await;
+    what_is_completed_late_has_its_lifetime_before_it(&fresh()).await;
     what_is_fenced_is_begun_anew(&fresh()).await;
     concurrent_parts_are_all_there(&fresh()).await;
     of_two_other_parts_at_once_one_is_stored(&fresh()).await;
@@ -121,9 +122,9 @@ async fn what_was_answered_is_there_after_a_restart(opened: &impl Opened) {
     put(&uploads, &open, 2).await;
     let done = begin(&uploads, "alice", &declared(2, 900)).await;
     put_all(&uploads, &done).await;
-    uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
     let failed = begin(&uploads, "alice", &declared(3, 900)).await;
-    uploads.end(failed.id, Err(Code::BadMedia)).await.expect("it ends");
+    uploads.end(failed.id, Err(Code::BadMedia), NOW).await.expect("it ends");
     drop(uploads);
 
     let uploads = opened.open().await;
@@ -151,7 +152,7 @@ async fn an_upload_is_found_by_who_has_what(opened: &impl Opened) {
     ];
     assert!(others.iter().all(|other| other.id != first.id && missing(other) == [(0, 4)]), "{others:?}");
     put_all(&uploads, &first).await;
-    uploads.end(first.id, Ok(made(&first))).await.expect("it ends");
+    uploads.end(first.id, Ok(made(&first)), NOW).await.expect("it ends");
     assert_eq!(begin(&uploads, "alice", &other_parts).await.state, State::Complete(made(&first)));
 }
 
@@ -159,22 +160,22 @@ async fn the_first_end_counts(opened: &impl Opened) {
     let uploads = opened.open().await;
     let upload = begin(&uploads, "alice", &declared(1, 900)).await;
     put_all(&uploads, &upload).await;
-    let ended = uploads.end(upload.id, Ok(made(&upload))).await.expect("it ends");
+    let ended = uploads.end(upload.id, Ok(made(&upload)), NOW).await.expect("it ends");
     let late = Made { thumbnail: Bytes::from_static(b"late"), ..made(&upload) };
     for late in [Ok(late), Err(Code::BadDigest)] {
-        assert_eq!(uploads.end(upload.id, late).await.expect("it has ended"), ended);
+        assert_eq!(uploads.end(upload.id, late, NOW).await.expect("it has ended"), ended);
     }
     assert_eq!(ended.state, State::Complete(made(&upload)));
     assert_eq!(put(&uploads, &upload, 0).await, 0, "a late part is as harmless as a part again");
     assert!(uploads.bytes(upload.id).await.is_err(), "its parts are gone");
-    let unknown = uploads.end(MediaId::new(NOW, 77), Err(Code::BadMedia)).await;
+    let unknown = uploads.end(MediaId::new(NOW, 77), Err(Code::BadMedia), NOW).await;
     assert_eq!(unknown, Err(UploadError::NoSuch));
 }
 
 async fn what_failed_is_begun_anew(opened: &impl Opened) {
     let uploads = opened.open().await;
     let failed = begin(&uploads, "alice", &declared(1, 900)).await;
-    uploads.end(failed.id, Err(Code::BadDigest)).await.expect("it ends");
+    uploads.end(failed.id, Err(Code::BadDigest), NOW).await.expect("it ends");
     let anew = begin(&uploads, "alice", &failed.declared).await;
     assert!(anew.id != failed.id && missing(&anew) == [(0, 0)]);
     assert_eq!(uploads.look(failed.id, NOW).await.expect("it is there").state, State::Failed(Code::BadDigest));
@@ -206,12 +207,12 @@ async fn nobody_has_more_than_the_quota(opened: &impl Opened) {
     assert!(refused(declared(4, 1)).await, "too many");
     assert_eq!(begin(&uploads, "alice", &first.declared).await.id, first.id, "what is there costs nothing");
     begin(&uploads, "bob", &declared(4, 1)).await;
-    uploads.end(second.id, Err(Code::BadMedia)).await.expect("it ends");
+    uploads.end(second.id, Err(Code::BadMedia), NOW).await.expect("it ends");
     let fourth = begin(&uploads, "alice", &declared(4, 99_999)).await;
-    uploads.end(third.id, Ok(made(&third))).await.expect("it ends");
+    uploads.end(third.id, Ok(made(&third)), NOW).await.expect("it ends");
     begin(&uploads, "alice", &declared(5, 1)).await;
     assert!(refused(declared(6, 1)).await, "the complete one counts by its bytes, and the open ones are three");
-    uploads.end(fourth.id, Ok(made(&fourth))).await.expect("it ends");
+    uploads.end(fourth.id, Ok(made(&fourth)), NOW).await.expect("it ends");
     assert!(refused(declared(6, 1)).await, "too much in all");
 }
 
@@ -219,9 +220,9 @@ async fn what_has_outlived_its_time_is_told_until_it_is_removed(opened: &impl Op
     let uploads = opened.open().await;
     let open = begin(&uploads, "alice", &declared(1, 900)).await;
     let done = begin(&uploads, "alice", &declared(2, 900)).await;
-    uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
     let failed = begin(&uploads, "alice", &declared(3, 900)).await;
-    uploads.end(failed.id, Err(Code::BadMedia)).await.expect("it ends");
+    uploads.end(failed.id, Err(Code::BadMedia), NOW).await.expect("it ends");
     let late = uploads.begin(&user("alice"), &declared(4, 900), &quota(), NOW + HOUR).await.expect("it begins");
     assert_eq!(lapsed(&uploads, NOW + DAY - 1).await, []);
     assert_eq!(uploads.lapsed(NOW + DAY, 2).await.map(|told| told.len()), Ok(2));
@@ -270,7 +271,7 @@ async fn a_lease_keeps_what_is_complete(opened: &impl Opened) {
     assert_eq!(uploads.lease(MediaId::new(NOW, 9), NOW).await, Err(UploadError::NoSuch));
     assert_eq!(uploads.lease(MediaId::new(NOW, 9), NOW + DAY).await, Err(UploadError::Expired));
     let done = begin(&uploads, "alice", &declared(2, 900)).await;
-    let done = uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    let done = uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
     assert_eq!(uploads.lease(done.id, NOW + 20 * HOUR).await, Ok(done.clone()));
     assert_eq!(lapsed(&uploads, NOW + 32 * HOUR - 1).await, [open.id], "half of the lifetime is certain");
     assert_eq!(uploads.lease(done.id, NOW + 40 * HOUR).await, Ok(done.clone()));
@@ -283,16 +284,29 @@ async fn a_lease_keeps_what_is_complete(opened: &impl Opened) {
     let mut both = vec![open.id, done.id];
     both.sort_unstable();
     assert_eq!(lapsed(&uploads, NOW + 200 * HOUR).await, both);
-    uploads.keep(done.id, NOW + 200 * HOUR).await.expect("it is kept");
+    uploads.keep(done.id).await.expect("it is kept");
     assert_eq!(lapsed(&uploads, NOW + 200 * HOUR).await, [open.id]);
     assert_eq!(uploads.lease(done.id, NOW + 201 * HOUR).await, Ok(done.clone()));
-    uploads.keep(MediaId::new(NOW, 9), NOW).await.expect("what is not there needs no keeping");
+    assert_eq!(lapsed(&uploads, NOW + 9_000 * HOUR).await, [open.id], "what is referred to stays for good");
+    uploads.keep(MediaId::new(NOW, 9)).await.expect("what is not there needs no keeping");
+}
+
+async fn what_is_completed_late_has_its_lifetime_before_it(opened: &impl Opened) {
+    let uploads = opened.open().await;
+    let upload = begin(&uploads, "alice", &declared(1, 900)).await;
+    let late = begin(&uploads, "alice", &declared(2, 900)).await;
+    let ended = uploads.end(upload.id, Ok(made(&upload)), NOW + 23 * HOUR).await.expect("it ends");
+    assert_eq!(lapsed(&uploads, NOW + 47 * HOUR - 1).await, [late.id]);
+    assert_eq!(lapsed(&uploads, NOW + 47 * HOUR).await.len(), 2);
+    // Whoever was still making the image of one that is fenced comes too late.
+    assert_eq!(uploads.end(late.id, Ok(made(&late)), NOW + 47 * HOUR).await, Err(UploadError::Expired));
+    assert_eq!(uploads.end(upload.id, Err(Code::BadMedia), NOW + 47 * HOUR).await, Ok(ended), "it has ended before");
 }
 
 async fn what_is_fenced_is_begun_anew(opened: &impl Opened) {
     let uploads = opened.open().await;
     let done = begin(&uploads, "alice", &declared(1, 900)).await;
-    uploads.end(done.id, Ok(made(&done))).await.expect("it ends");
+    uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
     assert_eq!(lapsed(&uploads, NOW + DAY).await, [done.id]);
     let anew = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + DAY).await.expect("it begins");
     assert!(anew.id != done.id && missing(&anew) == [(0, 0)]);

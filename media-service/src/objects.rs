@@ -17,13 +17,6 @@ use tern_proto::MediaId;
 #[error("the object store: {0}")]
 pub struct ObjectError(#[from] object_store::Error);
 
-impl ObjectError {
-    /// Whether the store answers, and has no such object.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self.0, object_store::Error::NotFound { .. })
-    }
-}
-
 /// Where merged bytes are.
 #[derive(Clone)]
 pub struct Objects {
@@ -37,6 +30,7 @@ impl Objects {
     /// The disk refuses.
     pub fn in_directory(directory: &Path) -> anyhow::Result<Objects> {
         std::fs::create_dir_all(directory)?;
+        remove_unfinished(&directory.join("media"))?;
         let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true).with_automatic_cleanup(true);
         Ok(Objects { store: Arc::new(store) })
     }
@@ -74,6 +68,27 @@ impl Objects {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What a process that died was writing. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
+fn remove_unfinished(media: &Path) -> std::io::Result<()> {
+    let spread = match std::fs::read_dir(media) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        spread => spread?,
+    };
+    for directory in spread {
+        let directory = directory?.path();
+        if !directory.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(directory)? {
+            let file = file?;
+            if file.file_name().to_string_lossy().contains('#') {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Spread by the random end of the id, so that no directory has all of them.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,21 +12,24 @@ use sha2::Digest as _;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, Refusal, UserId, limits, v1};
 use tern_runtime::clock::unix_millis;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use crate::declared::Declared;
 use crate::image::{self, Looked};
 use crate::objects::{ObjectError, Objects};
-use crate::uploads::{Made, Quota, State, Upload, Uploads};
+use crate::uploads::{Made, Quota, State, Upload, UploadError, Uploads, unknown};
 use crate::{MediaApi, Opened};
 
 /// Uploads that share a lock while one of them is completed.
 const SHARDS: usize = 64;
+/// By how much the threads that decode make way for others.
+const NICE: i32 = 10;
 
 /// The media service over what is durable of uploads and an object store. Needs a Tokio runtime.
 pub struct MediaService {
     shared: Arc<Shared>,
     quota: Quota,
+    lifetime: Duration,
 }
 
 struct Shared {
@@ -38,18 +42,22 @@ struct Shared {
 }
 
 impl MediaService {
-    /// A service that decodes so many images at the same time.
-    pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, quota: Quota, makers: usize) -> Arc<MediaService> {
+    /// A service that decodes so many images at the same time. The `lifetime` is that of the uploads.
+    pub fn new(
+        uploads: Arc<dyn Uploads>,
+        objects: Objects,
+        (quota, lifetime): (Quota, Duration),
+        makers: usize,
+    ) -> Arc<MediaService> {
         let completing = std::array::from_fn(|_| Mutex::default());
         let shared = Shared { uploads, objects, making: Semaphore::new(makers.max(1)), completing };
-        Arc::new(MediaService { shared: Arc::new(shared), quota })
+        Arc::new(MediaService { shared: Arc::new(shared), quota, lifetime })
     }
 
     /// An upload of this user.
     async fn own(&self, user: &UserId, id: MediaId) -> Result<Upload, Refusal> {
         let upload = self.shared.uploads.look(id, unix_millis()).await?;
-        // A stranger learns nothing, not even that it is there.
-        if upload.owner == *user { Ok(upload) } else { Err(no_such()) }
+        if upload.owner == *user { Ok(upload) } else { Err(self.nothing(id)) }
     }
 
     /// Sees the completion through, also if whoever asked for it goes away.
@@ -83,9 +91,11 @@ impl MediaApi for MediaService {
         if crc32fast::hash(&bytes) != crc32 {
             return Err(Refusal::new(Code::BadPart, "the bytes do not have the CRC-32 that was said: send them again"));
         }
-        match self.shared.uploads.put(user, id, index, bytes, unix_millis()).await? {
-            0 => self.completed(id).await,
-            left => Ok(v1::MediaUpload { id: id.to_string(), left, ..Default::default() }),
+        match self.shared.uploads.put(user, id, index, bytes, unix_millis()).await {
+            Err(UploadError::NoSuch) => Err(self.nothing(id)),
+            Err(error) => Err(error.into()),
+            Ok(0) => self.completed(id).await,
+            Ok(left) => Ok(v1::MediaUpload { id: id.to_string(), left, ..Default::default() }),
         }
     }
 
@@ -96,6 +106,10 @@ impl MediaApi for MediaService {
     async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
         self.own(user, id).await?;
         self.completed(id).await
+    }
+
+    fn nothing(&self, id: MediaId) -> Refusal {
+        unknown(id, self.lifetime, unix_millis()).into()
     }
 
     async fn open(&self, id: MediaId) -> Result<Opened, Refusal> {
@@ -135,24 +149,44 @@ impl Shared {
         let _making = self.making.acquire().await.map_err(closed)?;
         let bytes = self.uploads.bytes(upload.id).await?;
         let (whole, declared) = (bytes.clone(), upload.declared);
-        let looked = tokio::task::spawn_blocking(move || judge(&whole, &declared)).await;
         // What makes the decoder panic would do so again.
-        let looked = looked.unwrap_or_else(|broken| {
-            tracing::error!(%broken, id = %upload.id, "an image broke its decoder");
+        let looked = apart(move || judge(&whole, &declared)).await?.unwrap_or_else(|| {
+            tracing::error!(id = %upload.id, "an image broke its decoder");
             Err(Code::BadMedia)
         });
-        let made = match looked {
-            Ok(looked) => {
-                self.objects.put(upload.id, bytes).await.map_err(|error| {
-                    tracing::error!(%error, "media cannot be stored");
-                    Refusal::new(Code::Unavailable, "media cannot be stored now")
-                })?;
-                Ok(made(&upload, looked))
-            }
-            Err(code) => Err(code),
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(code) => return Ok(self.uploads.end(upload.id, Err(code), unix_millis()).await?),
         };
-        Ok(self.uploads.end(upload.id, made).await?)
+        self.objects.put(upload.id, bytes).await.map_err(|error| {
+            tracing::error!(%error, "media cannot be stored");
+            Refusal::new(Code::Unavailable, "media cannot be stored now")
+        })?;
+        let ended = self.uploads.end(upload.id, Ok(made(&upload, looked)), unix_millis()).await;
+        if matches!(ended, Err(UploadError::NoSuch | UploadError::Expired)) {
+            // It was collected meanwhile, and nobody else would find the object.
+            if let Err(error) = self.objects.remove(upload.id).await {
+                tracing::error!(%error, id = %upload.id, "an object that nothing knows of stays in the store");
+            }
+        }
+        Ok(ended?)
     }
+}
+
+/// Runs what keeps a core busy for long in a thread of its own, which makes way for all others: messages are not to wait for images. `None` if it panics.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Option<T>, Refusal> {
+    let (told, done) = oneshot::channel();
+    let run = move || {
+        // On Linux each thread has a niceness of its own. Without it the work is done all the same.
+        let _ = rustix::process::nice(NICE);
+        // Whoever asked sees it through, so it is there.
+        let _ = told.send(work());
+    };
+    std::thread::Builder::new().name("tern-image".into()).spawn(run).map_err(|error| {
+        tracing::error!(%error, "no thread for an image");
+        Refusal::new(Code::Unavailable, "the image cannot be looked at now")
+    })?;
+    Ok(done.await.ok())
 }
 
 /// What the parts are, merged, or the final refusal that they get.

@@ -47,7 +47,7 @@ impl Media {
         let uploads: Arc<dyn Uploads> = Arc::new(Local::open(directory, self.lifetime, &meters).with_context(why)?);
         let objects = Objects::in_directory(directory).with_context(why)?;
         let makers = std::thread::available_parallelism().map_or(1, usize::from);
-        let service = MediaService::new(uploads.clone(), objects.clone(), self.quota, makers);
+        let service = MediaService::new(uploads.clone(), objects.clone(), (self.quota, self.lifetime), makers);
         Ok(InDirectory { service, uploads, objects, meters })
     }
 }

@@ -136,11 +136,12 @@ pub trait Uploads: Send + Sync + 'static {
     /// [`UploadError::NoSuch`] if it is not open any more, [`UploadError::Unavailable`].
     async fn bytes(&self, id: MediaId) -> Result<Bytes>;
 
-    /// Ends an open upload, by what was made of it or by a final refusal, and drops its parts; one that has ended stays as it is. Gives what it has become.
+    /// Ends an open upload, by what was made of it or by a final refusal, and drops its parts; one that has ended stays as it is. Gives what it has become. What is complete
+    /// has its whole lifetime before it.
     ///
     /// # Errors
-    /// [`UploadError::NoSuch`], [`UploadError::Unavailable`].
-    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>) -> Result<Upload>;
+    /// [`UploadError::NoSuch`], [`UploadError::Expired`] once it is fenced, [`UploadError::Unavailable`].
+    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>, now_ms: i64) -> Result<Upload>;
 
     /// Renews the lease of what is complete: at least half of the lifetime from now on [`Uploads::lapsed`] does not tell it, so that a message that is about to be
     /// stored may refer to it.
@@ -156,15 +157,44 @@ pub trait Uploads: Send + Sync + 'static {
     /// [`UploadError::Unavailable`].
     async fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>>;
 
-    /// Keeps what [`Uploads::lapsed`] has told, for as long again: something refers to it.
+    /// Keeps what [`Uploads::lapsed`] has told for good: something refers to it, and will.
     ///
     /// # Errors
     /// [`UploadError::Unavailable`].
-    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()>;
+    async fn keep(&self, id: MediaId) -> Result<()>;
 
     /// Removes what [`Uploads::lapsed`] has told; its object is gone already.
     ///
     /// # Errors
     /// [`UploadError::Unavailable`].
     async fn remove(&self, id: MediaId) -> Result<()>;
+}
+
+/// A duration as times are told.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// How it is told that an id is not known: it was removed, if it is older than anything lives without being referred to.
+pub(crate) fn unknown(id: MediaId, lifetime: Duration, now_ms: i64) -> UploadError {
+    if id.began_ms().saturating_add(millis(lifetime)) <= now_ms { UploadError::Expired } else { UploadError::NoSuch }
+}
+
+/// How it is told that a lease cannot be renewed at this moment.
+fn fenced() -> UploadError {
+    UploadError::Unavailable("it is being looked for what refers to it".into())
+}
+
+/// Whether a user who has so much may begin another upload.
+fn check_quota(declared: &Declared, quota: &Quota, (open, total): (u64, u64)) -> Result<()> {
+    let refuse = |why: String| Err(UploadError::Quota(why));
+    if declared.bytes > quota.bytes {
+        refuse(format!("{} bytes are more than {}", declared.bytes, quota.bytes))
+    } else if open >= quota.open {
+        refuse(format!("{open} uploads are under way: complete some first, or wait until they expire"))
+    } else if total.saturating_add(declared.bytes) > quota.total_bytes {
+        refuse(format!("{total} bytes are stored already, and there may be {}", quota.total_bytes))
+    } else {
+        Ok(())
+    }
 }

@@ -38,11 +38,12 @@ async fn referred(
 ) -> Result<v1::Media, Code> {
     let (Some(media), Ok(id)) = (media, id.parse()) else { return Err(Code::NoSuchMedia) };
     let retryable = |refused: Refusal| if refused.code.is_retryable() { Code::Unavailable } else { Code::NoSuchMedia };
-    let leased = media.lease(id).await.map_err(retryable)?;
-    if leased.owner != *sender && !sees(storage, sender, id).await.map_err(|_| Code::Unavailable)? {
+    let owner = media.open(id).await.map_err(retryable)?.owner;
+    if owner != *sender && !sees(storage, sender, id).await.map_err(|_| Code::Unavailable)? {
         return Err(Code::NoSuchMedia);
     }
-    Ok(leased.media)
+    // The last thing before the commit, and only for who may.
+    Ok(media.lease(id).await.map_err(retryable)?.media)
 }
 
 /// Whether the user may see a message that is about the media.

@@ -30,12 +30,12 @@ pub(crate) fn ops(
     ops.collect()
 }
 
-/// What becomes of messages, as far as storage need not be asked: of a resend what was found, and of what is about media that cannot be told now, nothing.
+/// What becomes of messages, as far as storage need not be asked: of a resend what was found, and what is about media that cannot be told now may have been stored before.
 pub(crate) fn known(found: Vec<Option<Sent>>, about: &[About]) -> Vec<Option<Outcome>> {
     let found = found.into_iter().chain(iter::repeat(None));
     let known = found.zip(about).map(|(found, about)| match (found, about) {
         (Some(sent), _) => Some(Outcome::Sent(sent)),
-        (None, Some(Err(code))) if code.is_retryable() => Some(Outcome::Unavailable),
+        (None, Some(Err(code))) if code.is_retryable() => Some(Outcome::Unknown),
         (None, _) => None,
     });
     known.collect()

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod file;
+mod handle;
 mod row;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 use tern_runtime::queue::{Meters, Queue};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::catalog::Catalog;
 pub use self::catalog::CatalogError;
@@ -33,11 +34,15 @@ use crate::parts::Parts;
 const LANES: usize = 4;
 /// Parts that one lane takes at once.
 const BATCH: usize = 256;
+/// KiB of parts that may be on their way to the disk.
+const WAITING_KIB: usize = 64 * 1024;
 
 /// Uploads in a directory. One process at a time: the catalog is locked.
 pub struct Local {
     shared: Arc<Shared>,
     lanes: [Arc<Queue<Job>>; LANES],
+    /// KiB that more parts may have which are on their way; who finds none waits.
+    room: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -69,6 +74,8 @@ struct Job {
     index: u32,
     bytes: Bytes,
     answer: oneshot::Sender<Result<u32>>,
+    /// Given back when it is told.
+    _room: OwnedSemaphorePermit,
 }
 
 impl Local {
@@ -87,7 +94,7 @@ impl Local {
         for queue in &lanes {
             tokio::spawn(run_lane(queue.clone()));
         }
-        Ok(Local { shared: Arc::new(shared), lanes })
+        Ok(Local { shared: Arc::new(shared), lanes, room: Arc::new(Semaphore::new(WAITING_KIB)) })
     }
 
     fn lane(&self, id: MediaId) -> &Queue<Job> {
@@ -100,7 +107,14 @@ impl Local {
         work: impl FnOnce(&Shared) -> std::result::Result<T, Failed> + Send + 'static,
     ) -> Result<T> {
         let shared = self.shared.clone();
-        match tokio::task::spawn_blocking(move || work(&shared)).await {
+        let work = move || {
+            work(&shared).inspect_err(|failed| {
+                if let Failed::Catalog(error) = failed {
+                    shared.catalog.failed(error);
+                }
+            })
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(done) => done.map_err(UploadError::from),
             Err(broken) => Err(UploadError::Unavailable(broken.to_string())),
         }
@@ -340,8 +354,11 @@ impl Uploads for Local {
             return Err(UploadError::Expired);
         }
         open.file.declared.check_part(index, bytes.len()).map_err(|bad| UploadError::Part(bad.message))?;
+        let kibibytes = bytes.len().div_ceil(1024) as u32; // At most 256.
+        let room = self.room.clone().acquire_many_owned(kibibytes).await;
+        let _room = room.map_err(|_| UploadError::Unavailable("the server stops".into()))?;
         let (answer, told) = oneshot::channel();
-        let job = Job { open, index, bytes, answer };
+        let job = Job { open, index, bytes, answer, _room };
         let full = |_| UploadError::Unavailable("too many parts wait".into());
         self.lane(id).submit(job, false).map_err(full)?;
         told.await.unwrap_or_else(|_| Err(UploadError::Unavailable("storing the part broke off".into())))
@@ -359,10 +376,10 @@ impl Uploads for Local {
         .await
     }
 
-    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>) -> Result<Upload> {
+    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>, now_ms: i64) -> Result<Upload> {
         self.blocking(move |shared| {
             let _changing = lock(&shared.changing);
-            let upload = shared.catalog.end(id, became)?;
+            let upload = shared.catalog.end(id, became, now_ms)?;
             shared.close(id)?;
             Ok(upload)
         })
@@ -385,8 +402,8 @@ impl Uploads for Local {
         .await
     }
 
-    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
-        self.blocking(move |shared| Ok(shared.catalog.keep(id, now_ms)?)).await
+    async fn keep(&self, id: MediaId) -> Result<()> {
+        self.blocking(move |shared| Ok(shared.catalog.keep(id)?)).await
     }
 
     async fn remove(&self, id: MediaId) -> Result<()> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 
-use super::{Made, Quota, Result, State, Upload, UploadError, Uploads};
+use super::{Made, Quota, Result, State, Upload, UploadError, Uploads, check_quota, fenced, millis, unknown};
 use crate::declared::Declared;
 use crate::parts::Parts;
 
@@ -42,35 +42,6 @@ impl Known {
     }
 }
 
-/// A duration as times are told.
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// How it is told that an id is not known: it was removed, if it is older than anything lives without being referred to.
-pub(super) fn unknown(id: MediaId, lifetime: Duration, now_ms: i64) -> UploadError {
-    if id.began_ms().saturating_add(millis(lifetime)) <= now_ms { UploadError::Expired } else { UploadError::NoSuch }
-}
-
-/// How it is told that a lease cannot be renewed at this moment.
-pub(super) fn fenced() -> UploadError {
-    UploadError::Unavailable("it is being looked for what refers to it".into())
-}
-
-/// Whether a user who has so much may begin another upload.
-pub(super) fn check_quota(declared: &Declared, quota: &Quota, (open, total): (u64, u64)) -> Result<()> {
-    let refuse = |why: String| Err(UploadError::Quota(why));
-    if declared.bytes > quota.bytes {
-        refuse(format!("{} bytes are more than {}", declared.bytes, quota.bytes))
-    } else if open >= quota.open {
-        refuse(format!("{open} uploads are under way: complete some first, or wait until they expire"))
-    } else if total.saturating_add(declared.bytes) > quota.total_bytes {
-        refuse(format!("{total} bytes are stored already, and there may be {}", quota.total_bytes))
-    } else {
-        Ok(())
-    }
-}
-
 impl Reference {
     /// An empty one, where what is not referred to lives for so long.
     pub fn new(lifetime: Duration) -> Reference {
@@ -98,7 +69,7 @@ impl Uploads for Reference {
         let is_own = |known: &&mut Known| known.upload.owner == *owner;
         if let Some(known) = all.values_mut().filter(is_own).find(|known| same(known)) {
             if known.is_complete() {
-                known.due_ms = self.due_ms(now_ms);
+                known.due_ms = known.due_ms.max(self.due_ms(now_ms));
             }
             return Ok(known.upload.clone());
         }
@@ -155,12 +126,19 @@ impl Uploads for Reference {
         }
     }
 
-    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>) -> Result<Upload> {
+    async fn end(&self, id: MediaId, became: std::result::Result<Made, Code>, now_ms: i64) -> Result<Upload> {
         let mut all = self.all();
+        let due_ms = self.due_ms(now_ms);
         let known = all.get_mut(&id).ok_or(UploadError::NoSuch)?;
+        if known.fenced && !known.is_complete() {
+            return Err(UploadError::Expired);
+        }
         if matches!(known.upload.state, State::Open(_)) {
             known.upload.state = match became {
-                Ok(made) => State::Complete(made),
+                Ok(made) => {
+                    known.due_ms = due_ms;
+                    State::Complete(made)
+                }
                 Err(code) => State::Failed(code),
             };
             known.parts.clear();
@@ -174,7 +152,7 @@ impl Uploads for Reference {
         match (known.is_complete(), known.fenced) {
             (true, true) => Err(fenced()),
             (true, false) => {
-                known.due_ms = self.due_ms(now_ms);
+                known.due_ms = known.due_ms.max(self.due_ms(now_ms));
                 Ok(known.upload.clone())
             }
             (false, _) => Err(UploadError::NoSuch),
@@ -191,9 +169,9 @@ impl Uploads for Reference {
         Ok(told.collect())
     }
 
-    async fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
+    async fn keep(&self, id: MediaId) -> Result<()> {
         if let Some(known) = self.all().get_mut(&id) {
-            (known.fenced, known.due_ms) = (false, self.due_ms(now_ms));
+            (known.fenced, known.due_ms) = (false, i64::MAX);
         }
         Ok(())
     }

@@ -467,13 +467,13 @@ pub struct MediaUpload {
     /// How many of them are missing.
     #[prost(uint32, tag = "4")]
     pub left: u32,
-    /// Which: at most 1,000 runs, ascending. Not told in the answer to a part.
+    /// Which: at most 1,000 runs, ascending. The answer to a part that is not the last tells neither these nor the size and the number of the parts.
     #[prost(message, repeated, tag = "5")]
     pub missing: ::prost::alloc::vec::Vec<MissingParts>,
     /// Set once the upload is complete.
     #[prost(message, optional, tag = "6")]
     pub media: ::core::option::Option<Media>,
-    /// The thumbnail, a JPEG or a PNG; with `media`.
+    /// The thumbnail, a JPEG; with `media`.
     #[prost(bytes = "vec", tag = "7")]
     pub thumbnail: ::prost::alloc::vec::Vec<u8>,
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use prost::Message as _;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable, TableDefinition, WriteTransaction};
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 
+use super::handle::Handle;
 use super::row::{Row, Usage};
 use crate::declared::Declared;
-use crate::uploads::reference::{check_quota, fenced, millis, unknown};
-use crate::uploads::{Made, Quota, Upload, UploadError};
+use crate::uploads::{Made, Quota, Upload, UploadError, check_quota, fenced, millis, unknown};
 
 /// id → [`Row`]
 const UPLOADS: TableDefinition<u128, &[u8]> = TableDefinition::new("uploads");
@@ -35,6 +35,9 @@ pub enum CatalogError {
     /// A row cannot be decoded.
     #[error("the catalog of uploads is damaged at {0}")]
     Damaged(MediaId),
+    /// The disk has failed, and it is opened again soon.
+    #[error("the catalog of uploads is closed")]
+    Closed,
 }
 
 macro_rules! from_redb {
@@ -51,14 +54,14 @@ from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::
 type Result<T> = std::result::Result<T, CatalogError>;
 
 pub(super) struct Catalog {
-    database: Database,
+    database: Handle,
     lifetime: Duration,
 }
 
 impl Catalog {
     pub(super) fn open(path: &Path, lifetime: Duration) -> Result<Catalog> {
-        let database = Database::create(path)?;
-        let transaction = database.begin_write()?;
+        let database = Handle::new(path);
+        let transaction = database.get()?.begin_write()?;
         transaction.open_table(UPLOADS)?;
         transaction.open_table(NAMES)?;
         transaction.open_table(USAGE)?;
@@ -76,7 +79,7 @@ impl Catalog {
     }
 
     fn row(&self, id: MediaId) -> Result<Option<Row>> {
-        let table = self.database.begin_read()?.open_table(UPLOADS)?;
+        let table = self.begin_read()?.open_table(UPLOADS)?;
         table.get(id.as_u128())?.map(|row| decode(id, row.value())).transpose()
     }
 
@@ -123,7 +126,7 @@ impl Catalog {
 
     /// The upload of this user that has the name of this row, if it is still good.
     fn named(&self, owner: &UserId, row: &Row, now_ms: i64) -> Result<Option<Upload>> {
-        let names = self.database.begin_read()?.open_table(NAMES)?;
+        let names = self.begin_read()?.open_table(NAMES)?;
         let Some(id) = names.get((owner.as_str(), row.name().as_slice()))? else { return Ok(None) };
         self.good(MediaId::from_u128(id.value()), now_ms)
     }
@@ -132,8 +135,14 @@ impl Catalog {
     fn good(&self, id: MediaId, now_ms: i64) -> Result<Option<Upload>> {
         let row = self.row(id)?;
         Ok(match row {
-            Some(row) if row.media.is_some() => self.lease(id, now_ms).ok(),
-            Some(_) => self.look(id, now_ms).ok(),
+            Some(row) if row.fenced || row.is_over(now_ms) => None,
+            Some(row) if row.media.is_some() => match self.lease(id, now_ms) {
+                Ok(upload) => Some(upload),
+                // Fenced or removed meanwhile.
+                Err(super::Failed::Told(_)) => None,
+                Err(super::Failed::Catalog(error)) => return Err(error),
+            },
+            Some(row) => Some(row.upload(id).ok_or(CatalogError::Damaged(id))?),
             None => None,
         })
     }
@@ -158,11 +167,11 @@ impl Catalog {
         Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
     }
 
-    pub(super) fn keep(&self, id: MediaId, now_ms: i64) -> Result<()> {
+    pub(super) fn keep(&self, id: MediaId) -> Result<()> {
         let transaction = self.begin_write()?;
         let Some(mut row) = read(&transaction, id)? else { return Ok(()) };
         row.fenced = false;
-        set_due(&transaction, id, &mut row, self.due_ms(now_ms))?;
+        set_due(&transaction, id, &mut row, i64::MAX)?;
         Ok(transaction.commit()?)
     }
 
@@ -170,13 +179,18 @@ impl Catalog {
         &self,
         id: MediaId,
         became: std::result::Result<Made, Code>,
+        now_ms: i64,
     ) -> std::result::Result<Upload, super::Failed> {
         let transaction = self.begin_write()?;
         let mut row = read(&transaction, id)?.ok_or(UploadError::NoSuch)?;
-        if row.is_open() && !row.fenced {
+        if row.fenced && row.media.is_none() {
+            return Err(UploadError::Expired.into());
+        }
+        if row.is_open() {
             let before = row.usage();
+            let due_ms = if became.is_ok() { self.due_ms(now_ms) } else { row.due_ms };
             row.end(became);
-            write(&transaction, id, &row)?;
+            set_due(&transaction, id, &mut row, due_ms)?;
             count(&transaction, &row.owner, before, row.usage())?;
             if row.failed() != Code::Ok {
                 forget_name(&transaction, id, &row)?;
@@ -188,7 +202,7 @@ impl Catalog {
 
     pub(super) fn lapsed(&self, now_ms: i64, limit: usize) -> Result<Vec<Upload>> {
         let due: Vec<(i64, u128)> = {
-            let table = self.database.begin_read()?.open_table(DUE)?;
+            let table = self.begin_read()?.open_table(DUE)?;
             let due = table.range(..=(now_ms, u128::MAX))?.take(limit);
             due.map(|row| row.map(|(key, _)| key.value())).collect::<std::result::Result<_, _>>()?
         };
@@ -201,10 +215,15 @@ impl Catalog {
         }
         let mut lapsed = Vec::new();
         for id in due.into_iter().map(|(_, id)| MediaId::from_u128(id)) {
-            let row = self.row(id)?.ok_or(CatalogError::Damaged(id))?;
-            // Renewed between the two looks.
-            if row.fenced {
-                lapsed.push(row.upload(id).ok_or(CatalogError::Damaged(id))?);
+            match self.row(id).map(|row| row.filter(|row| row.fenced).map(|row| row.upload(id))) {
+                Ok(Some(Some(upload))) => lapsed.push(upload),
+                // Renewed, or removed, between the two looks.
+                Ok(None) => {}
+                // One that is damaged holds back no other.
+                Ok(Some(None)) | Err(CatalogError::Damaged(_)) => {
+                    tracing::error!(%id, "the catalog of uploads is damaged here: it is left as it is");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(lapsed)
@@ -221,7 +240,20 @@ impl Catalog {
     }
 
     fn begin_write(&self) -> Result<WriteTransaction> {
-        Ok(self.database.begin_write()?)
+        Ok(self.database.get()?.begin_write()?)
+    }
+
+    fn begin_read(&self) -> Result<ReadTransaction> {
+        Ok(self.database.get()?.begin_read()?)
+    }
+
+    /// Something has failed so: if it was the disk, the database is opened again by whoever comes next.
+    pub(super) fn failed(&self, error: &CatalogError) {
+        if let CatalogError::Database(error) = error
+            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
+        {
+            self.database.close();
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::declared::Declared;
@@ -34,13 +35,20 @@ impl PartsFile {
         PartsFile { path, declared }
     }
 
-    /// Which parts are there; none if there is no file.
+    /// Which parts are there; none if there is no file. What is found is on disk.
     pub(super) fn read_parts(&self) -> io::Result<Parts> {
         let mut parts = Parts::none_of(self.declared.parts());
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(parts),
             file => file?,
         };
+        if file.metadata()?.len() < self.file_bytes() {
+            // A process died while it made the file: before there was a part.
+            self.remove()?;
+            return Ok(parts);
+        }
+        // What a process wrote that died before its sync is here to be read, and may be nowhere else.
+        file.sync_data()?;
         for index in 0..self.declared.parts() {
             let mut buffer = vec![0; self.length(index) + CHECKSUM_BYTES as usize];
             file.read_exact_at(&mut buffer, self.position(index))?;
@@ -92,8 +100,13 @@ impl PartsFile {
 
     fn make(&self) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path)?;
-        let length = self.declared.bytes + CHECKSUM_BYTES * u64::from(self.declared.parts());
-        let made = fallocate(&file, FallocateFlags::empty(), 0, length).map_err(io::Error::from).and_then(|()| {
+        let length = self.file_bytes();
+        let reserved = match fallocate(&file, FallocateFlags::empty(), 0, length) {
+            // Not every file system can; it is written all the same.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            reserved => reserved.map_err(io::Error::from),
+        };
+        let made = reserved.and_then(|()| {
             // Room that was never written costs the file system a commit of its journal at the first write of each piece, which other syncs wait for.
             zero(&file, length)?;
             file.sync_all()?;
@@ -104,6 +117,10 @@ impl PartsFile {
             let _ = remove(&self.path);
         }
         made.map(|()| file)
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.declared.bytes + CHECKSUM_BYTES * u64::from(self.declared.parts())
     }
 
     fn position(&self, index: u32) -> u64 {
@@ -164,6 +181,20 @@ mod tests {
         File::options().write(true).open(&file.path).unwrap().write_all_at(&[9], 700).unwrap();
         let parts = file.read_parts().unwrap();
         assert!(!parts.has(0) && parts.has(2));
+    }
+
+    #[test]
+    fn a_file_that_was_not_made_to_its_end_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(&directory);
+        for bytes in [0, 1_000] {
+            fs::write(&file.path, vec![7; bytes]).unwrap();
+            assert_eq!(file.read_parts().unwrap().left(), 3);
+            let opened = file.opened_or_made().unwrap();
+            file.write(&opened, 0, &[1; 1024]).unwrap();
+            assert_eq!(file.read_parts().unwrap().left(), 2);
+            file.remove().unwrap();
+        }
     }
 
     #[test]
