@@ -10,11 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::Digest as _;
 use tern_proto::v1::{self, Code};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::{ATTEMPTS, Backoff};
 use crate::link::{LinkError, ShortLink};
 
+/// Parts under way at the same time.
+const LANES: usize = 4;
 /// How long a small request is said to take where that cannot be measured.
 const FAR: Duration = Duration::from_secs(1);
 /// Bytes that are fetched at once.
@@ -100,8 +103,9 @@ impl Uploads {
             if missing.is_empty() {
                 return Ok(retried!(link.media_complete(&upload.id).await));
             }
-            let missing = Mutex::new(missing);
-            let lane = || Lane { link: self.link(), upload: &upload, bytes: &bytes, missing: &missing };
+            let (missing, at_once) = (Mutex::new(missing), Turns::new());
+            let at_once = &at_once;
+            let lane = || Lane { link: self.link(), upload: &upload, bytes: &bytes, missing: &missing, at_once };
             let lanes = [lane(), lane(), lane(), lane()].map(|lane| lane.run(&brought));
             let [first, second, third, fourth] = lanes;
             let (first, second, third, fourth) = tokio::try_join!(first, second, third, fourth)?;
@@ -165,12 +169,37 @@ fn part_bytes(round_trip: Duration) -> u32 {
     }
 }
 
+/// How many parts may be under way: one less after each that got no answer in time, for on a slow link they take the time from each other, and at least one.
+struct Turns {
+    free: Semaphore,
+    all: AtomicU32,
+}
+
+impl Turns {
+    fn new() -> Turns {
+        Turns { free: Semaphore::new(LANES), all: AtomicU32::new(LANES as u32) }
+    }
+
+    async fn take(&self) -> Result<SemaphorePermit<'_>, UploadError> {
+        self.free.acquire().await.map_err(|_| UploadError::Odd("the upload has ended"))
+    }
+
+    /// Gives a turn up for good, unless it is the last one.
+    fn lose(&self, turn: SemaphorePermit<'_>) {
+        let left = |all: u32| (all > 1).then(|| all - 1);
+        if self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok() {
+            turn.forget();
+        }
+    }
+}
+
 /// Brings parts, one after the other.
 struct Lane<'a> {
     link: ShortLink,
     upload: &'a v1::MediaUpload,
     bytes: &'a Bytes,
     missing: &'a Mutex<VecDeque<u32>>,
+    at_once: &'a Turns,
 }
 
 impl Lane<'_> {
@@ -181,7 +210,23 @@ impl Lane<'_> {
             let start = (index as usize).saturating_mul(self.upload.part_bytes as usize).min(self.bytes.len());
             let end = start.saturating_add(self.upload.part_bytes as usize).min(self.bytes.len());
             let part = self.bytes.slice(start..end);
-            last = Some(retried!(self.link.media_part(&self.upload.id, index, part.clone()).await));
+            let mut retries = Retries::new();
+            let told = loop {
+                let error = {
+                    let turn = self.at_once.take().await?;
+                    match self.link.media_part(&self.upload.id, index, part.clone()).await {
+                        Ok(told) => break told,
+                        Err(error) => {
+                            if matches!(error, LinkError::Timeout) {
+                                self.at_once.lose(turn);
+                            }
+                            error
+                        }
+                    }
+                };
+                retries.after(error).await?;
+            };
+            last = Some(told);
             brought();
         }
         Ok(last)
@@ -224,6 +269,15 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_turn_is_not_lost() {
+        let turns = Turns::new();
+        for _ in 0..9 {
+            turns.lose(turns.take().await.unwrap());
+        }
+        assert_eq!(turns.free.available_permits(), 1);
+    }
 
     #[test]
     fn parts_are_small_where_the_server_is_far() {

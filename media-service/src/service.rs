@@ -230,7 +230,9 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
         }
         State::Failed(code) => {
             let kind = upload.declared.kind.media_type();
-            Err(Refusal::new(*code, format!("not a whole {kind}, or one of over {} pixels", image::MAX_PIXELS)))
+            let most = image::MAX_PIXELS;
+            let why = format!("cannot be decoded as {kind}, or has over {most} pixels, or takes too much to decode");
+            Err(Refusal::new(*code, why))
         }
     }
 }

@@ -17,6 +17,9 @@ use super::{CONNECT_WAIT, LinkError, REPLY_WAIT, RequestError, open};
 /// The largest answer that is read: sixteen packets.
 const ANSWER_BYTES: usize = 1 << 20;
 
+/// How much longer an answer may take for each byte of a part: a link of one kilobyte a second is slow, and works.
+const BYTE_WAIT: Duration = Duration::from_millis(1);
+
 /// A client of the HTTP paths. One request at a time.
 #[derive(Debug)]
 pub struct ShortLink {
@@ -156,7 +159,8 @@ impl ShortLink {
         body: Bytes,
     ) -> Result<(Parts, Bytes), LinkError> {
         let more: Vec<_> = more.into_iter().collect();
-        timeout(REPLY_WAIT, self.ask(method, path, &more, body)).await.map_err(|_| LinkError::Timeout)?
+        let wait = REPLY_WAIT + BYTE_WAIT * body.len() as u32; // At most a part.
+        timeout(wait, self.ask(method, path, &more, body)).await.map_err(|_| LinkError::Timeout)?
     }
 
     async fn post(&mut self, path: &str, kind: &'static str, body: Bytes) -> Result<(u16, Bytes), LinkError> {

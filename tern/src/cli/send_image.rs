@@ -23,13 +23,13 @@ const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
-A FILE may be a directory: then all images in it are sent, by name. What a file is, is seen by its content. Interrupted, the same command goes on: what the server has already of an image is not \
-sent again, and no image is sent twice.
+A FILE may be a directory: then all images in it are sent, by name; what else is in it, directories too, is left out. What a file is, is seen by its content. Interrupted, the same command goes on: what the server has \
+already of an image is not sent again, and no image is sent twice. A run that has come to its end, with whatever exit code but 1 and 3, is forgotten: the same command then sends its images again.
 
 Exit codes:
   0   every image is acknowledged by the server
   1   it could not start, or the server or the local store refused to go on
-  2   a file is no image that the server takes: named on stderr; the others are sent
+  2   a file is no image that the server takes, or the user has too much there: named on stderr; the others are sent
   3   messages failed after 12 attempts; the next run sends them first
   4   the server refused messages for good
   64  the command line is wrong

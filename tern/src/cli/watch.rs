@@ -18,6 +18,8 @@ const BATCH: usize = 64;
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
+An image is a line such as [image/jpeg 4000x3000, 2.70 MiB: 01a2…], whose last word `tern fetch` takes; with --json it is the field `media`.
+
 A device that has never been here starts at the oldest message. Lines are written \
 and then confirmed, 64 at a time at most: after kill -9 or a crash the last of them may be printed again, and none is missing. A \
 version (--json) is never used twice for a user: by it the doubled lines are recognised. Without a connection it says so on \

@@ -14,6 +14,8 @@ use crate::cli::line::{Line, in_words, line_of, printable, with_media};
 
 /// What `--help` says at its end.
 pub(crate) const HELP: &str = "\
+An image is a line such as [image/jpeg 4000x3000, 2.70 MiB: 01a2…], whose last word `tern fetch` takes; with --json it is the field `media`.
+
 The oldest comes first; each line has the message's number, its time and who sent it. Nothing is acknowledged or marked as read. A \
 member of a group sees it from the message that added them.
 
