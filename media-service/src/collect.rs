@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tern_runtime::clock::unix_millis;
+use tern_runtime::planted::{self, Fault};
 use tern_runtime::shutdown::Stop;
 
 use async_trait::async_trait;
@@ -12,7 +13,9 @@ use tern_proto::{MediaId, Refusal};
 use crate::objects::Objects;
 use crate::uploads::{State, Upload, Uploads};
 
-/// Between two looks.
+/// Looks in the time that things live without being referred to.
+const LOOKS: u32 = 8;
+/// The longest time between two of them.
 const EVERY: Duration = Duration::from_secs(10);
 /// As many are looked at in one go. No message can come to be about them meanwhile.
 const STEP: usize = 32;
@@ -28,11 +31,17 @@ pub trait References: Send + Sync + 'static {
 }
 
 /// Looks again and again, until the stop, for what has outlived its time.
-pub async fn collect(uploads: Arc<dyn Uploads>, objects: Objects, references: Arc<dyn References>, stop: Stop) {
+pub async fn collect(
+    (uploads, objects): (Arc<dyn Uploads>, Objects),
+    references: Arc<dyn References>,
+    lifetime: Duration,
+    stop: Stop,
+) {
+    let every = EVERY.min(lifetime / LOOKS);
     loop {
         tokio::select! {
             () = stop.stopped() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
         let mut more = true;
         while more && !stop.is_stopped() {
@@ -76,7 +85,8 @@ async fn settle(
     objects: &Objects,
     references: &dyn References,
 ) -> anyhow::Result<()> {
-    if matches!(upload.state, State::Complete(_)) && references.refers(upload.id).await? {
+    let may_be_referred_to = matches!(upload.state, State::Complete(_)) && !planted::active(Fault::MediaUnasked);
+    if may_be_referred_to && references.refers(upload.id).await? {
         return Ok(uploads.keep(upload.id).await?);
     }
     // Also of what is not complete: the object may have been stored already.

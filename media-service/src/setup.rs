@@ -48,7 +48,7 @@ impl Media {
         let objects = Objects::in_directory(directory).with_context(why)?;
         let makers = std::thread::available_parallelism().map_or(1, usize::from);
         let service = MediaService::new(uploads.clone(), objects.clone(), (self.quota, self.lifetime), makers);
-        Ok(InDirectory { service, uploads, objects, meters })
+        Ok(InDirectory { service, uploads, objects, lifetime: self.lifetime, meters })
     }
 }
 
@@ -60,6 +60,8 @@ pub struct InDirectory {
     pub uploads: Arc<dyn Uploads>,
     /// For [`crate::collect`].
     pub objects: Objects,
+    /// For [`crate::collect`].
+    pub lifetime: Duration,
     meters: Meters,
 }
 

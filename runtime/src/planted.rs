@@ -44,6 +44,14 @@ pub enum Fault {
     RetentionIgnoresDevices,
     /// A failed sync is answered as if it had succeeded.
     FailedSyncIgnored,
+    /// Now and then a part of an upload is acknowledged and not written.
+    PartUnwritten,
+    /// Other bytes under the index of a part take the place of those that were acknowledged.
+    PartOverwritten,
+    /// What has outlived its time is removed without asking whether a message is about it.
+    MediaUnasked,
+    /// Media is handed to whoever asks.
+    MediaForAll,
     /// In a cluster: versions come from a sequence, so that they may become visible out of order.
     VersionsReserved,
     /// In a cluster: a gateway forwards what is newer while it tries an older batch again.
@@ -68,7 +76,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 29] = [
+    pub const ALL: [(Fault, &'static str); 33] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -88,6 +96,10 @@ impl Fault {
         (Fault::GroupSeesBeforeJoin, "group-sees-before-join"),
         (Fault::RetentionIgnoresDevices, "retention-ignores-devices"),
         (Fault::FailedSyncIgnored, "failed-sync-ignored"),
+        (Fault::PartUnwritten, "part-unwritten"),
+        (Fault::PartOverwritten, "part-overwritten"),
+        (Fault::MediaUnasked, "media-unasked"),
+        (Fault::MediaForAll, "media-for-all"),
         (Fault::VersionsReserved, "versions-reserved"),
         (Fault::RetryAfterNewer, "retry-after-newer"),
         (Fault::AckOnTimeout, "ack-on-timeout"),

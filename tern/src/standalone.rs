@@ -146,8 +146,8 @@ impl Server {
         }
         let tracer = self.watch.serve(self.gateway.clone(), stop.clone());
         tokio::spawn(retain(self.store.clone(), self.retain_every, stop.clone()));
-        let InDirectory { uploads, objects, .. } = self.media;
-        tokio::spawn(tern_media::collect(uploads, objects, self.sync.clone(), stop.clone()));
+        let InDirectory { uploads, objects, lifetime, .. } = self.media;
+        tokio::spawn(tern_media::collect((uploads, objects), self.sync.clone(), lifetime, stop.clone()));
         // A task of its own: it runs on the runtime's workers, and if it breaks off the store is closed all the same.
         let links = tokio::spawn(tern_gateway::serve(self.long_link, self.http, self.gateway, stop));
         if let Err(error) = links.await {

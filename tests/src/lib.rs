@@ -6,6 +6,7 @@
 //! - `stage`, `settle`, `script`: a run from its start to the quiet end
 //! - `model`: the rules, over a `history` of `event`s
 //! - `actor`, `client`, `device`: the clients; `wire`, `long_link`, `short_link`: how they speak
+//! - `media`: the scene of images, with clients and rules of its own
 //! - `scene`: how a run is set up; `proxy`, `server`, `cluster`, `inner_link`, `disk`: what breaks
 
 mod actor;
@@ -17,6 +18,7 @@ mod event;
 mod history;
 mod inner_link;
 mod long_link;
+mod media;
 mod model;
 mod planted;
 mod proxy;

@@ -17,6 +17,7 @@ fn scene(fault: Fault) -> Scene {
     match fault {
         Fault::RetentionIgnoresDevices => Scene::Retention,
         Fault::FailedSyncIgnored => Scene::Sync,
+        Fault::PartUnwritten | Fault::PartOverwritten | Fault::MediaUnasked | Fault::MediaForAll => Scene::Media,
         Fault::VersionsReserved
         | Fault::RetryAfterNewer
         | Fault::AckOnTimeout
@@ -52,6 +53,10 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::GroupSeesBeforeJoin => &["9"],
         Fault::RetentionIgnoresDevices => &["4a", "4c", "6d"],
         Fault::FailedSyncIgnored => &["1a"],
+        Fault::PartUnwritten => &["14a"],
+        Fault::PartOverwritten => &["14c"],
+        Fault::MediaUnasked => &["14f"],
+        Fault::MediaForAll => &["9"],
         Fault::VersionsReserved => &["4a", "4c", "5b", "8a"],
         Fault::RetryAfterNewer => &["5c", "5d"],
         Fault::AckOnTimeout => &["1a"],

@@ -77,6 +77,11 @@ impl Verdict {
         Ok(Verdict { seed, passed, broken, history: path, report })
     }
 
+    /// A verdict over rules that were judged as the run went.
+    pub(crate) fn of_rules(seed: u64, passed: bool, broken: Vec<&'static str>, report: String) -> Verdict {
+        Verdict { seed, passed, broken, history: None, report }
+    }
+
     /// A verdict without a history of its own.
     pub(crate) fn of_several(seed: u64, passed: bool, report: String) -> Verdict {
         Verdict { seed, passed, broken: Vec::new(), history: None, report }

@@ -8,6 +8,7 @@ use tern_runtime::planted::Fault;
 use tern_runtime::shutdown;
 
 use crate::disk::Disk;
+use crate::media;
 use crate::model::{Violation, judge};
 use crate::planted;
 use crate::report::Verdict;
@@ -151,6 +152,9 @@ pub(crate) async fn one_scene(plan: &Plan) -> anyhow::Result<Verdict> {
     std::fs::create_dir_all(&directory)?;
     if directory.join("server.log").exists() || directory.join("cluster").exists() {
         bail!("{} holds an earlier run", directory.display());
+    }
+    if plan.scene == Scene::Media {
+        return Box::pin(media::play(plan, &directory)).await;
     }
     let mut stage = Stage::build(plan, &directory).await?;
     let trouble = match Box::pin(stage.play()).await {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::disk::Trouble;
 use crate::history::Keeps;
+use crate::media;
 
 /// A part of a run, with a server, users and a history of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +17,8 @@ pub enum Scene {
     Full,
     /// The disk fails at sync for a while; needs --disk
     Sync,
+    /// Images go up in parts, and links and the server break
+    Media,
     /// The server is a cluster, of which processes, links and the database break; needs the services' programs beside the binary, and PostgreSQL
     Cluster,
 }
@@ -41,6 +44,7 @@ impl Scene {
         match self {
             Scene::Retention => Duration::from_secs(12),
             Scene::Cluster => Duration::from_secs(15),
+            Scene::Media => Duration::from_secs(10),
             _ => Duration::ZERO,
         }
     }
@@ -49,6 +53,7 @@ impl Scene {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Scene::Plain => "plain",
+            Scene::Media => "media",
             Scene::Retention => "retention",
             Scene::Full => "full",
             Scene::Sync => "sync",
@@ -59,7 +64,7 @@ impl Scene {
     /// How its disk refuses; `None` if it is an ordinary one.
     pub(crate) fn trouble(self) -> Option<Trouble> {
         match self {
-            Scene::Plain | Scene::Retention | Scene::Cluster => None,
+            Scene::Plain | Scene::Retention | Scene::Media | Scene::Cluster => None,
             Scene::Full => Some(Trouble::Full),
             Scene::Sync => Some(Trouble::Sync),
         }
@@ -91,6 +96,7 @@ impl Scene {
                 ("TERN_STORAGE__RETAIN_EVERY", "1s".into()),
                 ("TERN_STORAGE__SEGMENT_BYTES", "1048576".into()),
             ],
+            Scene::Media => vec![("TERN_MEDIA__LIFETIME", format!("{}ms", media::LIFETIME.as_millis()))],
             // Small enough for a file system of some tens of MiB.
             Scene::Full | Scene::Sync => vec![("TERN_STORAGE__SEGMENT_BYTES", "1048576".into())],
         }

@@ -117,6 +117,11 @@ impl One {
         Ok(server)
     }
 
+    /// Where short links go.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
+    }
+
     /// How the server ended, if it did so by itself.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl One {
     ///
     /// # Errors
     /// The operating system refuses.
-    async fn kill(mut self) -> std::io::Result<()> {
+    pub(crate) async fn kill(mut self) -> std::io::Result<()> {
         self.child.kill().await
     }
 }

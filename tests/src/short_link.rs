@@ -45,6 +45,21 @@ impl ShortLink {
         body: &[u8],
         patience: Duration,
     ) -> Result<Response, Lost> {
+        self.ask("POST", path, &format!("Content-Type: {kind}\r\n"), body, patience).await
+    }
+
+    /// Asks by a method, with more lines of the head, and reads the response.
+    ///
+    /// # Errors
+    /// As [`ShortLink::post`].
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        more: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Response, Lost> {
         let kept = self.stream.take();
         let exchange = async {
             let mut stream = match kept {
@@ -52,7 +67,7 @@ impl ShortLink {
                 None => TcpStream::connect(self.to).await?,
             };
             stream.set_nodelay(true)?;
-            stream.write_all(&self.head(path, kind, body.len())).await?;
+            stream.write_all(&self.head(method, path, more, body.len())).await?;
             stream.write_all(body).await?;
             let response = read_response(&mut stream).await?;
             std::io::Result::Ok((stream, response))
@@ -62,11 +77,11 @@ impl ShortLink {
         Ok(response)
     }
 
-    fn head(&self, path: &str, kind: &str, length: usize) -> Vec<u8> {
+    fn head(&self, method: &str, path: &str, more: &str, length: usize) -> Vec<u8> {
         let ShortLink { to, token, device, .. } = self;
         format!(
-            "POST {path} HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer {token}\r\nTern-Device: {device}\r\n\
-             Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer {token}\r\nTern-Device: {device}\r\n\
+             {more}Content-Length: {length}\r\n\r\n"
         )
         .into_bytes()
     }

@@ -15,13 +15,14 @@ use std::process::ExitCode;
 use step::Step;
 
 /// What `cargo xtask test` runs: within 15 minutes after the build on two cores.
-const TEST: [Step; 9] = [
+const TEST: [Step; 10] = [
     Step { name: "tools", what: "what the tests need on this machine", run: steps::tools::run },
     Step { name: "workspace", what: "unit and integration tests of every crate", run: steps::workspace::run },
     Step { name: "smoke", what: "two users on both links of a fresh server", run: steps::smoke::run },
     Step { name: "readme", what: "the conversation by curl of README.md", run: steps::readme::run },
     Step { name: "pipe", what: "a file with odd lines through send and watch", run: steps::pipe::short },
     Step { name: "media", what: "a folder of images, with kill -9 between their parts", run: steps::media::run },
+    Step { name: "check-media", what: "images with faults, held against their rules", run: steps::check::media },
     Step { name: "check", what: "a minute of faults, held against the model", run: steps::check::short },
     Step { name: "cluster", what: "two users on both links of a fresh cluster", run: steps::cluster::run },
     Step {

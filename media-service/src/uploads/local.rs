@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
+use tern_runtime::planted::{self, Fault};
 use tern_runtime::queue::{Meters, Queue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -301,8 +302,11 @@ impl Open {
         let before = there.left();
         let mut stored = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let stands = if there.has(job.index) {
+            let stands = if there.has(job.index) && !planted::active(Fault::PartOverwritten) {
                 self.file.read(&file, job.index)? == *job.bytes
+            } else if planted::active(Fault::PartUnwritten) && job.index % 8 == 3 {
+                there.insert(job.index);
+                true
             } else {
                 self.file.write(&file, job.index, &job.bytes)?;
                 there.insert(job.index);

@@ -24,6 +24,11 @@ pub(crate) fn long() -> Result<Tally> {
     check(&build::tern()?, &["--minutes", "5", "--kills", "50"], LONG)
 }
 
+/// Images for half a minute, with a kill of the server each second.
+pub(crate) fn media() -> Result<Tally> {
+    check(&build::tern()?, &["--scene", "media", "--seconds", "30", "--kills", "30"], SHORT)
+}
+
 /// A minute in a cluster.
 pub(crate) fn short_cluster() -> Result<Tally> {
     check(&build::tern()?, &["--scene", "cluster"], SHORT)
