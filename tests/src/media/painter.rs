@@ -96,7 +96,9 @@ impl Painter {
             match told {
                 Ok(told) => completed = told.media.is_some().then_some(told),
                 Err(Code::BadDigest) if lying => {
-                    self.judge.holds("14e", order.is_empty(), || "refused before all parts were there".into());
+                    there.insert(index);
+                    let all = there.len() == parts.len();
+                    self.judge.holds("14e", all, || "refused before all parts were there".into());
                     return Ok(None);
                 }
                 Err(code) => return Err(self.ended("14a", code)),
