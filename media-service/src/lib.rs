@@ -17,6 +17,7 @@ mod api;
 mod collect;
 pub mod contract;
 pub mod declared;
+mod directory;
 pub mod image;
 pub mod objects;
 pub mod parts;

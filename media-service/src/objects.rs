@@ -12,6 +12,8 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _};
 use tern_proto::MediaId;
 
+use crate::directory;
+
 /// The store cannot be read or written now; the reason is for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("the object store: {0}")]
@@ -28,10 +30,12 @@ impl Objects {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn in_directory(directory: &Path) -> anyhow::Result<Objects> {
-        std::fs::create_dir_all(directory)?;
-        remove_unfinished(&directory.join("media"))?;
-        let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true).with_automatic_cleanup(true);
+    pub fn in_directory(at: &Path) -> anyhow::Result<Objects> {
+        let media = at.join("media");
+        directory::make(at)?;
+        directory::make(&media)?;
+        remove_unfinished(&media)?;
+        let store = LocalFileSystem::new_with_prefix(at)?.with_fsync(true).with_automatic_cleanup(true);
         Ok(Objects { store: Arc::new(store) })
     }
 
@@ -72,16 +76,12 @@ impl Objects {
 
 /// What a process that died was writing. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
 fn remove_unfinished(media: &Path) -> std::io::Result<()> {
-    let spread = match std::fs::read_dir(media) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        spread => spread?,
-    };
-    for directory in spread {
-        let directory = directory?.path();
-        if !directory.is_dir() {
+    for spread in std::fs::read_dir(media)? {
+        let spread = spread?.path();
+        if !spread.is_dir() {
             continue;
         }
-        for file in std::fs::read_dir(directory)? {
+        for file in std::fs::read_dir(spread)? {
             let file = file?;
             if file.file_name().to_string_lossy().contains('#') {
                 std::fs::remove_file(file.path())?;

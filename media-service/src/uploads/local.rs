@@ -29,6 +29,7 @@ pub use self::catalog::CatalogError;
 use self::file::PartsFile;
 use super::{Made, Quota, Result, State, Upload, UploadError, Uploads};
 use crate::declared::Declared;
+use crate::directory;
 use crate::parts::Parts;
 
 /// Syncs that may run at the same time.
@@ -80,14 +81,16 @@ struct Job {
 }
 
 impl Local {
-    /// Opens the directory, and makes it if it is not there. What no message refers to lives for so long. Blocks; needs a Tokio runtime.
+    /// Opens the directory, and makes it if it is not there, in one that is. What no message refers to lives for so long. Blocks; needs a Tokio runtime.
     ///
     /// # Errors
     /// The disk refuses, or another process has it open.
-    pub fn open(directory: &Path, lifetime: Duration, meters: &Meters) -> std::result::Result<Local, CatalogError> {
-        let files = directory.join("parts");
-        std::fs::create_dir_all(&files)?;
-        let catalog = Catalog::open(&directory.join("uploads.redb"), lifetime)?;
+    pub fn open(at: &Path, lifetime: Duration, meters: &Meters) -> std::result::Result<Local, CatalogError> {
+        let files = at.join("parts");
+        directory::make(at)?;
+        directory::make(&files)?;
+        let catalog = Catalog::open(&at.join("uploads.redb"), lifetime)?;
+        directory::sync(at)?;
         remove_strays(&files, &catalog)?;
         let shared = Shared { files, catalog, open: Mutex::default(), changing: Mutex::default() };
         let lane = |_| Arc::new(Queue::new(BATCH, Duration::ZERO, meters.of("parts")));
