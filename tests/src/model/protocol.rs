@@ -37,7 +37,21 @@ fn is_allowed(case: &Case, exchange: &Exchange, error: &v1::Error) -> bool {
         (request, Code::NotAMember) => {
             asked_about(request).is_some_and(|conversation| !case.is_surely_in(user, conversation, exchange))
         }
+        // Sent behind a hello without waiting for its reply, and that one could not be served then.
+        (request, Code::HelloRequired) => !matches!(request, Request::Hello(_)) && case.has_no_hello(exchange),
         _ => false,
+    }
+}
+
+impl Case<'_> {
+    /// Whether the hello of the link was answered that it cannot be served now.
+    fn has_no_hello(&self, exchange: &Exchange) -> bool {
+        self.exchanges.iter().any(|other| {
+            let is_hello = matches!(other.request, Request::Hello(_));
+            let is_of_link = (other.device, other.via) == (exchange.device, exchange.via);
+            let refused = |reply: &Reply| matches!(reply, Reply::Error(error) if error.code().is_retryable());
+            is_hello && is_of_link && other.answer.is_some_and(|(_, reply)| refused(reply))
+        })
     }
 }
 
@@ -55,6 +69,7 @@ pub(super) fn asked_about(request: &Request) -> Option<&str> {
 mod tests {
     use super::super::story::{Story, assert_breaks, assert_holds, key};
     use super::*;
+    use crate::event::Via;
 
     #[test]
     fn an_error_that_the_request_does_not_deserve() {
@@ -69,6 +84,21 @@ mod tests {
         assert_holds(&refused("ann:ben", Code::BeyondHead));
         assert_holds(&refused("ben:cat", Code::NotAMember));
         assert_holds(&refused("ann:ben", Code::Busy));
+    }
+
+    #[test]
+    fn a_request_behind_a_hello_that_could_not_be_served() {
+        let refused = |code: Code| {
+            let mut story = Story::new();
+            let error = |code: Code| Reply::Error(v1::Error { code: code as i32, ..Default::default() });
+            let hello = story.ask_via(0, Via::Long(77), Request::Hello(v1::HelloRequest::default()));
+            let sync = story.ask_via(0, Via::Long(77), Request::Sync(v1::SyncRequest::default()));
+            story.answer(0, hello, error(code));
+            story.answer(0, sync, error(Code::HelloRequired));
+            story.end()
+        };
+        assert_holds(&refused(Code::Unavailable));
+        assert_breaks("0", &refused(Code::BadBody));
     }
 
     #[test]
