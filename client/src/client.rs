@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::status::{LinkState, Status};
 use crate::store::worker::Worker;
 use crate::store::{OpenError, Store, StoreError};
-use crate::upload::Uploads;
+use crate::upload::{Uploads, digest};
 
 /// Events that a subscriber may fall behind before it loses the oldest.
 const EVENTS: usize = 1_024;
@@ -127,6 +127,36 @@ impl Client {
         note: String,
     ) -> Result<u64, StoreError> {
         let ids = self.enqueue(about(&to.into(), media, text.into()), Some((place, note))).await?;
+        ids.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// Puts a message about a clip into the outbox, the clip too; `text` may be empty. It goes over the link of messages, and after an interruption from where it has come. Else as [`Client::send`].
+    ///
+    /// # Errors
+    /// As [`Client::send`], and [`StoreError::BadClip`].
+    pub async fn speak(
+        &self,
+        to: impl Into<Recipient>,
+        clip: Clip,
+        text: impl Into<String>,
+    ) -> Result<u64, StoreError> {
+        let ids = self.enqueue(spoken(&to.into(), clip, text.into()), None).await?;
+        ids.first().copied().ok_or(StoreError::NoIdsLeft)
+    }
+
+    /// [`Client::speak`] with a note, as in [`Client::send_noted`].
+    ///
+    /// # Errors
+    /// As [`Client::speak`] and [`Client::send_noted`].
+    pub async fn speak_noted(
+        &self,
+        to: impl Into<Recipient>,
+        clip: Clip,
+        text: impl Into<String>,
+        place: usize,
+        note: String,
+    ) -> Result<u64, StoreError> {
+        let ids = self.enqueue(spoken(&to.into(), clip, text.into()), Some((place, note))).await?;
         ids.first().copied().ok_or(StoreError::NoIdsLeft)
     }
 
@@ -284,6 +314,34 @@ impl Client {
 
 fn about(to: &Recipient, media: &str, text: String) -> Vec<v1::OutMessage> {
     vec![v1::OutMessage { to: to.to_string(), text, media: media.to_owned(), ..Default::default() }]
+}
+
+/// The clip as a whole stands in the place of its last chunk; the outbox takes it apart.
+fn spoken(to: &Recipient, clip: Clip, text: String) -> Vec<v1::OutMessage> {
+    let begin = v1::MediaBegin {
+        bytes: clip.bytes.len() as u64,
+        sha256: clip.sha256(),
+        r#type: clip.media_type,
+        ..Default::default()
+    };
+    let whole = v1::Chunk { clip: Some(begin), index: 0, bytes: clip.bytes };
+    vec![v1::OutMessage { to: to.to_string(), text, chunk: Some(whole), ..Default::default() }]
+}
+
+/// Audio, as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clip {
+    /// Such as `audio/amr`.
+    pub media_type: String,
+    /// 1 byte to 32 MiB.
+    pub bytes: Vec<u8>,
+}
+
+impl Clip {
+    /// The digest of its bytes, in hexadecimal digits.
+    pub fn sha256(&self) -> String {
+        digest(&self.bytes)
+    }
 }
 
 fn texts(to: &Recipient, all: Vec<String>) -> Vec<v1::OutMessage> {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
+use crate::clip::Batch;
 use crate::link::{LinkError, LongLink};
 use crate::message::{Event, Fate};
 use crate::options::{ClientOptions, Link};
@@ -206,13 +207,13 @@ impl Driver {
             return Ok(work);
         }
         let look = move |store: &mut Store| {
-            let messages = if batch { store.batch()? } else { Vec::new() };
-            Ok((messages, if read { store.next_read()? } else { None }))
+            let batch = if batch { store.batch()? } else { Batch::default() };
+            Ok((batch, if read { store.next_read()? } else { None }))
         };
-        let (messages, mark) = self.shared.store.call(look).await?;
-        let found = !messages.is_empty() || mark.is_some();
-        if !messages.is_empty() {
-            session.send(messages, now);
+        let (waiting, mark) = self.shared.store.call(look).await?;
+        let found = !waiting.messages.is_empty() || mark.is_some();
+        if !waiting.messages.is_empty() {
+            session.send(waiting, now);
         }
         if let Some((conversation, seq)) = mark {
             session.read(conversation, seq, now);
@@ -251,6 +252,10 @@ impl Driver {
                 Action::ReadDone(conversation, seq) => {
                     shared.store.call(move |store| store.read_done(&conversation, seq)).await?;
                     *work = true;
+                }
+                Action::ClipStored(id, stored, chunks) => {
+                    shared.store.call(move |store| store.clip_stored(id, stored)).await?;
+                    shared.tell(Event::Clip { id, stored, chunks });
                 }
                 Action::Answered(number, answer) => {
                     self.reset_backoff(transport.link());

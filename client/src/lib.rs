@@ -20,7 +20,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - [`Client`]: sends, makes and changes groups, marks as read, tells states, asks for conversations, history and members;
+//! - [`Client`]: sends, speaks, makes and changes groups, marks as read, tells states, asks for conversations, history and members;
 //!   [`Inbox`]: hands out entries
 //! - [`Uploads`]: brings images up in parts, and fetches what messages are about
 //! - [`link`]: the raw links, for programs that want to say exactly what goes over the wire
@@ -31,6 +31,7 @@
 mod backoff;
 mod checked;
 mod client;
+mod clip;
 mod driver;
 pub mod link;
 mod message;
@@ -46,7 +47,7 @@ mod upload;
 
 pub use backoff::ATTEMPTS;
 pub use checked::{BadChange, BadText};
-pub use client::{Client, ClientError, Inbox};
+pub use client::{Client, ClientError, Clip, Inbox};
 pub use message::{EntryBody, Event, InboxEntry, MessageState, Outgoing, Sent};
 pub use options::{ClientOptions, Link, Receive, Token};
 pub use queries::QueryError;

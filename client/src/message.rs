@@ -86,6 +86,15 @@ pub enum Event {
         /// The new state.
         state: MessageState,
     },
+    /// So many chunks of the clip of a message are on the server.
+    Clip {
+        /// The `client_msg_id`.
+        id: u64,
+        /// How many are there.
+        stored: u32,
+        /// Of how many.
+        chunks: u32,
+    },
     /// The messages of a conversation are delivered to, or read by, `member` up to `seq`.
     Receipt(v1::Receipt),
 }
@@ -116,7 +125,11 @@ impl Fate {
                 | Code::NotAMember
                 | Code::GroupFull
                 | Code::BadChange
-                | Code::NotAllowed),
+                | Code::NotAllowed
+                | Code::NoSuchMedia
+                | Code::BadDigest
+                | Code::BadMedia
+                | Code::MediaQuota),
             ) => Fate::Refused(code),
             _ => Fate::Again,
         }

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use crate::backoff::Backoff;
+use crate::clip::{Batch, Speaking};
 use crate::link::REPLY_WAIT;
 use crate::options::Receive;
 use crate::queries::Answer;
@@ -61,6 +62,8 @@ pub(crate) enum Action {
     Settle(Vec<v1::SendResult>),
     /// This read mark is answered.
     ReadDone(String, u64),
+    /// So many chunks, of so many, of the clip of this message are stored.
+    ClipStored(u64, u32, u32),
     /// The query with this number is answered.
     Answered(u64, Answer),
     /// The query with this number is to be asked again; says why.
@@ -132,6 +135,8 @@ pub(crate) struct Session {
     actions: VecDeque<Action>,
     in_flight: Vec<InFlight>,
     last_sequence: u32,
+    /// A batch whose clip is going out, and until when something has to be heard of that.
+    speaking: Option<(Speaking, Instant)>,
     open: bool,
     over: bool,
     heartbeat: Duration,
@@ -165,6 +170,7 @@ impl Session {
             actions: VecDeque::new(),
             in_flight: Vec::new(),
             last_sequence: 0,
+            speaking: None,
             open: false,
             over: false,
             heartbeat: Duration::MAX,
@@ -209,7 +215,8 @@ impl Session {
         if self.over {
             return;
         }
-        if self.in_flight.iter().any(|request| request.until <= now) {
+        let spoken_until = self.speaking.as_ref().map(|(_, until)| *until);
+        if self.in_flight.iter().map(|request| request.until).chain(spoken_until).any(|until| until <= now) {
             return self.leave(Leave::NoReply);
         }
         self.pump(now);
@@ -221,18 +228,43 @@ impl Session {
         let question = (self.is_open() && self.receives()).then(|| self.next_question()).flatten();
         let heartbeat = self.heartbeats().then(|| self.last_sent.checked_add(self.heartbeat)).flatten();
         let held = [self.hold_sending, self.hold_reading, self.hold_querying].into_iter().filter(|until| *until > now);
-        replies.chain(question).chain(heartbeat).chain(held).min()
+        let spoken = self.speaking.as_ref().map(|(_, until)| *until);
+        replies.chain(question).chain(heartbeat).chain(held).chain(spoken).min()
     }
 
     /// Whether a batch may be sent now.
     pub(crate) fn wants_batch(&self, now: Instant) -> bool {
-        self.is_open() && now >= self.hold_sending && !self.is_under_way(|request| matches!(request, Request::Send(_)))
+        self.is_open() && now >= self.hold_sending && !self.is_sending()
     }
 
     /// Sends the oldest messages that have no answer yet. Only when [`Session::wants_batch`].
-    pub(crate) fn send(&mut self, messages: Vec<v1::OutMessage>, now: Instant) {
+    pub(crate) fn send(&mut self, batch: Batch, now: Instant) {
+        match batch.clip {
+            Some(clip) => self.speak(Speaking::new(batch.messages, clip), now),
+            None => self.send_messages(batch.messages, now),
+        }
+    }
+
+    fn send_messages(&mut self, messages: Vec<v1::OutMessage>, now: Instant) {
         let ids = messages.iter().map(|message| message.client_msg_id).collect();
         self.transmit(Request::Send(ids), &v1::SendRequest { messages, ..Default::default() }, now);
+    }
+
+    /// Lets chunks go out, as many as may, and the message behind the last of them.
+    fn speak(&mut self, mut speaking: Speaking, now: Instant) {
+        while let Some(chunk) = speaking.next_chunk() {
+            self.last_sent = now;
+            self.actions.push_back(Action::Transmit(Packet::new(Command::Chunk.number(), 0, &chunk)));
+        }
+        if speaking.is_last() {
+            self.send_messages(speaking.into_messages(), now);
+        } else {
+            self.speaking = Some((speaking, now + REPLY_WAIT));
+        }
+    }
+
+    fn is_sending(&self) -> bool {
+        self.speaking.is_some() || self.is_under_way(|request| matches!(request, Request::Send(_)))
     }
 
     /// Whether a read mark may be sent now.
@@ -270,13 +302,14 @@ impl Session {
             Request::Send(ids) => Some(ids.clone()),
             _ => None,
         };
-        self.in_flight.iter().find_map(batch).unwrap_or_default()
+        let spoken = || self.speaking.as_ref().map(|(speaking, _)| speaking.ids());
+        self.in_flight.iter().find_map(batch).or_else(spoken).unwrap_or_default()
     }
 
     /// Whether the link can be left without giving up a request that changes something on the server or that somebody
     /// waits for.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_under_way(|request| matches!(request, Request::Send(_) | Request::Read(..) | Request::Query(..)))
+        !self.is_sending() && !self.is_under_way(|request| matches!(request, Request::Read(..) | Request::Query(..)))
     }
 
     fn is_open(&self) -> bool {

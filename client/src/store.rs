@@ -29,7 +29,9 @@ use tern_proto::{Key, UserId};
 use crate::checked::{BadChange, BadText};
 
 /// The version of the tables, kept in `user_version`.
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
+/// Bytes of a clip: what a server takes of any media unless its operator says otherwise.
+pub(crate) const CLIP: usize = 32 * 1024 * 1024;
 /// How many processed messages are remembered, to skip entries that come again after a replaced key.
 pub(crate) const PROCESSED: i64 = 100_000;
 /// How many sent and refused messages are remembered for [`crate::Client::outcome`].
@@ -57,7 +59,10 @@ CREATE TABLE outbox (
     seq INTEGER,
     time_ms INTEGER,
     change BLOB,               -- GroupChange, instead of a text; since format 2
-    media TEXT NOT NULL DEFAULT '' -- the id of what the message is about; since format 4
+    media TEXT NOT NULL DEFAULT '', -- the id of what the message is about; since format 4
+    clip_begin BLOB,           -- MediaBegin of the clip that it is about; since format 5
+    clip BLOB,                 -- until it is settled; since format 5
+    clip_stored INTEGER NOT NULL DEFAULT 0 -- so many chunks are on the server; since format 5
 );
 CREATE INDEX outbox_sending ON outbox (id) WHERE state = 0;
 CREATE INDEX outbox_failed ON outbox (id) WHERE state = 3;
@@ -120,6 +125,9 @@ pub enum StoreError {
     /// The group cannot be made or changed so.
     #[error(transparent)]
     BadChange(#[from] BadChange),
+    /// Not a clip that any server takes.
+    #[error("a clip has 1 to {} bytes", CLIP)]
+    BadClip,
     /// 10,000 messages are waiting or failed.
     #[error("the outbox is full: {OPEN} messages are neither sent nor refused")]
     OutboxFull,
@@ -267,10 +275,13 @@ fn upgrade(db: &Connection, format: i64) -> rusqlite::Result<()> {
         "ALTER TABLE outbox ADD COLUMN change BLOB",
         "ALTER TABLE processed ADD COLUMN time_ms INTEGER",
         "ALTER TABLE outbox ADD COLUMN media TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE outbox ADD COLUMN clip_begin BLOB;
+         ALTER TABLE outbox ADD COLUMN clip BLOB;
+         ALTER TABLE outbox ADD COLUMN clip_stored INTEGER NOT NULL DEFAULT 0",
     ];
     let tx = db.unchecked_transaction()?;
     for step in steps.iter().skip(format as usize - 1) {
-        tx.execute(step, [])?;
+        tx.execute_batch(step)?;
     }
     tx.pragma_update(None, "user_version", FORMAT)?;
     tx.commit()

@@ -9,8 +9,10 @@ use tokio::task::JoinSet;
 use crate::link::{LinkError, LongLink, ShortLink};
 use crate::options::Link;
 
-/// Requests that wait for their turn: a session has at most one of each kind under way.
-const LANE: usize = 8;
+/// Packets that wait for their turn: a session has at most one request of each kind under way, and the chunks of one window.
+const LANE: usize = 64;
+/// Bytes of packets that go in one HTTP request, but for a last one.
+const BODY_BYTES: usize = 128 * 1024;
 
 /// A link in use.
 #[derive(Debug)]
@@ -79,8 +81,16 @@ async fn carry(
     mut packets: mpsc::Receiver<Packet>,
     answer: mpsc::Sender<Result<Vec<Packet>, LinkError>>,
 ) {
-    while let Some(packet) = packets.recv().await {
-        let result = link.packets(&[packet], wait).await;
+    while let Some(first) = packets.recv().await {
+        // What waits goes together: a clip has many chunks.
+        let (mut bytes, mut body) = (first.encoded_len(), vec![first]);
+        while bytes < BODY_BYTES
+            && let Ok(packet) = packets.try_recv()
+        {
+            bytes += packet.encoded_len();
+            body.push(packet);
+        }
+        let result = link.packets(&body, wait).await;
         if answer.send(result).await.is_err() {
             return;
         }

@@ -1,6 +1,6 @@
 //! Uploads: the parts of a file over a few short links at once, and what has become of it fetched again.
 //!
-//! Nothing of an upload is kept on this side. It is named by its user and its digest, so after any interruption to begin again is to go on with what is missing.
+//! Nothing of an upload is kept on this side. It is named by its user, its digest, its size and its type, so after any interruption to begin again is to go on with what is missing.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,11 +88,10 @@ impl Uploads {
         bytes: Bytes,
         progress: impl Fn(u32, u32) + Send + Sync,
     ) -> Result<v1::MediaUpload, UploadError> {
-        let digest = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut link = self.link();
         let part_bytes = part_bytes(self.round_trip(&mut link).await);
         let request =
-            v1::MediaBegin { bytes: bytes.len() as u64, sha256: digest, r#type: media_type.into(), part_bytes };
+            v1::MediaBegin { bytes: bytes.len() as u64, sha256: digest(&bytes), r#type: media_type.into(), part_bytes };
         let upload = retried!(link.media_begin(&request).await);
         let there = AtomicU32::new(upload.parts - upload.left.min(upload.parts));
         progress(there.load(Ordering::Relaxed), upload.parts);
@@ -157,6 +156,11 @@ impl Uploads {
             Err(_) => FAR,
         }
     }
+}
+
+/// SHA-256, as begin has it.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The farther away the server, the more is lost when a part is, and the more of them are under way anyway.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tern_proto::{DeviceId, limits, v1};
 use tern_runtime::clock;
 use tern_runtime::traces::{self, note_messages};
@@ -21,6 +22,15 @@ pub(crate) struct Greeting {
     pub(crate) presence: Presence,
 }
 
+/// What became of messages, and of chunks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sent {
+    /// What is to be told of clips.
+    pub(crate) stored: Vec<v1::ChunksStored>,
+    /// One for each message.
+    pub(crate) results: Vec<v1::SendResult>,
+}
+
 impl Gateway {
     /// Carries out a request of a device that is who it says.
     pub(crate) async fn answer(&self, device: &Device, request: Request) -> Answer {
@@ -35,11 +45,29 @@ impl Gateway {
         answer
     }
 
-    /// Sends messages, and notes in the trace which they are.
-    pub(crate) async fn send(&self, device: &Device, messages: Vec<v1::OutMessage>) -> Vec<v1::SendResult> {
-        let results = self.sync.send(device, messages).await;
+    /// Stores chunks, those in the messages too, then sends the messages, and notes in the trace which they are.
+    pub(crate) async fn send(
+        &self,
+        device: &Device,
+        mut chunks: Vec<v1::Chunk>,
+        mut messages: Vec<v1::OutMessage>,
+    ) -> Sent {
+        for chunk in messages.iter_mut().filter_map(|message| message.chunk.as_mut()) {
+            // What it belongs to stays with the message.
+            let bytes = std::mem::take(&mut chunk.bytes);
+            chunks.push(v1::Chunk { bytes, ..chunk.clone() });
+        }
+        let stored = self.store(device, chunks).await;
+        let results = if messages.is_empty() { Vec::new() } else { self.sync.send(device, messages).await };
         note_messages(&Span::current(), results.iter().map(|sent| sent.server_msg_id).filter(|id| *id > 0));
-        results
+        Sent { stored, results }
+    }
+
+    /// Stores chunks, and gives what is to be told of them. Why one is not stored, its message will meet.
+    async fn store(&self, device: &Device, chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
+        let Some(media) = self.media.as_deref().filter(|_| !chunks.is_empty()) else { return Vec::new() };
+        let stored = chunks.into_iter().map(|chunk| media.chunk(&device.user, chunk));
+        join_all(stored).await.into_iter().filter_map(|stored| stored.ok().flatten()).collect()
     }
 
     async fn carry_out(&self, device: &Device, request: Request) -> Answer {
@@ -47,7 +75,10 @@ impl Gateway {
             Request::Heartbeat => Reply::Heartbeat,
             Request::Hello(request) => Reply::Hello(self.hello(device, &request).await?),
             Request::Sync(request) => Reply::Sync(self.sync.sync(device, request).await?),
-            Request::Send(request) => Reply::Send(v1::SendReply { results: self.send(device, request.messages).await }),
+            Request::Send(request) => {
+                Reply::Send(v1::SendReply { results: self.send(device, Vec::new(), request.messages).await.results })
+            }
+            Request::Chunk(chunk) => Reply::Stored(self.store(device, vec![chunk]).await.pop()),
             Request::Check(request) => Reply::Check(self.check(device, &request).await?),
             Request::Ack(request) => Reply::Ack(self.sync.ack(device, request).await?),
             Request::Read(request) => Reply::Read(self.sync.read(device, request).await?),

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 
 use crate::Gateway;
 use crate::counters::Ending;
-use crate::dispatch::Greeting;
+use crate::dispatch::{Greeting, Sent};
 use crate::io::{LinkIo, poll_read_into};
 use crate::output::Output;
 use crate::places::Place;
@@ -56,7 +56,7 @@ pub(crate) struct Link {
 enum Done {
     Greeted { sequence: u32, greeted: Result<Box<Greeting>, Refusal> },
     Answered { command: Command, sequence: u32, asked: Instant, answer: Box<Answer> },
-    Sent { parts: Vec<(u32, usize)>, results: Vec<v1::SendResult> },
+    Sent { parts: Vec<(u32, usize)>, sent: Sent },
     Pushed { above: Key, pushed: Result<Pushed, Refusal> },
 }
 
@@ -219,9 +219,9 @@ impl Link {
                 let device = self.device();
                 Box::pin(async move {
                     let span = traces::root(Command::Send.name(), batch.trace.as_ref());
-                    let results = gateway.send(&device, batch.messages).instrument(span).await;
+                    let sent = gateway.send(&device, batch.chunks, batch.messages).instrument(span).await;
                     batch.came.iter().for_each(|came| gateway.counters.answered(Command::Send, came.elapsed()));
-                    Done::Sent { parts: batch.parts, results }
+                    Done::Sent { parts: batch.parts, sent }
                 })
             }
             Call::Push { above } => {
@@ -271,7 +271,7 @@ impl Link {
                     .add_unhurried(asked + ACK_REPLY, |out| session.on_answer(Command::Ack, sequence, &answer, out));
             }
             Done::Answered { command, sequence, answer, .. } => self.session.on_answer(command, sequence, &answer, out),
-            Done::Sent { parts, results } => self.session.on_sent(parts, results, out),
+            Done::Sent { parts, sent } => self.session.on_sent(parts, sent, out),
             Done::Pushed { above, pushed } => self.session.on_pushed(above, pushed, out, &self.gateway.counters),
         }
     }

@@ -120,6 +120,9 @@ async fn thumbnail(
 ) -> Response<Body> {
     let answer = async {
         let (id, opened) = open(&served.gateway, &headers, &id).await?;
+        if opened.thumbnail.is_empty() {
+            return Err(refusal(v1::Code::NoSuchMedia, "audio has no thumbnail"));
+        }
         let etag = format!("\"{id}-thumbnail\"");
         let length = opened.thumbnail.len() as u64;
         Ok(match asked_for(&method, &headers, &etag, length) {

@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Conversations(v1::ConversationsRequest),
     History(v1::HistoryRequest),
     Members(v1::MembersRequest),
+    /// One-way.
+    Chunk(v1::Chunk),
 }
 
 /// The reply to the request of the same name.
@@ -39,6 +41,8 @@ pub(crate) enum Reply {
     Conversations(v1::ConversationsReply),
     History(v1::HistoryReply),
     Members(v1::MembersReply),
+    /// To a chunk: mostly nothing.
+    Stored(Option<v1::ChunksStored>),
 }
 
 /// What a request came to.
@@ -59,6 +63,7 @@ impl Request {
             Some(Command::Conversations) => Request::Conversations(from_protobuf(body)?),
             Some(Command::History) => Request::History(from_protobuf(body)?),
             Some(Command::Members) => Request::Members(from_protobuf(body)?),
+            Some(Command::Chunk) => Request::Chunk(from_protobuf(body)?),
             _ => return Err(refusal(v1::Code::UnknownCommand, format!("no command {}", packet.command))),
         };
         request.valid()
@@ -95,6 +100,7 @@ impl Request {
             Request::Conversations(_) => Command::Conversations,
             Request::History(_) => Command::History,
             Request::Members(_) => Command::Members,
+            Request::Chunk(_) => Command::Chunk,
         }
     }
 
@@ -131,6 +137,7 @@ impl Reply {
             Reply::Conversations(reply) => json(reply),
             Reply::History(reply) => json(reply),
             Reply::Members(reply) => json(reply),
+            Reply::Stored(stored) => json(&stored.clone().unwrap_or_default()),
         }
     }
 
@@ -146,16 +153,23 @@ impl Reply {
             Reply::Conversations(reply) => encode_message(out, Command::Conversations.reply(), sequence, reply),
             Reply::History(reply) => encode_message(out, Command::History.reply(), sequence, reply),
             Reply::Members(reply) => encode_message(out, Command::Members.reply(), sequence, reply),
+            Reply::Stored(stored) => stored.iter().for_each(|stored| put_stored(out, stored)),
         }
     }
 }
 
-/// Appends the reply packet or the error packet in its place; `command` is the number that came with the request.
+/// Appends the reply packet or the error packet in its place; `command` is the number that came with the request. What is wrong with a chunk, its message is told.
 pub(crate) fn put_answer(out: &mut BytesMut, command: u32, sequence: u32, answer: &Answer) {
     match answer {
+        Err(refused) if command == Command::Chunk.number() && !refused.code.closes_link() => {}
         Ok(reply) => reply.put(out, sequence),
         Err(refusal) => encode_message(out, Command::Error.number(), sequence, &error(refusal, command)),
     }
+}
+
+/// Appends what is told of the chunks that are stored.
+pub(crate) fn put_stored(out: &mut BytesMut, stored: &v1::ChunksStored) {
+    encode_message(out, Command::ChunksStored.number(), 0, stored);
 }
 
 /// Appends an error packet that concerns the link, not a request.

@@ -1,4 +1,5 @@
-//! The sends of one link, in order: at most one batch is in flight, and what waits meanwhile is the next one.
+//! The sends of one link, in order: at most one batch is in flight, and what waits meanwhile is the next one. Chunks of clips go with them, so that they are stored
+//! before the message that needs them is looked at.
 
 use std::collections::VecDeque;
 
@@ -12,26 +13,34 @@ const BATCH_MESSAGES: usize = 1_024;
 /// Above this many waiting bytes no more requests are read. A batch in flight may hold as much again.
 const WAITING_BYTES: u32 = 256 * 1024;
 
-/// The send requests of a link that have no reply yet. Bounded by its reader, which asks [`Sends::full`].
+/// What a chunk counts beside its bytes: there may be very many that have none.
+const CHUNK: u32 = 128;
+
+/// The send requests of a link that have no reply yet, and chunks that are not stored. Bounded by its reader, which asks [`Sends::full`].
 #[derive(Debug, Default)]
 pub(crate) struct Sends {
-    waiting: VecDeque<Part>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: u32,
     in_flight: bool,
 }
 
 #[derive(Debug)]
-struct Part {
-    sequence: u32,
-    messages: Vec<v1::OutMessage>,
-    came: Instant,
-    trace: Option<Trace>,
+struct Waiting {
+    part: Part,
     bytes: u32,
 }
 
+#[derive(Debug)]
+enum Part {
+    Request { sequence: u32, messages: Vec<v1::OutMessage>, came: Instant, trace: Option<Trace> },
+    Chunk(v1::Chunk),
+}
+
 /// Adjacent requests as one call.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Batch {
+    /// What is to be stored before the messages.
+    pub(crate) chunks: Vec<v1::Chunk>,
     /// The messages of all of them.
     pub(crate) messages: Vec<v1::OutMessage>,
     /// By request: its sequence and how many of the messages are its.
@@ -45,10 +54,18 @@ pub(crate) struct Batch {
 impl Sends {
     /// Puts a request at the end; `bytes` is the length of its body.
     pub(crate) fn push(&mut self, sequence: u32, request: v1::SendRequest, bytes: usize, came: Instant) {
-        let bytes = bytes as u32; // A packet's.
-        self.waiting_bytes += bytes;
         let trace = request.traceparent.parse().ok();
-        self.waiting.push_back(Part { sequence, messages: request.messages, came, trace, bytes });
+        self.wait(Part::Request { sequence, messages: request.messages, came, trace }, bytes as u32); // A packet's.
+    }
+
+    /// Puts a chunk at the end.
+    pub(crate) fn push_chunk(&mut self, chunk: v1::Chunk, bytes: usize) {
+        self.wait(Part::Chunk(chunk), bytes as u32 + CHUNK);
+    }
+
+    fn wait(&mut self, part: Part, bytes: u32) {
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting { part, bytes });
     }
 
     /// Whether enough is waiting.
@@ -62,15 +79,12 @@ impl Sends {
         if self.in_flight && !may_overtake || self.waiting.is_empty() {
             return None;
         }
-        let mut batch = Batch { messages: Vec::new(), parts: Vec::new(), came: Vec::new(), trace: None };
-        while let Some(part) =
-            self.waiting.pop_front_if(|part| (batch.parts.is_empty() || !may_overtake) && batch.takes(part))
+        let mut batch = Batch::default();
+        while let Some(Waiting { part, bytes }) =
+            self.waiting.pop_front_if(|waiting| (batch.parts.is_empty() || !may_overtake) && batch.takes(&waiting.part))
         {
-            self.waiting_bytes -= part.bytes;
-            batch.parts.push((part.sequence, part.messages.len()));
-            batch.messages.extend(part.messages);
-            batch.came.push(part.came);
-            batch.trace = batch.trace.or(part.trace);
+            self.waiting_bytes -= bytes;
+            batch.take(part);
         }
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new(); // An idle link keeps no memory.
@@ -87,7 +101,24 @@ impl Sends {
 
 impl Batch {
     fn takes(&self, part: &Part) -> bool {
-        self.parts.is_empty() || self.messages.len() + part.messages.len() <= BATCH_MESSAGES
+        match part {
+            Part::Request { messages, .. } => {
+                self.parts.is_empty() || self.messages.len() + messages.len() <= BATCH_MESSAGES
+            }
+            Part::Chunk(_) => true,
+        }
+    }
+
+    fn take(&mut self, part: Part) {
+        match part {
+            Part::Request { sequence, messages, came, trace } => {
+                self.parts.push((sequence, messages.len()));
+                self.messages.extend(messages);
+                self.came.push(came);
+                self.trace = self.trace.take().or(trace);
+            }
+            Part::Chunk(chunk) => self.chunks.push(chunk),
+        }
     }
 }
 
@@ -135,6 +166,23 @@ mod tests {
             .map(|(sequence, reply)| (sequence, reply.results.iter().map(|r| r.client_msg_id).collect::<Vec<_>>()))
             .collect();
         assert_eq!(replies, [(2, vec![3]), (3, vec![]), (4, vec![4, 5])]);
+    }
+
+    #[test]
+    fn chunks_go_ahead_of_what_came_behind_them() {
+        let mut sends = Sends::default();
+        let chunk = |index| v1::Chunk { index, ..Default::default() };
+        sends.push_chunk(chunk(0), 1_600);
+        assert_eq!(sends.next().map(|batch| batch.chunks), Some(vec![chunk(0)]));
+        sends.push_chunk(chunk(1), 1_600);
+        sends.push(1, request(1..2), 10, Instant::now());
+        sends.push_chunk(chunk(2), 1_600);
+        assert_eq!(sends.next(), None, "what is not stored yet holds its message");
+        sends.done();
+        let batch = sends.next().unwrap();
+        assert_eq!((ids(&batch), batch.chunks, batch.parts), (vec![1], vec![chunk(1), chunk(2)], vec![(1, 1)]));
+        (0..WAITING_BYTES / CHUNK + 1).for_each(|index| sends.push_chunk(chunk(index), 0));
+        assert!(sends.full(), "chunks without bytes fill it too");
     }
 
     #[test]

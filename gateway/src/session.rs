@@ -20,8 +20,9 @@ use tern_sync::{Pushed, Refusal};
 use tokio::time::Instant;
 
 use crate::counters::{Counters, Ending};
+use crate::dispatch::Sent;
 use crate::pushes::{Pushes, Step};
-use crate::request::{Answer, Reply, Request, bad_packet, millis, put_answer, put_link_error, refusal};
+use crate::request::{Answer, Reply, Request, bad_packet, millis, put_answer, put_link_error, put_stored, refusal};
 use crate::sends::{self, Batch, Sends};
 use crate::settings::Settings;
 use crate::signal::Fresh;
@@ -136,6 +137,7 @@ impl Session {
                 self.in_flight += 1;
                 self.sends.push(sequence, request, packet.body.len(), self.heard);
             }
+            Request::Chunk(chunk) => self.sends.push_chunk(chunk, packet.body.len()),
             request => {
                 self.in_flight += 1;
                 self.pages += u16::from(is_page(request.command()));
@@ -227,9 +229,11 @@ impl Session {
     }
 
     /// The outcome of [`Call::Send`].
-    pub(crate) fn on_sent(&mut self, parts: Vec<(u32, usize)>, results: Vec<v1::SendResult>, out: &mut BytesMut) {
+    pub(crate) fn on_sent(&mut self, parts: Vec<(u32, usize)>, sent: Sent, out: &mut BytesMut) {
+        let Sent { stored, results } = sent;
         self.in_flight -= parts.len() as u16; // Each was counted when it came.
         self.sends.done();
+        stored.iter().for_each(|stored| put_stored(out, stored));
         for (sequence, reply) in sends::split(parts, results) {
             put_answer(out, Command::Send.number(), sequence, &Ok(Reply::Send(reply)));
         }

@@ -14,7 +14,7 @@ pub struct Opened {
     pub owner: UserId,
     /// What it is.
     pub media: v1::Media,
-    /// A JPEG.
+    /// A JPEG; empty if it is audio.
     pub thumbnail: Bytes,
 }
 
@@ -52,6 +52,18 @@ pub trait MediaApi: Send + Sync + 'static {
     /// # Errors
     /// A [`Refusal`]: parts are missing, it is refused for ever, or a retryable one.
     async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
+
+    /// Stores a chunk of a clip, which is begun if need be; durable when this returns. After some chunks it tells how many are stored. It completes nothing.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: that of begin, or of the part.
+    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal>;
+
+    /// The clip that was declared so, completed if that has not happened, with its lease renewed: a message that is stored soon may refer to it.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: chunks are missing, it is refused for ever, or a retryable one.
+    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal>;
 
     /// What is told of this id to who is not to learn whether there is anything under it: the same as if there were nothing.
     fn nothing(&self, id: MediaId) -> Refusal;

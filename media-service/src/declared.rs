@@ -7,6 +7,8 @@ use std::str::FromStr;
 use tern_proto::v1::{Code, MediaBegin};
 use tern_proto::{Refusal, limits};
 
+use crate::audio;
+
 /// What kind of bytes an upload is said to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -19,11 +21,22 @@ pub enum Kind {
     Webp = 3,
     /// `image/gif`
     Gif = 4,
+    /// `audio/amr`
+    Amr = 5,
+    /// `audio/amr-wb`
+    AmrWb = 6,
+    /// `audio/silk`
+    Silk = 7,
+    /// `audio/ogg`, with Opus in it.
+    OggOpus = 8,
+    /// `audio/mp4`
+    M4a = 9,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 4] = [Kind::Jpeg, Kind::Png, Kind::Webp, Kind::Gif];
+    pub const ALL: [Kind; 9] =
+        [Kind::Jpeg, Kind::Png, Kind::Webp, Kind::Gif, Kind::Amr, Kind::AmrWb, Kind::Silk, Kind::OggOpus, Kind::M4a];
 
     /// Its media type, as in `Content-Type`.
     pub fn media_type(self) -> &'static str {
@@ -32,10 +45,20 @@ impl Kind {
             Kind::Png => "image/png",
             Kind::Webp => "image/webp",
             Kind::Gif => "image/gif",
+            Kind::Amr => "audio/amr",
+            Kind::AmrWb => "audio/amr-wb",
+            Kind::Silk => "audio/silk",
+            Kind::OggOpus => "audio/ogg",
+            Kind::M4a => "audio/mp4",
         }
     }
 
-    /// The kind that these bytes begin like.
+    /// Whether it is heard, not seen.
+    pub fn is_audio(self) -> bool {
+        matches!(self, Kind::Amr | Kind::AmrWb | Kind::Silk | Kind::OggOpus | Kind::M4a)
+    }
+
+    /// The kind that these bytes begin like; 64 of them are enough.
     ///
     /// Sources: JPEG, ITU-T T.81 annex B; PNG, RFC 2083 section 3.1; WebP, RFC 9649 section 2.4; GIF89a section 17.
     pub fn of(bytes: &[u8]) -> Option<Kind> {
@@ -44,7 +67,7 @@ impl Kind {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Kind::Png),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Kind::Webp),
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Kind::Gif),
-            _ => None,
+            _ => audio::recognise(bytes),
         }
     }
 }

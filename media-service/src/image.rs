@@ -76,6 +76,7 @@ pub fn look(bytes: &[u8], kind: Kind) -> Result<Looked, BadImage> {
             other(|| WebPDecoder::new(Cursor::new(bytes)))?
         }
         Kind::Gif => other(|| GifDecoder::new(Cursor::new(bytes)))?,
+        Kind::Amr | Kind::AmrWb | Kind::Silk | Kind::OggOpus | Kind::M4a => return Err(BadImage::Kind(kind)),
     };
     let (width, height) = upright(size, orientation);
     let small = pixels.shrunk_to(THUMBNAIL_SIDE)?.upright(orientation);

@@ -1,10 +1,10 @@
-//! Media: assembles the parts of images, makes thumbnails, owns the object store.
+//! Media: assembles the parts of images and audio, makes thumbnails, owns the object store.
 //!
 //! ```text
 //!  gateway ─▶ MediaApi ─▶ uploads   (what is durable of an upload: what was declared, its parts, what it has become)
 //!                │            │ all parts are there
 //!                │            ▼
-//!                │         image    (decodes once: size, thumbnail, placeholder)
+//!                │       image, audio   (looked at once: size, thumbnail, placeholder; duration)
 //!                │            │
 //!                └────────▶ objects (merged bytes, by media id; they never change)
 //! ```
@@ -14,6 +14,7 @@
 //! [`collect`] removes what has outlived its time.
 
 mod api;
+pub mod audio;
 mod collect;
 pub mod contract;
 pub mod declared;
@@ -23,6 +24,7 @@ pub mod objects;
 pub mod parts;
 mod service;
 pub mod setup;
+pub mod strip;
 pub mod uploads;
 
 pub use api::{MediaApi, Opened};

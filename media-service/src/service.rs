@@ -1,5 +1,6 @@
 //! The service: each request judged, carried out against uploads and objects, answered.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,23 @@ use sha2::Digest as _;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, Refusal, UserId, limits, v1};
 use tern_runtime::clock::unix_millis;
+use tern_runtime::planted::{self, Fault};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use crate::audio::{self, Heard};
 use crate::declared::Declared;
 use crate::image::{self, Looked};
 use crate::objects::{ObjectError, Objects};
+use crate::setup::Media;
 use crate::uploads::{Made, Quota, State, Upload, UploadError, Uploads, unknown};
-use crate::{MediaApi, Opened};
+use crate::{MediaApi, Opened, strip};
 
 /// Uploads that share a lock while one of them is completed.
 const SHARDS: usize = 64;
 /// By how much the threads that decode make way for others.
 const NICE: i32 = 10;
+/// Bytes of audio that are looked at at once: that takes less than a thread.
+const SHORT: usize = 256 * 1024;
 
 /// The media service over what is durable of uploads and an object store. Needs a Tokio runtime.
 pub struct MediaService {
@@ -39,19 +45,16 @@ struct Shared {
     making: Semaphore,
     /// So that an upload is completed once in this process, and who comes second finds the result. By the id.
     completing: [Mutex<()>; SHARDS],
+    strips_metadata: bool,
 }
 
 impl MediaService {
-    /// A service that decodes so many images at the same time. The `lifetime` is that of the uploads.
-    pub fn new(
-        uploads: Arc<dyn Uploads>,
-        objects: Objects,
-        (quota, lifetime): (Quota, Duration),
-        makers: usize,
-    ) -> Arc<MediaService> {
+    /// A service that decodes so many images at the same time.
+    pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, settings: &Media, makers: usize) -> Arc<MediaService> {
         let completing = std::array::from_fn(|_| Mutex::default());
-        let shared = Shared { uploads, objects, making: Semaphore::new(makers.max(1)), completing };
-        Arc::new(MediaService { shared: Arc::new(shared), quota, lifetime })
+        let (making, strips_metadata) = (Semaphore::new(makers.max(1)), settings.strips_metadata);
+        let shared = Arc::new(Shared { uploads, objects, making, completing, strips_metadata });
+        Arc::new(MediaService { shared, quota: settings.quota, lifetime: settings.lifetime })
     }
 
     /// An upload of this user.
@@ -108,6 +111,36 @@ impl MediaApi for MediaService {
         self.completed(id).await
     }
 
+    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal> {
+        let clip = chunk.clip.unwrap_or_default();
+        let declared = declared(&clip)?;
+        let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
+        let upload = uploads.begin(user, &declared, &self.quota, now_ms).await?;
+        uploads.put(user, upload.id, chunk.index, chunk.bytes.into(), now_ms).await?;
+        if chunk.index % limits::CHUNKS_TOLD != limits::CHUNKS_TOLD - 1 {
+            return Ok(None);
+        }
+        let chunks = match uploads.look(upload.id, now_ms).await?.state {
+            State::Open(parts) => parts.missing(1).first().map_or(parts.count(), |run| run.first),
+            State::Complete(_) => declared.parts(),
+            State::Failed(_) => return Ok(None),
+        };
+        Ok(Some(v1::ChunksStored { sha256: clip.sha256, chunks }))
+    }
+
+    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {
+        let declared = declared(&clip)?;
+        let upload = self.shared.uploads.begin(user, &declared, &self.quota, unix_millis()).await?;
+        if let State::Open(_) = upload.state {
+            if planted::active(Fault::ClipUnfinished) {
+                let media = v1::Media { id: upload.id.to_string(), ..Default::default() };
+                return Ok(Opened { owner: upload.owner, media, thumbnail: Bytes::new() });
+            }
+            self.completed(upload.id).await?;
+        }
+        self.lease(upload.id).await
+    }
+
     fn nothing(&self, id: MediaId) -> Refusal {
         unknown(id, self.lifetime, unix_millis()).into()
     }
@@ -145,24 +178,31 @@ impl Shared {
 
     /// Merges the parts, and stores what has become of them.
     async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
+        let (declared, strips) = (upload.declared, self.strips_metadata);
+        let is_short = declared.kind.is_audio() && declared.bytes <= SHORT as u64;
         let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
-        let _making = self.making.acquire().await.map_err(closed)?;
+        // A word does not wait for images.
+        let _making = if is_short { None } else { Some(self.making.acquire().await.map_err(closed)?) };
         let bytes = self.uploads.bytes(upload.id).await?;
-        let (whole, declared) = (bytes.clone(), upload.declared);
-        // What makes the decoder panic would do so again.
-        let looked = apart(move || judge(&whole, &declared)).await?.unwrap_or_else(|| {
-            tracing::error!(id = %upload.id, "an image broke its decoder");
-            Err(Code::BadMedia)
-        });
-        let looked = match looked {
-            Ok(looked) => looked,
+        let judged = if is_short {
+            judge(bytes, &declared, strips)
+        } else {
+            // What makes the decoder panic would do so again.
+            apart(move || judge(bytes, &declared, strips)).await?.unwrap_or_else(|| {
+                tracing::error!(id = %upload.id, "an image broke its decoder");
+                Err(Code::BadMedia)
+            })
+        };
+        let Judged { bytes, media, thumbnail } = match judged {
+            Ok(judged) => judged,
             Err(code) => return Ok(self.uploads.end(upload.id, Err(code), unix_millis()).await?),
         };
+        let made = Made { media: v1::Media { id: upload.id.to_string(), ..media }, thumbnail };
         self.objects.put(upload.id, bytes).await.map_err(|error| {
             tracing::error!(%error, "media cannot be stored");
             Refusal::new(Code::Unavailable, "media cannot be stored now")
         })?;
-        let ended = self.uploads.end(upload.id, Ok(made(&upload, looked)), unix_millis()).await;
+        let ended = self.uploads.end(upload.id, Ok(made), unix_millis()).await;
         if matches!(ended, Err(UploadError::NoSuch | UploadError::Expired)) {
             // It was collected meanwhile, and nobody else would find the object.
             if let Err(error) = self.objects.remove(upload.id).await {
@@ -189,28 +229,44 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     Ok(done.await.ok())
 }
 
-/// What the parts are, merged, or the final refusal that they get.
-fn judge(whole: &[u8], declared: &Declared) -> Result<Looked, Code> {
-    if sha2::Sha256::digest(whole)[..] != declared.sha256.0 {
-        return Err(Code::BadDigest);
-    }
-    image::look(whole, declared.kind).map_err(|bad| {
-        tracing::debug!(%bad, "an upload is no image that is taken");
-        Code::BadMedia
-    })
+/// What an upload is that is whole.
+struct Judged {
+    /// As they are to be kept.
+    bytes: Bytes,
+    /// But for its id.
+    media: v1::Media,
+    /// Of an image.
+    thumbnail: Bytes,
 }
 
-fn made(upload: &Upload, looked: Looked) -> Made {
-    let Looked { width, height, thumbhash, thumbnail } = looked;
-    let media = v1::Media {
-        id: upload.id.to_string(),
-        r#type: upload.declared.kind.media_type().into(),
-        bytes: upload.declared.bytes,
-        width,
-        height,
-        thumbhash,
-    };
-    Made { media, thumbnail }
+/// What the parts are, merged; or the final refusal that they get.
+fn judge(mut bytes: Bytes, declared: &Declared, strips_metadata: bool) -> Result<Judged, Code> {
+    if sha2::Sha256::digest(&bytes)[..] != declared.sha256.0 {
+        return Err(Code::BadDigest);
+    }
+    let (kind, media) = (declared.kind, v1::Media { r#type: declared.kind.media_type().into(), ..Default::default() });
+    if kind.is_audio() {
+        let Heard { duration_ms, waveform } = audio::hear(&bytes, kind).map_err(refused)?;
+        let media = v1::Media { bytes: declared.bytes, duration_ms, waveform, ..media };
+        return Ok(Judged { bytes, media, thumbnail: Bytes::new() });
+    }
+    let Looked { width, height, thumbhash, thumbnail } = image::look(&bytes, kind).map_err(refused)?;
+    if strips_metadata && let Cow::Owned(stripped) = strip::stripped(&bytes, kind).map_err(refused)? {
+        bytes = stripped.into();
+    }
+    let media = v1::Media { bytes: bytes.len() as u64, width, height, thumbhash, ..media };
+    Ok(Judged { bytes, media, thumbnail })
+}
+
+fn refused(bad: impl std::fmt::Display) -> Code {
+    tracing::debug!(%bad, "an upload is not what it was said to be");
+    Code::BadMedia
+}
+
+/// What is said of a clip: the size of its chunks is not the client's to choose.
+fn declared(clip: &v1::MediaBegin) -> Result<Declared, Refusal> {
+    let declared = Declared::new(&v1::MediaBegin { part_bytes: limits::CHUNK_BYTES, ..clip.clone() })?;
+    if declared.kind.is_audio() { Ok(declared) } else { Err(Refusal::new(Code::BadMedia, "a clip is audio")) }
 }
 
 /// The answer to the client.
@@ -229,10 +285,13 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
             Err(Refusal::new(Code::BadDigest, "the parts do not have the SHA-256 that was said: begin anew"))
         }
         State::Failed(code) => {
-            let kind = upload.declared.kind.media_type();
-            let most = image::MAX_PIXELS;
-            let why = format!("cannot be decoded as {kind}, or has over {most} pixels, or takes too much to decode");
-            Err(Refusal::new(*code, why))
+            let (kind, most) = (upload.declared.kind, image::MAX_PIXELS);
+            let or = if kind.is_audio() {
+                "or lasts over ten minutes".to_owned()
+            } else {
+                format!("or has over {most} pixels, or takes too much to decode")
+            };
+            Err(Refusal::new(*code, format!("is not whole as {}, {or}", kind.media_type())))
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Media {
     pub quota: Quota,
     /// Of uploads that are not complete, and of what no message refers to.
     pub lifetime: Duration,
+    /// Whether images are kept without what they say of their owners.
+    pub strips_metadata: bool,
 }
 
 impl Media {
@@ -34,7 +36,11 @@ impl Media {
             open: from.number("media.max_user_uploads", 64, 1..=100_000),
             total_bytes: from.number("media.max_user_bytes", 4096 * MIB, 1..=1 << 50),
         };
-        Media { quota, lifetime: from.duration("media.lifetime", LIFETIME, second..=day * 30) }
+        Media {
+            quota,
+            lifetime: from.duration("media.lifetime", LIFETIME, second..=day * 30),
+            strips_metadata: from.bool("media.strip_metadata", false),
+        }
     }
 
     /// Opens everything in a directory. Blocks; needs a Tokio runtime.
@@ -47,7 +53,7 @@ impl Media {
         let uploads: Arc<dyn Uploads> = Arc::new(Local::open(directory, self.lifetime, &meters).with_context(why)?);
         let objects = Objects::in_directory(directory).with_context(why)?;
         let makers = std::thread::available_parallelism().map_or(1, usize::from);
-        let service = MediaService::new(uploads.clone(), objects.clone(), (self.quota, self.lifetime), makers);
+        let service = MediaService::new(uploads.clone(), objects.clone(), self, makers);
         Ok(InDirectory { service, uploads, objects, lifetime: self.lifetime, meters })
     }
 }

@@ -13,10 +13,11 @@ use futures_util::TryStreamExt as _;
 use image::{ImageFormat, Rgb, RgbImage};
 use sha2::Digest as _;
 use tern_media::objects::Objects;
+use tern_media::setup::Media;
 use tern_media::uploads::local::Local;
 use tern_media::uploads::{LIFETIME, Quota, Uploads};
 use tern_media::{MediaApi, MediaService, References, step};
-use tern_proto::v1::{Code, MediaBegin, MediaUpload};
+use tern_proto::v1::{Chunk, Code, MediaBegin, MediaUpload};
 use tern_proto::{MediaId, Refusal, UserId};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::queue::Meters;
@@ -31,11 +32,16 @@ struct Bench {
 
 impl Bench {
     fn start() -> Bench {
+        Bench::with(false)
+    }
+
+    fn with(strips_metadata: bool) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let uploads: Arc<dyn Uploads> = Arc::new(Local::open(directory.path(), LIFETIME, &Meters::default()).unwrap());
         let objects = Objects::in_directory(directory.path()).unwrap();
         let quota = Quota { bytes: 1_000_000, open: 8, total_bytes: 10_000_000 };
-        let service = MediaService::new(uploads.clone(), objects.clone(), (quota, LIFETIME), 2);
+        let settings = Media { quota, lifetime: LIFETIME, strips_metadata };
+        let service = MediaService::new(uploads.clone(), objects.clone(), &settings, 2);
         Bench { service, uploads, objects, directory }
     }
 
@@ -192,6 +198,87 @@ async fn what_is_refused_for_ever_can_be_begun_anew() {
     }
     assert_eq!(code(last), Code::BadMedia);
     assert!(bench.put_all("alice", &whole).await.unwrap().media.is_some());
+}
+
+#[tokio::test]
+async fn metadata_stays_or_goes_as_it_is_set() {
+    let plain = picture(1);
+    // A text, between the head of the image and the rest of it.
+    let text = b"\0\0\0\x0btEXtGPS\0secret!";
+    let crc32 = crc32fast::hash(&text[4..]).to_be_bytes();
+    let tagged = [&plain[..33], text, &crc32, &plain[33..]].concat();
+    for (strips, kept) in [(false, &tagged), (true, &plain)] {
+        let bench = Bench::with(strips);
+        let media = bench.put_all("alice", &tagged).await.unwrap().media.unwrap();
+        assert_eq!(media.bytes, kept.len() as u64);
+        assert_eq!(&bench.fetch(media.id.parse().unwrap(), 0..media.bytes).await, kept);
+        assert!(bench.begin("alice", &tagged).await.1.media.is_some(), "it is known by what was sent");
+    }
+}
+
+/// So many frames of AMR at 12.2 kbit/s.
+fn clip(frames: usize) -> Vec<u8> {
+    [b"#!AMR\n".to_vec(), [&[0x3c][..], &[7; 31]].concat().repeat(frames)].concat()
+}
+
+fn declared(whole: &[u8]) -> MediaBegin {
+    MediaBegin { r#type: "audio/amr".into(), part_bytes: 0, ..request(whole) }
+}
+
+// Invariant 14.
+#[tokio::test]
+async fn chunks_become_a_clip_once_in_whatever_order() {
+    let bench = Bench::start();
+    let (alice, whole) = (user_id("alice"), clip(500));
+    let chunks: Vec<&[u8]> = whole.chunks(1536).collect();
+    let bring = async |index: usize| {
+        let chunk = Chunk { clip: Some(declared(&whole)), index: index as u32, bytes: chunks[index].to_vec() };
+        bench.service.chunk(&alice, chunk).await.unwrap().map(|told| told.chunks)
+    };
+    assert_eq!(chunks.len(), 11);
+    for index in [1, 2, 3, 4, 5, 6] {
+        assert_eq!(bring(index).await, None);
+    }
+    assert_eq!(bring(7).await, Some(0), "the first is missing");
+    assert_eq!(code(bench.service.clip(&alice, declared(&whole)).await), Code::UploadIncomplete);
+    bring(0).await;
+    assert_eq!(bring(7).await, Some(8));
+    for index in [10, 9, 8] {
+        bring(index).await;
+    }
+    let opened = bench.service.clip(&alice, declared(&whole)).await.unwrap();
+    assert_eq!((opened.media.duration_ms, opened.media.bytes, opened.media.width), (10_000, whole.len() as u64, 0));
+    assert!(opened.thumbnail.is_empty());
+    assert_eq!(bring(7).await, Some(11), "one that comes late");
+    assert_eq!(bench.service.clip(&alice, declared(&whole)).await.unwrap(), opened);
+    let id: MediaId = opened.media.id.parse().unwrap();
+    assert_eq!(bench.fetch(id, 0..whole.len() as u64).await, whole);
+    assert_eq!(code(bench.service.clip(&user_id("bob"), declared(&whole)).await), Code::UploadIncomplete);
+}
+
+#[tokio::test]
+async fn a_clip_that_is_none_is_refused() {
+    let bench = Bench::start();
+    let alice = user_id("alice");
+    let say = async |whole: &[u8], clip: MediaBegin| {
+        for (index, bytes) in whole.chunks(1536).enumerate() {
+            let chunk = Chunk { clip: Some(clip.clone()), index: index as u32, bytes: bytes.to_vec() };
+            let _ = bench.service.chunk(&alice, chunk).await;
+        }
+        code(bench.service.clip(&alice, clip).await)
+    };
+    let whole = clip(3);
+    let cut = &whole[..whole.len() - 1];
+    assert_eq!(say(cut, declared(cut)).await, Code::BadMedia);
+    assert_eq!(say(&whole, MediaBegin { sha256: "00".repeat(32), ..declared(&whole) }).await, Code::BadDigest);
+    let silk = MediaBegin { r#type: "audio/silk".into(), ..declared(&whole) };
+    assert_eq!(say(&whole, silk).await, Code::BadMedia);
+    let image = MediaBegin { r#type: "image/png".into(), ..declared(&whole) };
+    assert_eq!(say(&whole, image).await, Code::BadMedia);
+    assert_eq!(say(&whole, MediaBegin { bytes: 0, ..declared(&whole) }).await, Code::BadBody);
+    assert_eq!(say(&whole, MediaBegin { bytes: 1_000_001, ..declared(&whole) }).await, Code::MediaQuota);
+    let beyond = Chunk { clip: Some(declared(&whole)), index: u32::MAX, bytes: vec![1; 1536] };
+    assert_eq!(code(bench.service.chunk(&alice, beyond).await), Code::BadPart);
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub enum Command {
     History = 1006,
     /// [`crate::v1::MembersRequest`].
     Members = 1007,
+    /// One-way, from the client: [`crate::v1::Chunk`].
+    Chunk = 1008,
     /// One-way, from the server, no body: something is owed, sync.
     Notify = 1101,
     /// One-way, from the server: [`crate::v1::Delta`].
@@ -40,11 +42,13 @@ pub enum Command {
     GoAway = 1103,
     /// From the server: [`crate::v1::Error`], in the place of a reply or, with sequence 0, about the link.
     Error = 1104,
+    /// One-way, from the server: [`crate::v1::ChunksStored`].
+    ChunksStored = 1105,
 }
 
 impl Command {
     /// Every command, in the order of the table.
-    pub const ALL: [Command; 14] = [
+    pub const ALL: [Command; 16] = [
         Command::Heartbeat,
         Command::Sync,
         Command::Send,
@@ -55,10 +59,12 @@ impl Command {
         Command::Conversations,
         Command::History,
         Command::Members,
+        Command::Chunk,
         Command::Notify,
         Command::Delta,
         Command::GoAway,
         Command::Error,
+        Command::ChunksStored,
     ];
 
     /// The command with this number, if the table has one.
@@ -89,16 +95,26 @@ impl Command {
             Command::Conversations => "conversations",
             Command::History => "history",
             Command::Members => "members",
+            Command::Chunk => "chunk",
             Command::Notify => "notify",
             Command::Delta => "delta",
             Command::GoAway => "go_away",
             Command::Error => "error",
+            Command::ChunksStored => "chunks_stored",
         }
     }
 
-    /// Whether a client may send it as a request.
+    /// Whether a client may send it as a request, which has a reply.
     pub const fn is_request(self) -> bool {
-        !matches!(self, Command::Notify | Command::Delta | Command::GoAway | Command::Error)
+        !matches!(
+            self,
+            Command::Chunk
+                | Command::Notify
+                | Command::Delta
+                | Command::GoAway
+                | Command::Error
+                | Command::ChunksStored
+        )
     }
 }
 

@@ -35,6 +35,10 @@ pub const TITLE_BYTES: usize = 128;
 pub const LIST: usize = 100;
 /// Bytes of a part of an upload, if the client does not say.
 pub const PART_BYTES: u32 = 1536;
+/// Bytes of each chunk of a clip but the last. Source: S12 of the protocol notes.
+pub const CHUNK_BYTES: u32 = PART_BYTES;
+/// How often it is told which chunks of a clip are stored: after as many. A clip of two seconds has two.
+pub const CHUNKS_TOLD: u32 = 8;
 /// The fewest bytes that a client may choose for parts.
 pub const MIN_PART_BYTES: u32 = 1024;
 /// The most bytes that a client may choose for parts.

@@ -42,6 +42,7 @@ fn message() -> v1::Entry {
 }
 
 const GROUP: &str = "g/4608";
+const DIGEST: &str = "689e263f10aba5ce94ab73ddd9858ca4ff04205256571880522aef2b8200467c";
 const IMAGE: &str = "019ab1c2d3e4f5061728394a5b6c7d8e";
 
 fn shown() -> v1::Message {
@@ -61,8 +62,16 @@ fn shown() -> v1::Message {
             width: 4000,
             height: 3000,
             thumbhash: vec![0x1f, 0xf8, 0x01],
+            ..Default::default()
         }),
     }
+}
+
+/// 20 milliseconds of silence, as AMR: a clip of one chunk.
+fn chunk() -> v1::Chunk {
+    let bytes = b"#!AMR\n\x7c".to_vec();
+    let clip = v1::MediaBegin { bytes: 7, sha256: DIGEST.into(), r#type: "audio/amr".into(), ..Default::default() };
+    v1::Chunk { clip: Some(clip), index: 0, bytes }
 }
 
 fn trip() -> v1::GroupChange {
@@ -289,6 +298,27 @@ fn dumps() -> Vec<Dump> {
                 key: key(9, 5000, 0),
                 ..Default::default()
             },
+        ),
+        dump("Chunk: of a clip, ahead of its message", Command::Chunk.number(), 0, &chunk()),
+        dump(
+            "Send: alice speaks to bob, in one chunk",
+            Command::Send.number(),
+            11,
+            &v1::SendRequest {
+                messages: vec![v1::OutMessage {
+                    client_msg_id: 4,
+                    to: "bob".into(),
+                    chunk: Some(chunk()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            },
+        ),
+        dump(
+            "Chunks-stored: the first eight chunks of a longer clip are on disk",
+            Command::ChunksStored.number(),
+            0,
+            &v1::ChunksStored { sha256: DIGEST.into(), chunks: 8 },
         ),
         dump(
             "Conversations: bob asks for those behind the one with alice",

@@ -52,6 +52,8 @@ pub enum Fault {
     MediaUnasked,
     /// Media is handed to whoever asks.
     MediaForAll,
+    /// A message about a clip is stored before all its chunks are.
+    ClipUnfinished,
     /// In a cluster: versions come from a sequence, so that they may become visible out of order.
     VersionsReserved,
     /// In a cluster: a gateway forwards what is newer while it tries an older batch again.
@@ -76,7 +78,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 33] = [
+    pub const ALL: [(Fault, &'static str); 34] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -100,6 +102,7 @@ impl Fault {
         (Fault::PartOverwritten, "part-overwritten"),
         (Fault::MediaUnasked, "media-unasked"),
         (Fault::MediaForAll, "media-for-all"),
+        (Fault::ClipUnfinished, "clip-unfinished"),
         (Fault::VersionsReserved, "versions-reserved"),
         (Fault::RetryAfterNewer, "retry-after-newer"),
         (Fault::AckOnTimeout, "ack-on-timeout"),

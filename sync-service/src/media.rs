@@ -20,14 +20,36 @@ pub(crate) async fn of(
     messages: &[OutMessage],
     is_known: impl Fn(usize) -> bool,
 ) -> Vec<Option<Result<v1::Media, Code>>> {
-    if messages.iter().all(|message| message.media.is_empty()) {
+    if !messages.iter().any(is_about_media) {
         return vec![None; messages.len()];
     }
     let about = messages.iter().enumerate().map(|(place, message)| {
-        let asked = !message.media.is_empty() && !is_known(place);
-        async move { if asked { Some(referred((media, storage), sender, &message.media).await) } else { None } }
+        let asked = is_about_media(message) && !is_known(place);
+        async move {
+            match &message.chunk {
+                _ if !asked => None,
+                Some(chunk) if message.media.is_empty() => Some(clip(media, sender, chunk).await),
+                _ => Some(referred((media, storage), sender, &message.media).await),
+            }
+        }
     });
     future::join_all(about).await
+}
+
+/// Whether the message is about anything.
+pub(crate) fn is_about_media(message: &OutMessage) -> bool {
+    !message.media.is_empty() || message.chunk.is_some()
+}
+
+/// The clip that a message of this sender is about.
+async fn clip(media: Option<&dyn MediaApi>, sender: &UserId, chunk: &v1::Chunk) -> Result<v1::Media, Code> {
+    let Some(media) = media else { return Err(Code::NoSuchMedia) };
+    let clip = media.clip(sender, chunk.clip.clone().unwrap_or_default()).await;
+    clip.map(|clip| clip.media).map_err(|refused| match refused.code {
+        code @ (Code::UploadIncomplete | Code::BadDigest | Code::MediaQuota) => code,
+        code if code.is_retryable() => Code::Unavailable,
+        _ => Code::BadMedia,
+    })
 }
 
 /// The media that a message of this sender may be about.

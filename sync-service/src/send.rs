@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::iter;
 use std::time::Duration;
 
-use tern_proto::v1::{Code, GroupChange, Media, OutMessage, SendResult};
+use tern_proto::v1::{Chunk, Code, GroupChange, Media, OutMessage, SendResult};
 use tern_proto::{ConversationId, RETRY_AFTER, UserId, limits};
 use tern_runtime::planted::{self, Fault};
 use tern_storage::{Change, Content, Device, Op, Outcome, Recipient, Sent, content_hash};
+
+use crate::media::is_about_media;
 
 /// What a message is about; [`crate::media::of`] tells it.
 pub(crate) type About = Option<Result<Media, Code>>;
@@ -36,6 +38,8 @@ pub(crate) fn known(found: Vec<Option<Sent>>, about: &[About]) -> Vec<Option<Out
     let known = found.zip(about).map(|(found, about)| match (found, about) {
         (Some(sent), _) => Some(Outcome::Sent(sent)),
         (None, Some(Err(code))) if code.is_retryable() => Some(Outcome::Unknown),
+        // Not for good: its client brings all chunks again.
+        (None, Some(Err(code @ Code::UploadIncomplete))) => Some(Outcome::Refused(*code)),
         (None, _) => None,
     });
     known.collect()
@@ -71,7 +75,8 @@ fn content(sender: &UserId, mut message: OutMessage, about: About) -> Content {
         }),
     };
     judged.unwrap_or_else(|code| {
-        let hash = content_hash(&message.to, &message.text, &message.media, message.change.as_ref());
+        let about = message.chunk.map_or(message.media, named);
+        let hash = content_hash(&message.to, &message.text, &about, message.change.as_ref());
         Content::Refused { code, hash }
     })
 }
@@ -84,7 +89,8 @@ fn recipient(sender: &UserId, message: &OutMessage) -> Result<Recipient, Code> {
         Err(_) => Recipient::Group(group(&message.to).ok_or(Code::BadRecipient)?),
     };
     match message.text.len() {
-        0 if message.media.is_empty() => Err(Code::EmptyText),
+        0 if !is_about_media(message) => Err(Code::EmptyText),
+        _ if !message.media.is_empty() && message.chunk.is_some() => Err(Code::NoSuchMedia),
         0..=limits::TEXT_BYTES => Ok(to),
         _ => Err(Code::TextTooLong),
     }
@@ -103,12 +109,18 @@ fn change(asked: &GroupChange, message: &OutMessage) -> Result<Content, Code> {
     let distinct = change.add.iter().chain(&change.remove).collect::<HashSet<_>>().len() == named;
     let title_fits = change.title.as_ref().is_none_or(|title| title.len() <= limits::TITLE_BYTES);
     let nothing = named == 0 && change.title.is_none();
-    let alone = message.text.is_empty() && message.media.is_empty();
+    let alone = message.text.is_empty() && !is_about_media(message);
     if alone && distinct && title_fits && !nothing {
         Ok(Content::Change { group, change })
     } else {
         Err(Code::BadChange)
     }
+}
+
+/// What a clip is called that nothing was made of.
+fn named(chunk: Chunk) -> String {
+    let clip = chunk.clip.unwrap_or_default();
+    format!("{} {} {}", clip.r#type, clip.bytes, clip.sha256)
 }
 
 fn group(name: &str) -> Option<ConversationId> {

@@ -17,7 +17,8 @@ use tern_runtime::{descriptors, logs, service};
 use tern_storage::embedded::OpenError;
 
 use cli::ask::{conversations, history, members};
-use cli::{chat, cluster, fetch, group, restored, send, send_image, smoke, token, trace, watch};
+use cli::send_media::What;
+use cli::{chat, cluster, fetch, group, restored, send, send_media, smoke, token, trace, watch};
 
 /// Short-lived buffers on many threads are what this process allocates most; mimalloc gives them back to each other.
 #[global_allocator]
@@ -57,9 +58,14 @@ enum Command {
     /// Uploads images, and sends a message about each
     ///
     /// They go up in small parts by several connections. Ends with 0 only when every image is acknowledged.
-    #[command(after_long_help = send_image::HELP)]
-    SendImage(send_image::Args),
-    /// Writes an image that was sent, or its thumbnail, to stdout
+    #[command(after_long_help = send_media::HELP_IMAGE)]
+    SendImage(send_media::Args),
+    /// Sends audio, each clip together with a message about it
+    ///
+    /// It goes over the long link in chunks. Ends with 0 only when every clip is acknowledged.
+    #[command(after_long_help = send_media::HELP_AUDIO)]
+    SendAudio(send_media::Args),
+    /// Writes an image or audio that was sent, or the thumbnail of an image, to stdout
     #[command(after_long_help = fetch::HELP)]
     Fetch(fetch::Args),
     /// Prints what a user gets, each entry once and in order
@@ -173,7 +179,8 @@ fn run(command: Command, log: Option<String>) -> Result<ExitCode> {
         }
         Command::Chat(args) => runtime.block_on(chat::run(&args)),
         Command::Send(args) => runtime.block_on(send::run(&args)),
-        Command::SendImage(args) => runtime.block_on(send_image::run(&args)),
+        Command::SendImage(args) => runtime.block_on(send_media::run(What::Images, &args)),
+        Command::SendAudio(args) => runtime.block_on(send_media::run(What::Audio, &args)),
         Command::Fetch(args) => runtime.block_on(fetch::run(&args)),
         Command::Watch(args) => runtime.block_on(watch::run(&args)),
         Command::Group(args) => runtime.block_on(group::run(&args)),

@@ -1,10 +1,11 @@
-//! The scene of media: images in parts, messages about them, and a server that is killed in between; held to invariant 14 as it goes.
+//! The scene of media: images in parts, messages about them, clips in chunks, and a server that is killed in between; held to invariant 14 as it goes.
 //!
 //! Clients speak the wire alone. Each keeps what it was told, and what it asks then must not contradict that: a part that was acknowledged is there, whatever
 //! was killed; bytes come out as they went in; what is refused changes nothing; what a message is about can be fetched, and by nobody else. What takes the server longer than it
 //! keeps things in this scene may expire, and is begun anew.
 
 mod painter;
+mod speaker;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use self::painter::{Painter, Sent};
+use self::speaker::Speaker;
 use self::wire::Wire;
 use crate::report::Verdict;
 use crate::run::Plan;
@@ -37,7 +39,7 @@ pub(super) struct Findings {
 }
 
 /// The rules, all of invariant 14 but for the last two.
-pub(super) const RULES: [&str; 8] = ["14a", "14b", "14c", "14d", "14e", "14f", "14g", "9"];
+pub(super) const RULES: [&str; 9] = ["14a", "14b", "14c", "14d", "14e", "14f", "14g", "14h", "9"];
 
 /// [`Findings`] of many clients.
 #[derive(Clone, Default)]
@@ -67,11 +69,11 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
     let build = Build { binary: plan.binary.clone(), planted: plan.planted.clone(), settings };
     let data = directory.join("data");
     let mut server = One::start(&build, directory, &data).await?;
-    let (told, at) = watch::channel(server.http());
+    let (told, at) = watch::channel(server.links());
     let secret = token_secret(&data)?;
     let judge = Judge::default();
     let deadline = Instant::now() + plan.duration;
-    let mut painters = JoinSet::new();
+    let mut artists = JoinSet::new();
     for number in 0..plan.users {
         let wire = |user: String| anyhow::Ok(Wire::new(at.clone(), mint(&secret, &user)?));
         let name = |number: usize| format!("painter-{}", number % plan.users);
@@ -83,7 +85,15 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
             judge: judge.clone(),
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
         };
-        painters.spawn(painter.paint_until(deadline));
+        artists.spawn(painter.paint_until(deadline));
+        let speaker = Speaker::new(
+            wire(format!("speaker-{number}"))?,
+            wire(name(number))?,
+            name(number),
+            judge.clone(),
+            fastrand::Rng::with_seed(plan.seed.wrapping_sub(number as u64 + 1)),
+        );
+        artists.spawn(speaker.speak_until(deadline));
     }
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let (mut kills, mut every) = (0, plan.duration.as_millis() as u64 / u64::from(plan.kills + 1));
@@ -93,11 +103,11 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
         server.kill().await?;
         kills += 1;
         server = One::start(&build, directory, &data).await?;
-        told.send_replace(server.http());
+        told.send_replace(server.links());
     }
     let mut sent = Vec::new();
-    while let Some(painted) = painters.join_next().await {
-        sent.extend(painted.context("a client has died")??);
+    while let Some(made) = artists.join_next().await {
+        sent.extend(made.context("a client has died")??);
     }
     quiet_end(&sent, &judge, Instant::now()).await?;
     server.kill().await?;
@@ -122,9 +132,9 @@ async fn quiet_end(sent: &[Sent], judge: &Judge, began: Instant) -> Result<()> {
     Ok(())
 }
 
-fn verdict(plan: &Plan, judge: &Judge, kills: u32, images: usize) -> Verdict {
+fn verdict(plan: &Plan, judge: &Judge, kills: u32, made: usize) -> Verdict {
     let findings = judge.findings();
-    let mut report = format!("{images} images, {kills} kills of the server\n");
+    let mut report = format!("{made} images and clips, {kills} kills of the server\n");
     let checks: Vec<_> = findings.checks.iter().map(|(rule, count)| format!("{rule}: {count}")).collect();
     report.push_str(&format!("checks by rule: {}\n", checks.join(", ")));
     for (rule, all) in &findings.broken {
@@ -140,5 +150,5 @@ fn verdict(plan: &Plan, judge: &Judge, kills: u32, images: usize) -> Verdict {
     Verdict::of_rules(plan.seed, passed, broken, report)
 }
 
-/// Where the server is, now and after each start.
-pub(super) type At = watch::Receiver<SocketAddr>;
+/// Where the server's long and short links are, now and after each start.
+pub(super) type At = watch::Receiver<(SocketAddr, SocketAddr)>;

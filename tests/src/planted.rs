@@ -17,7 +17,11 @@ fn scene(fault: Fault) -> Scene {
     match fault {
         Fault::RetentionIgnoresDevices => Scene::Retention,
         Fault::FailedSyncIgnored => Scene::Sync,
-        Fault::PartUnwritten | Fault::PartOverwritten | Fault::MediaUnasked | Fault::MediaForAll => Scene::Media,
+        Fault::PartUnwritten
+        | Fault::PartOverwritten
+        | Fault::MediaUnasked
+        | Fault::MediaForAll
+        | Fault::ClipUnfinished => Scene::Media,
         Fault::VersionsReserved
         | Fault::RetryAfterNewer
         | Fault::AckOnTimeout
@@ -57,6 +61,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::PartOverwritten => &["14c"],
         Fault::MediaUnasked => &["14f"],
         Fault::MediaForAll => &["9"],
+        Fault::ClipUnfinished => &["14h"],
         Fault::VersionsReserved => &["4a", "4c", "5b", "8a"],
         Fault::RetryAfterNewer => &["5c", "5d"],
         Fault::AckOnTimeout => &["1a"],

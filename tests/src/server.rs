@@ -117,9 +117,9 @@ impl One {
         Ok(server)
     }
 
-    /// Where short links go.
-    pub(crate) fn http(&self) -> SocketAddr {
-        self.http
+    /// Where long links go, and short ones.
+    pub(crate) fn links(&self) -> (SocketAddr, SocketAddr) {
+        (self.long, self.http)
     }
 
     /// How the server ended, if it did so by itself.

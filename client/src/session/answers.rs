@@ -22,6 +22,10 @@ impl Session {
                 Ok(())
             }
             Some(Command::Delta) => self.on_delta(read(packet)?),
+            Some(Command::ChunksStored) => {
+                self.on_stored(&read(packet)?, now);
+                Ok(())
+            }
             Some(Command::GoAway) => Err(go_away(&read(packet)?)),
             Some(Command::Error) if packet.sequence == 0 => link_error(read(packet)?),
             _ => self.on_answer(packet, now),
@@ -123,6 +127,18 @@ impl Session {
         };
         let after = Key::from(after);
         self.apply(delta.entries, &after).map(drop)
+    }
+
+    /// Chunks of a clip are stored: others may go out.
+    fn on_stored(&mut self, told: &v1::ChunksStored, now: Instant) {
+        let Some((mut speaking, until)) = self.speaking.take() else { return };
+        if speaking.on_stored(told) {
+            let (stored, chunks) = (told.chunks.min(speaking.chunks()), speaking.chunks());
+            self.actions.extend(speaking.ids().into_iter().map(|id| Action::ClipStored(id, stored, chunks)));
+            self.speak(speaking, now);
+        } else {
+            self.speaking = Some((speaking, until));
+        }
     }
 
     /// Something is owed. During a sync it means one more after it.

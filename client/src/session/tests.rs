@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tern_proto::{Command, Key, Packet, UserId, v1};
 
 use super::{Action, Leave, Profile, Session};
+use crate::clip::{Batch, Clip};
 use crate::message::Fate;
 use crate::options::Receive;
 use crate::queries::QueryError;
@@ -109,7 +110,8 @@ impl Run {
         assert!(self.session.wants_batch(self.now));
         let message =
             |id: &u64| v1::OutMessage { client_msg_id: *id, to: "bob".into(), text: "hi".into(), ..Default::default() };
-        self.session.send(ids.iter().map(message).collect(), self.now);
+        let messages = ids.iter().map(message).collect();
+        self.session.send(Batch { messages, clip: None }, self.now);
     }
 }
 
@@ -496,4 +498,50 @@ fn the_short_link_waits_in_checks() {
     assert_eq!(run.commands(), [], "a server that does not wait is not asked without pause");
     run.wait(SECOND / 2);
     assert_eq!(run.commands(), [Command::Check]);
+}
+
+fn speak(run: &mut Run, chunks: usize, stored: u32) {
+    let begin = v1::MediaBegin { sha256: "ab".into(), ..Default::default() };
+    let clip = Some(Clip { begin, bytes: vec![7; chunks * 1_536].into(), stored });
+    let messages = vec![v1::OutMessage { client_msg_id: 5, to: "bob".into(), ..Default::default() }];
+    run.session.send(Batch { messages, clip }, run.now);
+}
+
+#[test]
+fn a_clip_of_two_seconds_is_two_packets_and_one_reply() {
+    let mut run = Run::open();
+    speak(&mut run, 2, 0);
+    let packets = run.packets();
+    let commands: Vec<_> = packets.iter().map(|packet| packet.known_command().unwrap()).collect();
+    assert_eq!(commands, [Command::Chunk, Command::Send]);
+    assert_eq!((decode::<v1::Chunk>(&packets[0]).index, packets[0].sequence), (0, 0));
+    let sent: v1::SendRequest = decode(&packets[1]);
+    assert_eq!(sent.messages[0].chunk.as_ref().unwrap().index, 1);
+    assert!(!run.session.wants_batch(run.now) && !run.session.is_idle());
+    let result = v1::SendResult { client_msg_id: 5, ..Default::default() };
+    run.answer(&v1::SendReply { results: vec![result] });
+    assert!(run.actions().iter().any(|action| matches!(action, Action::Settle(_))));
+    assert!(run.session.wants_batch(run.now) && run.session.is_idle());
+}
+
+#[test]
+fn a_long_clip_goes_on_as_it_is_told_and_ends_with_its_message() {
+    let mut run = Run::open();
+    speak(&mut run, 50, 0);
+    assert_eq!(run.commands(), [Command::Chunk; 32]);
+    assert_eq!(run.session.unanswered(), [5]);
+    assert!(!run.session.wants_batch(run.now) && !run.session.is_idle());
+    run.push(Command::ChunksStored, &v1::ChunksStored { sha256: "ab".into(), chunks: 24 });
+    let actions = run.actions();
+    assert!(actions.contains(&Action::ClipStored(5, 24, 50)));
+    assert_eq!(actions.len(), 1 + 17 + 1, "49 chunks are out, and the message with the last one");
+    assert!(!run.session.wants_batch(run.now) && run.session.unanswered() == [5]);
+    let mut run = Run::open();
+    speak(&mut run, 50, 40);
+    assert_eq!(run.commands().len(), 10, "it goes on from what was stored");
+    let mut run = Run::open();
+    speak(&mut run, 50, 0);
+    run.actions();
+    run.wait(15 * SECOND);
+    assert!(run.actions().contains(&Action::Leave(Leave::NoReply)), "nothing is heard of it");
 }

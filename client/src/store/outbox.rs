@@ -7,9 +7,10 @@ use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tern_proto::{limits, v1};
 
-use super::{SETTLED, Store, StoreError};
+use super::{CLIP, SETTLED, Store, StoreError};
 use crate::backoff::ATTEMPTS;
 use crate::checked::{check_change, check_text};
+use crate::clip::{Batch, Clip};
 use crate::message::{Fate, MessageState, Outgoing, Sent};
 use crate::recipient::Recipient;
 
@@ -35,7 +36,7 @@ const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_m
     FROM outbox";
 
 impl Store {
-    /// Takes messages in, all or none; they get ids in their order. A note takes its place in the same transaction, and
+    /// Takes messages in, all or none; they get ids in their order. The chunk of one that is about a clip is here the whole clip. A note takes its place in the same transaction, and
     /// those behind it are forgotten; what has a note does not pass failed messages.
     pub(crate) fn enqueue(
         &mut self,
@@ -56,11 +57,14 @@ impl Store {
         let tx = self.db.transaction()?;
         let last: i64 = tx.query_row("SELECT last_id FROM me", [], |row| row.get(0))?;
         let new_last = last.checked_add(messages.len() as i64).ok_or(StoreError::NoIdsLeft)?;
-        let insert = "INSERT INTO outbox (id, recipient, text, change, state, media) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let insert = "INSERT INTO outbox (id, recipient, text, change, state, media, clip_begin, clip)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let mut insert = tx.prepare(insert)?;
         for (id, message) in (last + 1..).zip(messages) {
             let change = message.change.as_ref().map(v1::GroupChange::encode_to_vec);
-            insert.execute(params![id, message.to, message.text, change, SENDING, message.media])?;
+            let begin = message.chunk.as_ref().and_then(|clip| clip.clip.as_ref()).map(v1::MediaBegin::encode_to_vec);
+            let clip = message.chunk.as_ref().map(|clip| &clip.bytes);
+            insert.execute(params![id, message.to, message.text, change, SENDING, message.media, begin, clip])?;
         }
         drop(insert);
         tx.execute("UPDATE me SET last_id = ?1", [new_last])?;
@@ -80,14 +84,19 @@ impl Store {
     }
 
     /// The first messages that wait for an answer, in id order, as many as fit one request. One that was tried before says so; what the server makes of it is the same either way, so it does not matter that one whose
-    /// link could not be had counts as tried, and one that is started again as new.
-    pub(crate) fn batch(&self) -> Result<Vec<v1::OutMessage>, StoreError> {
+    /// link could not be had counts as tried, and one that is started again as new. One about a clip goes alone.
+    pub(crate) fn batch(&self) -> Result<Batch, StoreError> {
         let mut query = self.db.prepare(
-            "SELECT id, recipient, text, change, attempts > 0, media FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",
+            "SELECT id, recipient, text, change, attempts > 0, media, clip_begin IS NOT NULL
+            FROM outbox WHERE state = 0 ORDER BY id LIMIT ?1",
         )?;
         let mut rows = query.query([limits::SEND_MESSAGES as i64])?;
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Batch::default(), 0);
         while let Some(row) = rows.next()? {
+            let is_clip: bool = row.get(6)?;
+            if is_clip && !batch.messages.is_empty() {
+                break;
+            }
             let client_msg_id = row.get::<_, i64>(0)? as u64;
             let message = v1::OutMessage {
                 client_msg_id,
@@ -96,14 +105,36 @@ impl Store {
                 change: change(row, 3)?,
                 again: row.get(4)?,
                 media: row.get(5)?,
+                chunk: None,
             };
             bytes += message.encoded_len() + FRAME_BYTES;
             if bytes > BATCH_BYTES {
                 break;
             }
-            batch.push(message);
+            batch.messages.push(message);
+            if is_clip {
+                batch.clip = Some(self.clip(client_msg_id)?);
+                break;
+            }
         }
         Ok(batch)
+    }
+
+    fn clip(&self, id: u64) -> Result<Clip, StoreError> {
+        let query = "SELECT clip_begin, clip, clip_stored FROM outbox WHERE id = ?1";
+        let read = |row: &Row<'_>| {
+            let begin = v1::MediaBegin::decode(row.get::<_, Vec<u8>>(0)?.as_slice());
+            let begin = begin.map_err(|_| rusqlite::Error::InvalidQuery)?;
+            Ok(Clip { begin, bytes: row.get::<_, Vec<u8>>(1)?.into(), stored: row.get(2)? })
+        };
+        Ok(self.db.query_row(query, [id as i64], read)?)
+    }
+
+    /// So many chunks of the clip of a message are on the server. That is progress: its attempts count from there.
+    pub(crate) fn clip_stored(&mut self, id: u64, chunks: u32) -> Result<(), StoreError> {
+        let update = "UPDATE outbox SET clip_stored = ?2, attempts = 0 WHERE id = ?1 AND state = 0";
+        self.db.execute(update, params![id as i64, chunks])?;
+        Ok(())
     }
 
     /// Takes the server's results in. Whatever is neither accepted nor refused for good is a failed attempt.
@@ -116,6 +147,9 @@ impl Store {
                 Fate::Refused(code) => refuse(&tx, result.client_msg_id, code)?,
                 Fate::Again => {
                     attempt_failed(&tx, result.client_msg_id, reason(result.code))?;
+                    if result.code() == v1::Code::UploadIncomplete {
+                        tx.execute("UPDATE outbox SET clip_stored = 0 WHERE id = ?1", [result.client_msg_id as i64])?;
+                    }
                     None
                 }
             });
@@ -188,7 +222,10 @@ impl Store {
 fn check(message: &v1::OutMessage) -> Result<(), StoreError> {
     match &message.change {
         Some(change) => Ok(check_change(&message.to, change)?),
-        None if message.text.is_empty() && !message.media.is_empty() => Ok(()),
+        None if message.chunk.as_ref().is_some_and(|clip| !(1..=CLIP).contains(&clip.bytes.len())) => {
+            Err(StoreError::BadClip)
+        }
+        None if message.text.is_empty() && (!message.media.is_empty() || message.chunk.is_some()) => Ok(()),
         None => Ok(check_text(&message.text)?),
     }
 }
@@ -211,7 +248,7 @@ fn sent(result: &v1::SendResult) -> Sent {
 /// The server has the message. A failed one counts too: its last attempt may have arrived after all.
 pub(super) fn close(db: &Connection, id: u64, sent: &Sent) -> rusqlite::Result<Option<Change>> {
     let update =
-        "UPDATE outbox SET state = 1, reason = NULL, server_msg_id = ?2, conversation = ?3, seq = ?4, time_ms = ?5
+        "UPDATE outbox SET state = 1, reason = NULL, clip = NULL, server_msg_id = ?2, conversation = ?3, seq = ?4, time_ms = ?5
         WHERE id = ?1 AND state IN (0, 3)";
     let (server_msg_id, seq) = (sent.server_msg_id as i64, sent.seq as i64);
     let changed = db.execute(update, params![id as i64, server_msg_id, sent.conversation, seq, sent.time_ms])?;
@@ -219,7 +256,7 @@ pub(super) fn close(db: &Connection, id: u64, sent: &Sent) -> rusqlite::Result<O
 }
 
 fn refuse(db: &Connection, id: u64, code: v1::Code) -> rusqlite::Result<Option<Change>> {
-    let update = "UPDATE outbox SET state = 2, code = ?2 WHERE id = ?1 AND state IN (0, 3)";
+    let update = "UPDATE outbox SET state = 2, code = ?2, clip = NULL WHERE id = ?1 AND state IN (0, 3)";
     let changed = db.execute(update, params![id as i64, code as i32])?;
     Ok((changed == 1).then_some((id, MessageState::Refused(code))))
 }

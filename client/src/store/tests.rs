@@ -116,7 +116,7 @@ fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
     assert_eq!(device.store().enqueue(&texts("bob", &["a", "b"]), Some((0, "note 1"))).unwrap(), [1, 2]);
     let store = device.killed();
     assert_eq!(store.enqueue(&texts("bob", &["c"]), Some((1, "note 2"))).unwrap(), [3]);
-    let batch = store.batch().unwrap();
+    let batch = store.batch().unwrap().messages;
     assert_eq!(
         batch.iter().map(|m| (m.client_msg_id, m.text.as_str())).collect::<Vec<_>>(),
         [(1, "a"), (2, "b"), (3, "c")]
@@ -129,7 +129,7 @@ fn the_outbox_survives_a_kill_in_id_order_and_ids_are_never_used_again() {
 
     store.settle(&[accepted(1, 1), accepted(2, 2), accepted(3, 3)]).unwrap();
     let store = device.killed();
-    assert!(store.batch().unwrap().is_empty());
+    assert!(store.batch().unwrap().messages.is_empty());
     assert!(matches!(state(store, 2), MessageState::Sent(sent) if sent.server_msg_id == 102));
     store.go_on_above(40).unwrap();
     store.go_on_above(7).unwrap();
@@ -142,15 +142,15 @@ fn a_batch_fits_a_packet() {
     let store = device.store();
     let long = "x".repeat(16 * 1024);
     store.enqueue(&texts("bob", &[long.as_str(); 5]), None).unwrap();
-    assert_eq!(store.batch().unwrap().len(), 3);
-    let messages = store.batch().unwrap();
+    assert_eq!(store.batch().unwrap().messages.len(), 3);
+    let messages = store.batch().unwrap().messages;
     let body = v1::SendRequest { messages, ..Default::default() };
     assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
 
     let store = &mut *device.store();
     store.settle(&(1..=5).map(|id| accepted(id, id)).collect::<Vec<_>>()).unwrap();
     store.enqueue(&texts("bob", &["y"; 300]), None).unwrap();
-    assert_eq!(store.batch().unwrap().len(), 256);
+    assert_eq!(store.batch().unwrap().messages.len(), 256);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn what_cannot_be_sent_does_not_enter_the_outbox() {
     assert!(matches!(enqueue(store, &"x".repeat(16_385)), Err(StoreError::BadText(BadText::TooLong(16_385)))));
     let twice = store.enqueue(&[change("g/7", "", &["bob", "bob"])], None);
     assert!(matches!(twice, Err(StoreError::BadChange(BadChange::Twice(user))) if user == "bob"));
-    assert!(store.batch().unwrap().is_empty(), "all or none");
+    assert!(store.batch().unwrap().messages.is_empty(), "all or none");
     store.enqueue(&texts("bob", &["x"; OPEN]), None).unwrap();
     assert!(matches!(store.enqueue(&texts("bob", &["x"]), None), Err(StoreError::OutboxFull)));
     store.settle(&[accepted(1, 1)]).unwrap();
@@ -187,11 +187,11 @@ fn attempts_are_bounded_and_a_resend_starts_again() {
     let store = device.killed();
     assert_eq!((state(store, 1), state(store, 2)), (failed.clone(), failed));
     assert_eq!(store.open_messages().unwrap(), (0, 2));
-    assert!(store.batch().unwrap().is_empty());
+    assert!(store.batch().unwrap().messages.is_empty());
 
     assert!(store.resend(1).unwrap());
     assert!(!store.resend(1).unwrap(), "only what failed");
-    assert_eq!(store.batch().unwrap()[0].client_msg_id, 1);
+    assert_eq!(store.batch().unwrap().messages[0].client_msg_id, 1);
     assert_eq!(store.unreachable("down").unwrap().len(), 0, "it has all its attempts again");
 }
 
@@ -199,7 +199,7 @@ fn attempts_are_bounded_and_a_resend_starts_again() {
 fn a_message_that_was_tried_before_says_so() {
     let mut device = Device::new();
     device.store().enqueue(&texts("bob", &["a", "b"]), None).unwrap();
-    let again = |store: &Store| store.batch().unwrap().iter().map(|message| message.again).collect::<Vec<_>>();
+    let again = |store: &Store| store.batch().unwrap().messages.iter().map(|message| message.again).collect::<Vec<_>>();
     assert_eq!(again(device.store()), [false, false]);
     device.store().unanswered(&[1], "lost").unwrap();
     assert_eq!(again(device.killed()), [true, false]);
@@ -230,7 +230,7 @@ fn what_waits_behind_a_failed_message_fails_with_it_and_all_are_resent_in_order(
 
         assert_eq!(store.resend_all(Some(&user("carol").into())).unwrap(), [] as [u64; 0], "hers has not failed");
         assert_eq!(store.resend_all(Some(&user("bob").into())).unwrap(), failed);
-        let batch: Vec<u64> = store.batch().unwrap().iter().map(|message| message.client_msg_id).collect();
+        let batch: Vec<u64> = store.batch().unwrap().messages.iter().map(|message| message.client_msg_id).collect();
         assert_eq!(batch, [failed, vec![6]].concat());
         assert_eq!(store.resend_all(None).unwrap(), [] as [u64; 0]);
     }
@@ -362,7 +362,7 @@ fn changes_of_groups_wait_among_the_texts_and_survive_a_kill() {
     device.store().enqueue(&texts("g/7", &["hello"]), None).unwrap();
     device.store().enqueue(&[change("g/7", "", &["dave"])], None).unwrap();
     let store = device.killed();
-    let sent: Vec<_> = store.batch().unwrap();
+    let sent: Vec<_> = store.batch().unwrap().messages;
     let with_id = |id, message| v1::OutMessage { client_msg_id: id, ..message };
     assert_eq!(sent[0], with_id(1, change("", "Trip", &["bob", "carol"])));
     assert_eq!(sent[1], with_id(2, texts("g/7", &["hello"]).remove(0)));
@@ -383,10 +383,40 @@ fn a_batch_of_changes_fits_a_packet() {
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let store = device.store();
     store.enqueue(&vec![change("g/7", &"t".repeat(128), &users); 8], None).unwrap();
-    let messages = store.batch().unwrap();
+    let messages = store.batch().unwrap().messages;
     assert_eq!(messages.len(), 4);
     let body = v1::SendRequest { messages, ..Default::default() };
     assert!(prost::Message::encoded_len(&body) <= tern_proto::limits::PACKET_BYTES - 16);
+}
+
+#[test]
+fn a_clip_goes_alone_and_from_where_it_has_come() {
+    let mut device = Device::new();
+    let store = device.store();
+    let whole = v1::Chunk {
+        clip: Some(v1::MediaBegin { sha256: "ab".into(), ..Default::default() }),
+        index: 0,
+        bytes: vec![1; 5_000],
+    };
+    let clip = v1::OutMessage { to: "bob".into(), chunk: Some(whole), ..Default::default() };
+    let text = v1::OutMessage { to: "bob".into(), text: "hi".into(), ..Default::default() };
+    store.enqueue(&[text.clone(), clip.clone(), text], None).unwrap();
+    let batch = store.batch().unwrap();
+    assert_eq!((batch.messages.len(), batch.clip), (1, None));
+    let result = |id, code: v1::Code| v1::SendResult { client_msg_id: id, code: code.into(), ..Default::default() };
+    store.settle(&[result(1, v1::Code::Ok)]).unwrap();
+    store.clip_stored(2, 3).unwrap();
+    let store = device.killed();
+    let batch = store.batch().unwrap();
+    let clip_of = batch.clip.unwrap();
+    assert_eq!((batch.messages.len(), batch.messages[0].chunk.clone()), (1, None));
+    assert_eq!((clip_of.bytes.len(), clip_of.stored, clip_of.begin.sha256.as_str()), (5_000, 3, "ab"));
+    store.settle(&[result(2, v1::Code::UploadIncomplete)]).unwrap();
+    assert_eq!(store.batch().unwrap().clip.unwrap().stored, 0, "all of it again");
+    store.settle(&[result(2, v1::Code::Ok)]).unwrap();
+    assert_eq!(store.batch().unwrap().messages[0].text, "hi");
+    let none = v1::OutMessage { chunk: Some(v1::Chunk::default()), ..clip };
+    assert!(matches!(store.enqueue(&[none], None), Err(StoreError::BadClip)));
 }
 
 #[test]
@@ -395,7 +425,8 @@ fn a_directory_of_the_first_format_is_taken_over() {
     device.store().enqueue(&texts("bob", &["a"]), None).unwrap();
     device.store().apply(&[message(1, 500)], &Key::at(7, [1, 0])).unwrap();
     let before = "ALTER TABLE outbox DROP COLUMN change; ALTER TABLE processed DROP COLUMN time_ms;
-        ALTER TABLE outbox DROP COLUMN media; PRAGMA user_version = 1";
+        ALTER TABLE outbox DROP COLUMN media; ALTER TABLE outbox DROP COLUMN clip_begin;
+        ALTER TABLE outbox DROP COLUMN clip; ALTER TABLE outbox DROP COLUMN clip_stored; PRAGMA user_version = 1";
     device.store().db.execute_batch(before).unwrap();
     let store = device.killed();
     store.replace_key(&Key::oldest(8)).unwrap();
@@ -403,8 +434,11 @@ fn a_directory_of_the_first_format_is_taken_over() {
     assert_eq!(ids(store), [500, 501], "the first one was processed");
     store.enqueue(&[change("g/7", "", &["bob"])], None).unwrap();
     let batch = device.killed().batch().unwrap();
-    assert_eq!((batch[0].text.as_str(), &batch[0].change, batch[1].client_msg_id), ("a", &None, 2));
-    assert!(batch[1].change.is_some());
+    assert_eq!(
+        (batch.messages[0].text.as_str(), &batch.messages[0].change, batch.messages[1].client_msg_id),
+        ("a", &None, 2)
+    );
+    assert!(batch.messages[1].change.is_some());
 }
 
 #[test]

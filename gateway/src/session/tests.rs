@@ -66,6 +66,10 @@ fn unavailable() -> Refusal {
     refusal(v1::Code::Unavailable, "the store is away")
 }
 
+fn sent(messages: usize) -> Sent {
+    Sent { results: vec![v1::SendResult::default(); messages], ..Sent::default() }
+}
+
 #[test]
 fn anything_before_hello_closes() {
     let mut bench = Bench::fresh();
@@ -116,11 +120,11 @@ fn a_session_that_leaves_answers_what_it_took_and_no_more() {
     assert_eq!(bench.written(), [(Command::GoAway.number(), 0)], "it is told once");
     assert!(!bench.session.wants_packets());
     bench.session.on_hint();
-    bench.session.on_sent(first.parts, vec![v1::SendResult::default()], &mut bench.out);
+    bench.session.on_sent(first.parts, sent(1), &mut bench.out);
     let Some(Call::Send(second)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
         panic!("no batch")
     };
-    bench.session.on_sent(second.parts, vec![v1::SendResult::default()], &mut bench.out);
+    bench.session.on_sent(second.parts, sent(1), &mut bench.out);
     assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None, "a hint is nothing to it any more");
     assert_eq!(bench.session.ending(), None);
     bench.session.on_answer(Command::Ack, 4, &Ok(Reply::Ack(v1::AckReply::default())), &mut bench.out);
@@ -170,9 +174,25 @@ fn sends_of_one_read_are_one_batch_and_one_is_in_flight() {
     bench.packet(Command::Send, 5, &send(5));
     assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None);
     assert!(bench.packet(Command::Ack, 6, &v1::AckRequest::default()).is_some(), "others do not wait");
-    bench.session.on_sent(batch.parts, vec![v1::SendResult::default(); 3], &mut bench.out);
+    bench.session.on_sent(batch.parts, sent(3), &mut bench.out);
     assert_eq!(bench.written(), [2, 3, 4].map(|sequence| (Command::Send.reply(), sequence)));
     assert!(matches!(bench.session.next_call(&mut bench.out, &Counters::default()), Some(Call::Send(_))));
+}
+
+#[test]
+fn a_chunk_is_no_request_and_goes_ahead_of_its_message() {
+    let mut bench = Bench::open();
+    assert_eq!(bench.packet(Command::Chunk, 0, &v1::Chunk::default()), None);
+    bench.packet(Command::Send, 2, &send(1));
+    let Some(Call::Send(batch)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
+        panic!("no batch")
+    };
+    assert_eq!((batch.chunks.len(), &batch.parts[..]), (1, &[(2, 1)][..]));
+    let stored = vec![v1::ChunksStored::default()];
+    bench.session.on_sent(batch.parts, Sent { stored, ..sent(1) }, &mut bench.out);
+    assert_eq!(bench.written(), [(Command::ChunksStored.number(), 0), (Command::Send.reply(), 2)]);
+    bench.go_away(Ending::Shutdown);
+    assert_eq!(bench.session.ending(), Some(Ending::Shutdown), "nothing waits for an answer");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod batching;
 mod bench;
 mod bytes;
 mod checks;
+mod clips;
 mod drain;
 mod greeting;
 mod groups;

@@ -21,7 +21,7 @@ every_message! {
     SyncKey Position HelloRequest HelloReply Limits SendRequest OutMessage GroupChange SendReply SendResult
     SyncRequest SyncReply Entry Message Stub Receipt Damaged Hole CheckRequest CheckReply AckRequest AckReply
     ReadRequest ReadReply ConversationsRequest ConversationsReply Conversation HistoryRequest HistoryReply
-    MembersRequest MembersReply Member MediaBegin MediaUpload MissingParts Media Delta GoAway Error
+    MembersRequest MembersReply Member MediaBegin MediaUpload MissingParts Media Chunk ChunksStored Delta GoAway Error
 }
 
 /// Takes the input as the body of every message there is, in protobuf and in JSON.

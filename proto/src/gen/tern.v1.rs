@@ -127,6 +127,21 @@ pub struct OutMessage {
     /// Optional: the id of media that the message is about; its text may be empty then. Not with a `change`.
     #[prost(string, tag = "6")]
     pub media: ::prost::alloc::string::String,
+    /// Optional, in the place of `media`: a chunk of the clip that the message is about, mostly its last one. The others have come before, by packets of their own.
+    #[prost(message, optional, tag = "7")]
+    pub chunk: ::core::option::Option<Chunk>,
+}
+/// \[1008\] One-way: a chunk of a clip, that is a part of an upload which comes over the link of messages.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Chunk {
+    /// What the clip is. Its `part_bytes` is left out: every chunk has 1,536 bytes, but for the last one.
+    #[prost(message, optional, tag = "1")]
+    pub clip: ::core::option::Option<MediaBegin>,
+    /// Counted from 0.
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub bytes: ::prost::alloc::vec::Vec<u8>,
 }
 /// What is to become of a group. It is sent, stored, acknowledged and handed out as a message of the group.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -446,7 +461,7 @@ pub struct MediaBegin {
     /// SHA-256 of the whole, 64 hexadecimal digits.
     #[prost(string, tag = "2")]
     pub sha256: ::prost::alloc::string::String,
-    /// image/jpeg, image/png, image/webp or image/gif.
+    /// image/jpeg, image/png, image/webp or image/gif; audio/amr, audio/amr-wb, audio/silk, audio/ogg or audio/mp4.
     #[prost(string, tag = "3")]
     pub r#type: ::prost::alloc::string::String,
     /// Of each part but the last: 1,024 to 262,144; 0 means 1,536.
@@ -473,7 +488,7 @@ pub struct MediaUpload {
     /// Set once the upload is complete.
     #[prost(message, optional, tag = "6")]
     pub media: ::core::option::Option<Media>,
-    /// The thumbnail, a JPEG; with `media`.
+    /// The thumbnail of an image, a JPEG; with `media`.
     #[prost(bytes = "vec", tag = "7")]
     pub thumbnail: ::prost::alloc::vec::Vec<u8>,
 }
@@ -492,19 +507,25 @@ pub struct Media {
     /// 32 hexadecimal digits.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// image/jpeg, image/png, image/webp or image/gif.
+    /// As it was said when the upload began.
     #[prost(string, tag = "2")]
     pub r#type: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub bytes: u64,
-    /// Upright, in pixels.
+    /// Of an image, upright, in pixels.
     #[prost(uint32, tag = "4")]
     pub width: u32,
     #[prost(uint32, tag = "5")]
     pub height: u32,
-    /// A ThumbHash, from which a placeholder is painted.
+    /// Of an image: a ThumbHash, from which a placeholder is painted.
     #[prost(bytes = "vec", tag = "6")]
     pub thumbhash: ::prost::alloc::vec::Vec<u8>,
+    /// Of audio.
+    #[prost(uint32, tag = "7")]
+    pub duration_ms: u32,
+    /// Of audio, where it can be had: at most 64 levels from 0 to 31, spread over the duration.
+    #[prost(bytes = "vec", tag = "8")]
+    pub waveform: ::prost::alloc::vec::Vec<u8>,
 }
 /// \[1102\] One-way: the entries between two keys.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -525,6 +546,16 @@ pub struct GoAway {
     /// Wait this long before connecting again.
     #[prost(uint32, tag = "2")]
     pub retry_after_ms: u32,
+}
+/// \[1105\] One-way: all chunks of a clip below one are stored. Told now and then, so that whoever is cut off knows from where to go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunksStored {
+    /// Of the clip.
+    #[prost(string, tag = "1")]
+    pub sha256: ::prost::alloc::string::String,
+    /// How many.
+    #[prost(uint32, tag = "2")]
+    pub chunks: u32,
 }
 /// \[1104\] The reply to a request that failed as a whole, with its sequence; with sequence 0 it concerns the link.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

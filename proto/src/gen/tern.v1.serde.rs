@@ -456,6 +456,247 @@ impl<'de> serde::Deserialize<'de> for CheckRequest {
         deserializer.deserialize_struct("tern.v1.CheckRequest", FIELDS, GeneratedVisitor)
     }
 }
+impl serde::Serialize for Chunk {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if self.clip.is_some() {
+            len += 1;
+        }
+        if self.index != 0 {
+            len += 1;
+        }
+        if !self.bytes.is_empty() {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.Chunk", len)?;
+        if let Some(v) = self.clip.as_ref() {
+            struct_ser.serialize_field("clip", v)?;
+        }
+        if self.index != 0 {
+            struct_ser.serialize_field("index", &self.index)?;
+        }
+        if !self.bytes.is_empty() {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("bytes", pbjson::private::base64::encode(&self.bytes).as_str())?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for Chunk {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "clip",
+            "index",
+            "bytes",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Clip,
+            Index,
+            Bytes,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "clip" => Ok(GeneratedField::Clip),
+                            "index" => Ok(GeneratedField::Index),
+                            "bytes" => Ok(GeneratedField::Bytes),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = Chunk;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.Chunk")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<Chunk, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut clip__ = None;
+                let mut index__ = None;
+                let mut bytes__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Clip => {
+                            if clip__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("clip"));
+                            }
+                            clip__ = map_.next_value()?;
+                        }
+                        GeneratedField::Index => {
+                            if index__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("index"));
+                            }
+                            index__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Bytes => {
+                            if bytes__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("bytes"));
+                            }
+                            bytes__ = 
+                                Some(map_.next_value::<::pbjson::private::BytesDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(Chunk {
+                    clip: clip__,
+                    index: index__.unwrap_or_default(),
+                    bytes: bytes__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.Chunk", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for ChunksStored {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if !self.sha256.is_empty() {
+            len += 1;
+        }
+        if self.chunks != 0 {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("tern.v1.ChunksStored", len)?;
+        if !self.sha256.is_empty() {
+            struct_ser.serialize_field("sha256", &self.sha256)?;
+        }
+        if self.chunks != 0 {
+            struct_ser.serialize_field("chunks", &self.chunks)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for ChunksStored {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "sha256",
+            "chunks",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Sha256,
+            Chunks,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "sha256" => Ok(GeneratedField::Sha256),
+                            "chunks" => Ok(GeneratedField::Chunks),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = ChunksStored;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct tern.v1.ChunksStored")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<ChunksStored, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut sha256__ = None;
+                let mut chunks__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Sha256 => {
+                            if sha256__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("sha256"));
+                            }
+                            sha256__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Chunks => {
+                            if chunks__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("chunks"));
+                            }
+                            chunks__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                    }
+                }
+                Ok(ChunksStored {
+                    sha256: sha256__.unwrap_or_default(),
+                    chunks: chunks__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("tern.v1.ChunksStored", FIELDS, GeneratedVisitor)
+    }
+}
 impl serde::Serialize for Code {
     #[allow(deprecated)]
     fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
@@ -3256,6 +3497,12 @@ impl serde::Serialize for Media {
         if !self.thumbhash.is_empty() {
             len += 1;
         }
+        if self.duration_ms != 0 {
+            len += 1;
+        }
+        if !self.waveform.is_empty() {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.Media", len)?;
         if !self.id.is_empty() {
             struct_ser.serialize_field("id", &self.id)?;
@@ -3279,6 +3526,14 @@ impl serde::Serialize for Media {
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("thumbhash", pbjson::private::base64::encode(&self.thumbhash).as_str())?;
         }
+        if self.duration_ms != 0 {
+            struct_ser.serialize_field("durationMs", &self.duration_ms)?;
+        }
+        if !self.waveform.is_empty() {
+            #[allow(clippy::needless_borrow)]
+            #[allow(clippy::needless_borrows_for_generic_args)]
+            struct_ser.serialize_field("waveform", pbjson::private::base64::encode(&self.waveform).as_str())?;
+        }
         struct_ser.end()
     }
 }
@@ -3295,6 +3550,9 @@ impl<'de> serde::Deserialize<'de> for Media {
             "width",
             "height",
             "thumbhash",
+            "duration_ms",
+            "durationMs",
+            "waveform",
         ];
 
         #[allow(clippy::enum_variant_names)]
@@ -3305,6 +3563,8 @@ impl<'de> serde::Deserialize<'de> for Media {
             Width,
             Height,
             Thumbhash,
+            DurationMs,
+            Waveform,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -3332,6 +3592,8 @@ impl<'de> serde::Deserialize<'de> for Media {
                             "width" => Ok(GeneratedField::Width),
                             "height" => Ok(GeneratedField::Height),
                             "thumbhash" => Ok(GeneratedField::Thumbhash),
+                            "durationMs" | "duration_ms" => Ok(GeneratedField::DurationMs),
+                            "waveform" => Ok(GeneratedField::Waveform),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -3357,6 +3619,8 @@ impl<'de> serde::Deserialize<'de> for Media {
                 let mut width__ = None;
                 let mut height__ = None;
                 let mut thumbhash__ = None;
+                let mut duration_ms__ = None;
+                let mut waveform__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::Id => {
@@ -3403,6 +3667,22 @@ impl<'de> serde::Deserialize<'de> for Media {
                                 Some(map_.next_value::<::pbjson::private::BytesDeserialize<_>>()?.0)
                             ;
                         }
+                        GeneratedField::DurationMs => {
+                            if duration_ms__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("durationMs"));
+                            }
+                            duration_ms__ = 
+                                Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)
+                            ;
+                        }
+                        GeneratedField::Waveform => {
+                            if waveform__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("waveform"));
+                            }
+                            waveform__ = 
+                                Some(map_.next_value::<::pbjson::private::BytesDeserialize<_>>()?.0)
+                            ;
+                        }
                     }
                 }
                 Ok(Media {
@@ -3412,6 +3692,8 @@ impl<'de> serde::Deserialize<'de> for Media {
                     width: width__.unwrap_or_default(),
                     height: height__.unwrap_or_default(),
                     thumbhash: thumbhash__.unwrap_or_default(),
+                    duration_ms: duration_ms__.unwrap_or_default(),
+                    waveform: waveform__.unwrap_or_default(),
                 })
             }
         }
@@ -4549,6 +4831,9 @@ impl serde::Serialize for OutMessage {
         if !self.media.is_empty() {
             len += 1;
         }
+        if self.chunk.is_some() {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("tern.v1.OutMessage", len)?;
         if self.client_msg_id != 0 {
             #[allow(clippy::needless_borrow)]
@@ -4570,6 +4855,9 @@ impl serde::Serialize for OutMessage {
         if !self.media.is_empty() {
             struct_ser.serialize_field("media", &self.media)?;
         }
+        if let Some(v) = self.chunk.as_ref() {
+            struct_ser.serialize_field("chunk", v)?;
+        }
         struct_ser.end()
     }
 }
@@ -4587,6 +4875,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             "change",
             "again",
             "media",
+            "chunk",
         ];
 
         #[allow(clippy::enum_variant_names)]
@@ -4597,6 +4886,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
             Change,
             Again,
             Media,
+            Chunk,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -4624,6 +4914,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             "change" => Ok(GeneratedField::Change),
                             "again" => Ok(GeneratedField::Again),
                             "media" => Ok(GeneratedField::Media),
+                            "chunk" => Ok(GeneratedField::Chunk),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -4649,6 +4940,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                 let mut change__ = None;
                 let mut again__ = None;
                 let mut media__ = None;
+                let mut chunk__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::ClientMsgId => {
@@ -4689,6 +4981,12 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                             }
                             media__ = Some(map_.next_value()?);
                         }
+                        GeneratedField::Chunk => {
+                            if chunk__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("chunk"));
+                            }
+                            chunk__ = map_.next_value()?;
+                        }
                     }
                 }
                 Ok(OutMessage {
@@ -4698,6 +4996,7 @@ impl<'de> serde::Deserialize<'de> for OutMessage {
                     change: change__,
                     again: again__.unwrap_or_default(),
                     media: media__.unwrap_or_default(),
+                    chunk: chunk__,
                 })
             }
         }

@@ -10,7 +10,15 @@ use crate::{Content, Op, Outcome, Recipient, Storage};
 /// What is known of the media with this number.
 pub(super) fn media(number: u128) -> v1::Media {
     let id = MediaId::from_u128(number).to_string();
-    v1::Media { id, r#type: "image/jpeg".into(), bytes: 9, width: 4, height: 3, thumbhash: vec![1, 2] }
+    v1::Media {
+        id,
+        r#type: "image/jpeg".into(),
+        bytes: 9,
+        width: 4,
+        height: 3,
+        thumbhash: vec![1, 2],
+        ..v1::Media::default()
+    }
 }
 
 fn about(from: &str, client_msg_id: u64, to: &str, text: &str, media: Option<v1::Media>) -> Op {

@@ -22,6 +22,8 @@ use crate::stage::{Stage, add, asking, device, message};
 #[derive(Default)]
 struct Shelf {
     all: Mutex<HashMap<MediaId, Opened>>,
+    /// By their digests: what they have become, or how they are refused.
+    clips: Mutex<HashMap<String, Result<MediaId, Code>>>,
     down: AtomicBool,
 }
 
@@ -48,6 +50,13 @@ impl MediaApi for Shelf {
     }
     async fn complete(&self, _: &UserId, _: MediaId) -> Result<v1::MediaUpload, Refusal> {
         unreachable!()
+    }
+    async fn chunk(&self, _: &UserId, _: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal> {
+        unreachable!()
+    }
+    async fn clip(&self, _: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {
+        let became = self.clips.lock().unwrap().get(&clip.sha256).copied();
+        self.lease(became.unwrap_or(Err(Code::UploadIncomplete)).map_err(|code| Refusal::new(code, "refused"))?).await
     }
     fn nothing(&self, _: MediaId) -> Refusal {
         unreachable!()
@@ -127,6 +136,42 @@ async fn what_was_stored_is_answered_the_same_when_the_media_cannot_be_had_any_m
     assert_eq!(send(&stage, "alice/d1", about(1, "bob", "hi", &id)).await, sent);
     assert_eq!(send(&stage, "alice/d1", message(1, "bob", "hi")).await.code(), Code::Conflict);
     assert_eq!(send(&stage, "alice/d1", about(1, "bob", "other", &id)).await.code(), Code::Conflict);
+}
+
+fn speak(client_msg_id: u64, to: &str, sha256: &str) -> OutMessage {
+    let clip = Some(v1::MediaBegin { sha256: sha256.into(), ..Default::default() });
+    OutMessage { chunk: Some(v1::Chunk { clip, ..Default::default() }), ..message(client_msg_id, to, "") }
+}
+
+#[tokio::test]
+async fn a_clip_is_what_it_has_become() {
+    let (stage, shelf) = stage();
+    let id = shelf.put(7, "alice");
+    let incomplete = send(&stage, "alice/d1", speak(1, "bob", "a")).await;
+    assert_eq!((incomplete.code(), incomplete.retry_after_ms), (Code::UploadIncomplete, 0));
+    shelf.clips.lock().unwrap().insert("a".into(), Ok(id.parse().unwrap()));
+    let sent = send(&stage, "alice/d1", speak(1, "bob", "a")).await;
+    assert_eq!((sent.code(), sent.seq), (Code::Ok, 1), "that it was incomplete is no final refusal");
+    assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await, sent);
+    assert_eq!(send(&stage, "alice/d1", about(1, "bob", "", &id)).await, sent);
+    assert_eq!(send(&stage, "alice/d1", message(1, "bob", "a")).await.code(), Code::Conflict);
+    assert!(sees(&stage, "bob", &id).await);
+    let both = OutMessage { media: id.clone(), ..speak(2, "bob", "a") };
+    assert_eq!(send(&stage, "alice/d1", both).await.code(), Code::NoSuchMedia);
+    let change = OutMessage { change: Some(add(&["bob"])), ..speak(3, "", "a") };
+    assert_eq!(send(&stage, "alice/d1", change).await.code(), Code::BadChange);
+}
+
+#[tokio::test]
+async fn a_clip_that_is_refused_for_ever_stays_so() {
+    let (stage, shelf) = stage();
+    shelf.clips.lock().unwrap().insert("a".into(), Err(Code::BadDigest));
+    assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::BadDigest);
+    assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::BadDigest);
+    shelf.clips.lock().unwrap().insert("b".into(), Err(Code::NoSuchMedia));
+    assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "b")).await.code(), Code::Conflict);
+    assert_eq!(send(&stage, "alice/d1", speak(2, "bob", "b")).await.code(), Code::BadMedia);
+    assert!(stage.peek("bob/d1", None).await.entries.is_empty());
 }
 
 // Invariant 16.

@@ -306,6 +306,7 @@ impl<'a> Chat<'a> {
         match event {
             Ok(Event::Message { id, state }) => self.room.state(id, state),
             Ok(Event::Receipt(receipt)) => self.room.receipt(&receipt),
+            Ok(Event::Clip { .. }) => {}
             Err(_) => self.load_own(false).await?,
         }
         Ok(())

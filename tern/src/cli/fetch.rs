@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// The thumbnail, a JPEG, in place of what was sent
     #[arg(long)]
     thumbnail: bool,
-    /// Its id, as `send-image` and `watch` print it
+    /// Its id, as `send-image`, `send-audio` and `watch` print it
     #[arg(value_name = "MEDIA_ID")]
     id: MediaId,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     if out.is_terminal() {
-        bail!("the bytes of an image would go to the terminal: redirect stdout into a file");
+        bail!("the bytes would go to the terminal: redirect stdout into a file");
     }
     let uploads = Uploads::of(&args.client.options("fetch")?, "fetch");
     match uploads.fetch(&args.id.to_string(), args.thumbnail, |bytes| out.write_all(bytes)).await {

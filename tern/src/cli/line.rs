@@ -114,9 +114,16 @@ impl<'a> Line<'a> {
 /// A text, and what it is about.
 pub(super) fn with_media(text: &str, media: Option<&v1::Media>) -> String {
     let Some(media) = media else { return text.to_owned() };
-    let what =
-        format!("[{} {}x{}, {}: {}]", media.r#type, media.width, media.height, HumanBytes(media.bytes), media.id);
+    let what = format!("[{} {}, {}: {}]", media.r#type, extent(media), HumanBytes(media.bytes), media.id);
     if text.is_empty() { what } else { format!("{what} {text}") }
+}
+
+/// How large it is to who sees it, or how long to who hears it.
+pub(super) fn extent(media: &v1::Media) -> String {
+    match media.duration_ms {
+        0 => format!("{}x{}", media.width, media.height),
+        millis => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
+    }
 }
 
 /// What a message has changed in a group: who did what.

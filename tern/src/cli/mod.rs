@@ -11,7 +11,7 @@ mod line;
 pub(crate) mod program;
 pub(crate) mod restored;
 pub(crate) mod send;
-pub(crate) mod send_image;
+pub(crate) mod send_media;
 pub(crate) mod smoke;
 pub(crate) mod token;
 pub(crate) mod trace;

@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tern_proto::v1::{self, Code};
-use tokio::time::sleep;
+use tern_proto::{Command, Packet};
+use tokio::time::{Instant, sleep};
 
 use super::At;
+use crate::long_link::{LongLink, Lost};
 use crate::short_link::{Response, ShortLink};
 
 /// No answer of a server that is up takes so long.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries, while the server is away.
-const AGAIN: Duration = Duration::from_millis(30);
+pub(super) const AGAIN: Duration = Duration::from_millis(30);
+
+/// What a request in JSON says of itself.
+const JSON: &str = "Content-Type: application/json\r\n";
 
 /// A device, and where the server is.
 #[derive(Clone)]
@@ -28,7 +34,8 @@ impl Wire {
     /// Asks until the server has answered, and not that it cannot.
     async fn ask(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> Response {
         loop {
-            let mut link = ShortLink::new(*self.at.borrow(), self.token.clone(), "d1".into());
+            let to = self.at.borrow().1;
+            let mut link = ShortLink::new(to, self.token.clone(), "d1".into());
             match link.ask(method, path, more, body, PATIENCE).await {
                 Ok(response) if response.status != 503 => return response,
                 _ => sleep(AGAIN).await,
@@ -67,16 +74,47 @@ impl Wire {
         if response.status == 200 { Ok(response.body) } else { Err(code_of(&response)) }
     }
 
+    /// A long link that has said hello.
+    pub(super) async fn open(&self, device: &str) -> Result<LongLink, Lost> {
+        let to = self.at.borrow().0;
+        let mut link = LongLink::connect(to, 0, PATIENCE).await?;
+        let hello = v1::HelloRequest {
+            protocol: 1,
+            token: self.token.clone(),
+            device_id: device.to_owned(),
+            start: v1::Start::Heads.into(),
+            ..Default::default()
+        };
+        let mut out = BytesMut::new();
+        Packet::new(Command::Hello.number(), 1, &hello).encode(&mut out);
+        link.write(out.freeze(), 0, PATIENCE).await?;
+        let answer = link.read(Instant::now() + PATIENCE).await?.ok_or(Lost)?;
+        if answer.command == Command::Hello.reply() { Ok(link) } else { Err(Lost) }
+    }
+
+    /// The newest message of a conversation below a position; 0 is above all.
+    pub(super) async fn newest(&mut self, conversation: &str, before_seq: u64) -> Option<v1::Message> {
+        let request = v1::HistoryRequest { conversation: conversation.to_owned(), before_seq, limit: 1 };
+        let body = serde_json::to_vec(&request).unwrap_or_default();
+        let response = self.ask("POST", "/v1/history", JSON, &body).await;
+        serde_json::from_slice::<v1::HistoryReply>(&response.body).ok()?.messages.pop()
+    }
+
     /// Sends a message, and again until its outcome is known.
     pub(super) async fn send(&mut self, message: v1::OutMessage) -> Code {
+        self.result(message).await.map_or_else(|code| code, |result| result.code())
+    }
+
+    /// [`Wire::send`], with all that is told.
+    pub(super) async fn result(&mut self, message: v1::OutMessage) -> Result<v1::SendResult, Code> {
         let request = v1::SendRequest { messages: vec![message], ..Default::default() };
         let body = serde_json::to_vec(&request).unwrap_or_default();
         loop {
-            let response = self.ask("POST", "/v1/send", "Content-Type: application/json\r\n", &body).await;
+            let response = self.ask("POST", "/v1/send", JSON, &body).await;
             let reply: v1::SendReply = serde_json::from_slice(&response.body).unwrap_or_default();
-            match reply.results.first().map(v1::SendResult::code) {
-                Some(code) if !code.is_retryable() => return code,
-                None if response.status != 200 => return code_of(&response),
+            match reply.results.into_iter().next() {
+                Some(result) if !result.code().is_retryable() => return Ok(result),
+                None if response.status != 200 => return Err(code_of(&response)),
                 _ => sleep(AGAIN).await,
             }
         }
