@@ -51,17 +51,17 @@ pub(crate) struct ImageArgs {
 
 /// Runs it.
 pub(crate) async fn run(args: &ImageArgs, server: &Server, report: &mut Report) -> Result<()> {
-    let bench = Images::default();
-    let bench = Images { part_bytes: PART_BYTES, bytes: args.bytes as usize, connections: args.connections, ..bench };
-    report.images = Some(bench);
-    let images = report.images.as_mut().context("just set")?;
-    parts(args, server, images).await?;
-    whole(args, server, images).await?;
+    let (bytes, connections) = (args.bytes as usize, args.connections);
+    let mut images = Images { part_bytes: PART_BYTES, bytes, connections, ..Images::default() };
+    parts(args, server, &mut images).await?;
+    whole(args, server, &mut images).await?;
     if let Some(photo) = &args.photo {
-        looked_at(photo, args, server, images).await?;
+        looked_at(photo, args, server, &mut images).await?;
     }
-    memory(args, server, images).await?;
-    beside_texts(args, server, report).await
+    memory(args, server, &mut images).await?;
+    beside_texts(args, server, report, &mut images).await?;
+    report.images = Some(images);
+    Ok(())
 }
 
 /// Parts by several connections, image after image; what comes behind the last part of each is left out.
@@ -147,7 +147,7 @@ async fn memory(args: &ImageArgs, server: &Server, images: &mut Images) -> Resul
 }
 
 /// The times of texts alone, and beside uploads.
-async fn beside_texts(args: &ImageArgs, server: &Server, report: &mut Report) -> Result<()> {
+async fn beside_texts(args: &ImageArgs, server: &Server, report: &mut Report, images: &mut Images) -> Result<()> {
     let plan = Plan { load: Load::Rate(args.pairs_rate), warm: Duration::from_secs(1), time: args.seconds };
     let mut pairs = Crowd::pairs(&Hub::new(), &server.secret, args.pairs, 100);
     pairs.connect_all(server.long_links()).await?;
@@ -167,10 +167,8 @@ async fn beside_texts(args: &ImageArgs, server: &Server, report: &mut Report) ->
     uploads.shutdown().await;
     let loaded = pairs.senders.tally_mut().ack.spread();
     report.judge(pairs.faults());
-    if let Some(images) = &mut report.images {
-        images.beside_to_quiet_p99 = loaded.zip(quiet).map(|(loaded, quiet)| loaded.p99 / quiet.p99);
-        (images.quiet_ack_ms, images.beside_ack_ms) = (quiet, loaded);
-    }
+    images.beside_to_quiet_p99 = loaded.zip(quiet).map(|(loaded, quiet)| loaded.p99 / quiet.p99);
+    (images.quiet_ack_ms, images.beside_ack_ms) = (quiet, loaded);
     pairs.disconnect().await
 }
 

@@ -13,6 +13,7 @@
 //! Every message is checked: each carries its sender, number and time (`stamp`), and each receiver holds what came against what was
 //! sent (`order`).
 
+mod audio;
 mod chat;
 mod cores;
 mod crowd;
@@ -77,6 +78,8 @@ enum Bench {
     Hot(hot::HotArgs),
     /// Images in parts: what they cost, how long they take, and what they do to texts
     Image(image::ImageArgs),
+    /// Clips over the long link: what they cost, and how long they take
+    Audio(audio::AudioArgs),
     /// The floor: the same packets through a bare echo, and append and sync on the same disk
     Raw(raw::RawArgs),
 }
@@ -128,6 +131,7 @@ impl Bench {
             Bench::Sync(args) => drain::run(args, server, &mut report).await?,
             Bench::Hot(args) => hot::run(args, server, &mut report).await?,
             Bench::Image(args) => image::run(args, server, &mut report).await?,
+            Bench::Audio(args) => audio::run(args, server, &mut report).await?,
             Bench::Raw(args) => raw::run(args, server, &mut report).await?,
         }
         Ok(report)
@@ -146,6 +150,7 @@ impl Bench {
             Bench::Sync(_) => "sync",
             Bench::Hot(_) => "hot",
             Bench::Image(_) => "image",
+            Bench::Audio(_) => "audio",
             Bench::Raw(_) => "raw",
         }
     }

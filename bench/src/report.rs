@@ -65,6 +65,8 @@ pub(crate) struct Report {
 
     pub(crate) images: Option<Images>,
 
+    pub(crate) clips: Option<Clips>,
+
     /// Packets of the size of a chat message through a bare echo, by window.
     pub(crate) echo: Option<Vec<Echo>>,
 }
@@ -152,6 +154,23 @@ pub(crate) struct Images {
     pub(crate) quiet_ack_ms: Option<Spread>,
     pub(crate) beside_ack_ms: Option<Spread>,
     pub(crate) beside_to_quiet_p99: Option<f64>,
+}
+
+/// What clips cost and how long they take.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Clips {
+    pub(crate) speakers: usize,
+    pub(crate) clip_bytes: usize,
+    pub(crate) clip_chunks: usize,
+    pub(crate) clips: u64,
+    pub(crate) clips_per_s: f64,
+    /// From the first chunk to the acknowledgement of clip and message.
+    pub(crate) clip_ms: Option<Spread>,
+    pub(crate) server_cpu_s_per_million_clips: f64,
+    /// The same by chunk.
+    pub(crate) server_cpu_s_per_million_parts: f64,
+    pub(crate) long_clip_bytes: usize,
+    pub(crate) long_clip_ms: Option<Spread>,
 }
 
 /// An echo of chat-sized packets.

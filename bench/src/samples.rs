@@ -26,6 +26,10 @@ impl Samples {
         self.micros.append(&mut others.micros);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.micros.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.micros.clear();
     }

@@ -162,6 +162,9 @@ pub(super) fn because(code: v1::Code) -> &'static str {
         v1::Code::NotAMember => "not your group, or there is none of this name",
         v1::Code::NotAllowed => "only the owner removes others",
         v1::Code::GroupFull => "a group has at most 200 members",
+        v1::Code::NoSuchMedia => "there is no such media, or it is not yours to send",
+        v1::Code::BadMedia => "it is not whole, or of another type than its first bytes say, or lasts over ten minutes",
+        v1::Code::MediaQuota => "it is too large, or you have too much stored there",
         code => code.as_str_name(),
     }
 }
