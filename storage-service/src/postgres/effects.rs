@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tern_postgres::Failure;
 use tern_proto::key::Class;
 use tern_proto::{ConversationId, MediaId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
 
-use super::failure::Failure;
 use super::transaction::Bases;
 use crate::{Device, Outcome, Place, Sent, Told};
 

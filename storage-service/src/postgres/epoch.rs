@@ -6,10 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tern_postgres::Failure;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-
-use super::failure::Failure;
 
 /// A database cluster and a timeline of its log, written `7312…:1`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use tern_postgres::Failure;
+
 use super::connection::Connection;
-use super::failure::Failure;
 
 /// How many the sequence in the schema steps by.
 const BLOCK: u64 = 65_536;

@@ -1,12 +1,12 @@
 //! What is read beside pages: where devices stand, conversations, history.
 
 use prost::Message as _;
+use tern_postgres::Failure;
 use tern_proto::key::CLASSES;
 use tern_proto::{ConversationId, v1};
 use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
-use super::failure::Failure;
 use super::numbers::from_ordered;
 use super::reader::{Answer, Look};
 use super::transaction::{conversation_id, device, member, names, title, user, version};

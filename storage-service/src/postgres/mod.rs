@@ -11,7 +11,6 @@ mod counted;
 mod decide;
 mod effects;
 mod epoch;
-mod failure;
 mod ids;
 mod known;
 mod looks;
@@ -20,7 +19,6 @@ mod options;
 mod page;
 mod reader;
 mod retain;
-mod schema;
 mod sql;
 mod transaction;
 mod write;
@@ -78,8 +76,8 @@ impl Postgres {
         let first = Connection::open(&options).await.map_err(|failure| OpenError(failure.to_string()))?;
         let durability = first.durability;
         let counted = Counted::default();
-        let writes = Arc::new(Queue::new(writer::BATCH, LAZY, counted.queues.of("commit")));
-        let reads = Arc::new(Queue::new(reader::BATCH, LAZY, counted.queues.of("look")));
+        let writes = Arc::new(Queue::new(writer::BATCH, LAZY, counted.database.queues.of("commit")));
+        let reads = Arc::new(Queue::new(reader::BATCH, LAZY, counted.database.queues.of("look")));
         let mut lanes = JoinSet::new();
         let mut first = Some(first);
         for _ in 0..options.writers.max(1) {
@@ -188,7 +186,7 @@ impl Storage for Postgres {
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {
         let mut retention = self.retention.lock().await;
         retention.run(now_ms).await.map_err(|failure| {
-            self.counted.failed(&failure);
+            self.counted.database.failed(&failure);
             Unavailable(failure.to_string())
         })
     }

@@ -1,5 +1,6 @@
 //! Pages of timelines: the rows of all that are asked for at once, and what each makes of its own.
 
+use tern_postgres::Failure;
 use tern_proto::key::{Class, Version};
 use tern_proto::v1;
 use tern_proto::v1::entry::Body;
@@ -7,7 +8,6 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
-use super::failure::Failure;
 use super::looks::{change, media, place};
 use super::numbers::from_ordered;
 use super::reader::Answer;

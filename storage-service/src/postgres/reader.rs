@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tern_postgres::Failure;
 use tern_proto::{ConversationId, MediaId, UserId};
 use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
@@ -10,7 +11,6 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
 use super::counted::Counted;
-use super::failure::Failure;
 use super::options::{Isolation, Options};
 use super::{looks, page};
 use crate::{Conversation, Device, DeviceState, History, HistoryRequest, Listed, Page, PageRequest, Unavailable};
@@ -70,7 +70,7 @@ impl Reader {
                 Ok(answers) => return answers.tell(looks),
                 Err(failure) => failure,
             };
-            self.counted.failed(&failure);
+            self.counted.database.failed(&failure);
             if !failure.leaves_the_connection() {
                 self.connection = None;
             }
@@ -91,7 +91,7 @@ impl Reader {
         let read = read(connection, self.options.isolation, looks);
         let began = Instant::now();
         let answers = timeout(ATTEMPT, read).await.unwrap_or(Err(Failure::Late))?;
-        self.counted.reads.observe(began.elapsed().as_secs_f64());
+        self.counted.database.reads.observe(began.elapsed().as_secs_f64());
         Ok(answers)
     }
 }

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tern_postgres::Failure;
 use tern_proto::key::Version;
 use tern_proto::v1;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::connection::Connection;
-use super::failure::Failure;
 use super::options::Options;
 use super::transaction::version;
 use crate::Retained;

@@ -3,26 +3,7 @@
 //! Each carries a whole batch in arrays. Whatever locks more than one row does so in the order of its key; the order of the tables is `senders`,
 //! `cursors`, `conversations`, `heads`. So transactions wait for each other, and never in a circle.
 
-use tokio_postgres::{Client, Error, Statement};
-
-macro_rules! statements {
-    ($($(#[$doc:meta])* $name:ident: $sql:expr;)+) => {
-        /// The prepared statements of a connection.
-        pub(super) struct Statements {
-            $($(#[$doc])* pub $name: Statement,)+
-        }
-
-        impl Statements {
-            /// Prepares them all, in one flight.
-            pub(super) async fn prepare(client: &Client) -> Result<Statements, Error> {
-                let ($($name,)+) = tokio::try_join!($(client.prepare($sql)),+)?;
-                Ok(Statements { $($name),+ })
-            }
-        }
-    };
-}
-
-statements! {
+tern_postgres::statements! {
     /// Locks the senders and raises the highest id: users, devices, highest id. Tells the floor, and the highest id before.
     lock_senders: "
         INSERT INTO senders AS s (user_id, device_id, floor, highest, highest_before)

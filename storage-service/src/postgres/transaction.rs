@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tern_postgres::Failure;
 use tern_proto::key::{Class, Version};
 use tern_proto::{ConversationId, DeviceId, UserId, v1};
 use tern_runtime::planted::{self, Fault};
@@ -23,7 +24,6 @@ use super::connection::Connection;
 use super::counted::Counted;
 use super::decide::{Decider, remembered};
 use super::effects::{Effects, Raise};
-use super::failure::Failure;
 use super::ids::Ids;
 use super::known::{Cursor, Heads, Known, Loaded, Remembered};
 use super::numbers::{from_ordered, ordered};

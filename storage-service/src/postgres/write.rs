@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tern_postgres::Failure;
 use tern_proto::key::Class;
 use tern_proto::{ConversationId, MediaId, UserId};
 use tokio_postgres::types::ToSql;
@@ -9,7 +10,6 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::connection::Connection;
 use super::effects::{Effects, NewEntry, NewMessage, NewReceipt, NewRefusal, ReceiptKey};
-use super::failure::Failure;
 use super::known::{Cursor, Known, Loaded};
 use super::numbers::ordered;
 use super::transaction::{Bases, names};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tern_postgres::Failure;
 use tern_proto::v1;
 use tern_runtime::queue::Queue;
 use tokio::sync::oneshot;
@@ -11,7 +12,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::Connection;
 use super::counted::Counted;
-use super::failure::Failure;
 use super::ids::Ids;
 use super::options::Options;
 use super::transaction::Transaction;
@@ -105,7 +105,7 @@ impl Writer {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => failure,
             };
-            self.counted.failed(&failure);
+            self.counted.database.failed(&failure);
             if !failure.leaves_the_connection() {
                 self.connection = None;
                 may_be_stored |= committing.load(Ordering::Relaxed);
@@ -132,7 +132,7 @@ impl Writer {
         let transaction = Transaction { connection, isolation, ops, again, committing, counted };
         let began = Instant::now();
         let outcomes = timeout(ATTEMPT, transaction.run(&mut self.ids)).await.unwrap_or(Err(Failure::Late))?;
-        self.counted.commits.observe(began.elapsed().as_secs_f64());
+        self.counted.database.commits.observe(began.elapsed().as_secs_f64());
         Ok(outcomes)
     }
 }

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 /// Why a transaction has not succeeded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
     /// It lost a race and is undone; it may be run again at once.
     #[error("another transaction was first: {0}")]
     Raced(#[source] Error),
@@ -23,13 +23,13 @@ pub(super) enum Failure {
     /// There is no connection.
     #[error("no connection to the database: {0}")]
     Unconnected(String),
-    /// What the database holds is not what this engine wrote.
+    /// What the database holds is not what the service wrote.
     #[error("the database holds a row that makes no sense: {0}")]
     Damaged(&'static str),
 }
 
 /// The error with its cause, which the client library leaves out.
-pub(super) fn told(error: &Error) -> String {
+pub fn told(error: &Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -38,10 +38,10 @@ pub(super) fn told(error: &Error) -> String {
 
 impl Failure {
     /// Every kind, as metrics name it.
-    pub(super) const KINDS: [&str; 6] = ["raced", "refused", "lost", "late", "unconnected", "damaged"];
+    pub const KINDS: [&str; 6] = ["raced", "refused", "lost", "late", "unconnected", "damaged"];
 
     /// One of [`Failure::KINDS`].
-    pub(super) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         let index = match self {
             Failure::Raced(_) => 0,
             Failure::Refused(_) => 1,
@@ -54,7 +54,7 @@ impl Failure {
     }
 
     /// Whether the connection may be used again, after a rollback.
-    pub(super) fn leaves_the_connection(&self) -> bool {
+    pub fn leaves_the_connection(&self) -> bool {
         matches!(self, Failure::Raced(_) | Failure::Refused(_) | Failure::Damaged(_))
     }
 }
