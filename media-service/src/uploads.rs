@@ -1,9 +1,10 @@
 //! What is durable about uploads, but for the merged bytes: what was declared, which parts are there, what became of it.
 //!
 //! [`Uploads`] is the seam; `contract.rs` is the suite that every implementation must pass. [`local`] keeps a file for each upload and a
-//! catalog beside them, for one process; [`mod@reference`] is the model, in memory.
+//! catalog beside them, for one process; [`postgres`] keeps all of it in a database, for any number of them; [`mod@reference`] is the model, in memory.
 
 pub mod local;
+pub mod postgres;
 pub mod reference;
 
 use std::time::Duration;

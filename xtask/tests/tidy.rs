@@ -120,7 +120,8 @@ fn only_the_sync_service_knows_redis() {
 
 #[test]
 fn only_the_services_that_keep_something_know_the_database() {
-    for member in MEMBERS.iter().filter(|member| !["runtime/postgres", "storage-service"].contains(member)) {
+    let keepers = ["runtime/postgres", "storage-service", "media-service"];
+    for member in MEMBERS.iter().filter(|member| !keepers.contains(member)) {
         for known in ["tokio-postgres", "tern-postgres"] {
             assert!(!dependencies(member).contains(&known.to_owned()), "{member} depends on {known}");
         }
