@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tern_proto::{DeviceId, limits, v1};
 use tern_runtime::clock;
 use tern_runtime::traces::{self, note_messages};
@@ -32,15 +31,15 @@ pub(crate) struct Sent {
 }
 
 impl Gateway {
-    /// Carries out a request of a device that is who it says.
-    pub(crate) async fn answer(&self, device: &Device, request: Request) -> Answer {
+    /// Carries out a request of a device that is who it says, behind chunks that have come before it.
+    pub(crate) async fn answer(&self, device: &Device, chunks: Vec<v1::Chunk>, request: Request) -> Answer {
         let (command, asked) = (request.command(), Instant::now());
         let of_client = match &request {
             Request::Send(send) => send.traceparent.parse().ok(),
             _ => None,
         };
         let span = traces::root(command.name(), of_client.as_ref());
-        let answer = self.carry_out(device, request).instrument(span).await;
+        let answer = self.carry_out(device, chunks, request).instrument(span).await;
         self.counters.answered(command, asked.elapsed());
         answer
     }
@@ -63,22 +62,22 @@ impl Gateway {
         Sent { stored, results }
     }
 
-    /// Stores chunks, and gives what is to be told of them. Why one is not stored, its message will meet.
-    async fn store(&self, device: &Device, chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
-        let Some(media) = self.media.as_deref().filter(|_| !chunks.is_empty()) else { return Vec::new() };
-        let stored = chunks.into_iter().map(|chunk| media.chunk(&device.user, chunk));
-        join_all(stored).await.into_iter().filter_map(|stored| stored.ok().flatten()).collect()
+    /// Stores chunks, and gives what is to be told of them.
+    pub(crate) async fn store(&self, device: &Device, chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
+        match self.media.as_deref().filter(|_| !chunks.is_empty()) {
+            Some(media) => media.chunks(&device.user, chunks).await,
+            None => Vec::new(),
+        }
     }
 
-    async fn carry_out(&self, device: &Device, request: Request) -> Answer {
+    async fn carry_out(&self, device: &Device, chunks: Vec<v1::Chunk>, request: Request) -> Answer {
         Ok(match request {
             Request::Heartbeat => Reply::Heartbeat,
             Request::Hello(request) => Reply::Hello(self.hello(device, &request).await?),
             Request::Sync(request) => Reply::Sync(self.sync.sync(device, request).await?),
             Request::Send(request) => {
-                Reply::Send(v1::SendReply { results: self.send(device, Vec::new(), request.messages).await.results })
+                Reply::Send(v1::SendReply { results: self.send(device, chunks, request.messages).await.results })
             }
-            Request::Chunk(chunk) => Reply::Stored(self.store(device, vec![chunk]).await.pop()),
             Request::Check(request) => Reply::Check(self.check(device, &request).await?),
             Request::Ack(request) => Reply::Ack(self.sync.ack(device, request).await?),
             Request::Read(request) => Reply::Read(self.sync.read(device, request).await?),

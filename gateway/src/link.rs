@@ -211,7 +211,7 @@ impl Link {
             Call::Request { sequence, request } => {
                 let (device, command, asked) = (self.device(), request.command(), Instant::now());
                 Box::pin(async move {
-                    let answer = Box::new(gateway.answer(&device, request).await);
+                    let answer = Box::new(gateway.answer(&device, Vec::new(), request).await);
                     Done::Answered { command, sequence, asked, answer }
                 })
             }

@@ -12,6 +12,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use tern_media::{MediaApi, Opened};
 use tern_proto::{MediaId, v1};
 use tern_runtime::planted::{self, Fault};
@@ -40,7 +41,7 @@ pub(crate) fn routes() -> Router<Served> {
         .route("/v1/media/{id}/thumbnail", get(thumbnail))
         .route("/v1/media/{id}/upload", get(upload))
         .route("/v1/media/{id}/complete", post(complete))
-        .route("/v1/media/{id}/parts/{index}", post(part))
+        .route("/v1/media/{id}/parts/{index}", post(put_part))
 }
 
 async fn begin(State(served): State<Served>, request: HttpRequest) -> Response<Body> {
@@ -53,7 +54,7 @@ async fn begin(State(served): State<Served>, request: HttpRequest) -> Response<B
     told(asked.instrument(traces::root("media_begin", None)).await)
 }
 
-async fn part(
+async fn put_part(
     State(served): State<Served>,
     Path((id, index)): Path<(String, String)>,
     request: HttpRequest,
@@ -92,22 +93,14 @@ async fn original(
 ) -> Response<Body> {
     let answer = async {
         let (id, opened) = open(&served.gateway, &headers, &id).await?;
-        let etag = format!("\"{id}\"");
-        let length = opened.media.bytes;
-        let kind = opened.media.r#type;
-        Ok(match asked_for(&method, &headers, &etag, length) {
-            Asked::Unchanged => unchanged(&etag),
-            Asked::Beyond => beyond(length),
-            Asked::Head => fetched(StatusCode::OK, &kind, &etag, length, Body::empty()),
-            Asked::Whole => {
-                let bytes = media(&served.gateway)?.read(id, 0..length).await?;
-                fetched(StatusCode::OK, &kind, &etag, length, Body::from_stream(bytes))
-            }
-            Asked::Part(range) => {
-                let bytes = media(&served.gateway)?.read(id, range.clone()).await?;
-                part_of(range, length, &kind, &etag, Body::from_stream(bytes))
-            }
+        let file = File { etag: format!("\"{id}\""), length: opened.media.bytes, kind: opened.media.r#type };
+        let content = opened.content;
+        let gateway = &served.gateway;
+        file.answer(&method, &headers, async |range| match content.is_empty() {
+            true => Ok(Body::from_stream(media(gateway)?.read(id, range).await?)),
+            false => Ok(part(&content, range)),
         })
+        .await
     };
     fetched_or_refused(answer.await)
 }
@@ -119,24 +112,47 @@ async fn thumbnail(
     headers: HeaderMap,
 ) -> Response<Body> {
     let answer = async {
-        let (id, opened) = open(&served.gateway, &headers, &id).await?;
-        if opened.thumbnail.is_empty() {
+        let (id, Opened { thumbnail, .. }) = open(&served.gateway, &headers, &id).await?;
+        if thumbnail.is_empty() {
             return Err(refusal(v1::Code::NoSuchMedia, "audio has no thumbnail"));
         }
-        let etag = format!("\"{id}-thumbnail\"");
-        let length = opened.thumbnail.len() as u64;
-        Ok(match asked_for(&method, &headers, &etag, length) {
-            Asked::Unchanged => unchanged(&etag),
-            Asked::Beyond => beyond(length),
-            Asked::Head => fetched(StatusCode::OK, THUMBNAIL, &etag, length, Body::empty()),
-            Asked::Whole => fetched(StatusCode::OK, THUMBNAIL, &etag, length, opened.thumbnail.into()),
-            Asked::Part(range) => {
-                let bytes = opened.thumbnail.slice(range.start as usize..range.end as usize);
-                part_of(range, length, THUMBNAIL, &etag, bytes.into())
-            }
-        })
+        let (etag, length) = (format!("\"{id}-thumbnail\""), thumbnail.len() as u64);
+        let file = File { etag, length, kind: THUMBNAIL.to_owned() };
+        file.answer(&method, &headers, async |range| Ok(part(&thumbnail, range))).await
     };
     fetched_or_refused(answer.await)
+}
+
+fn part(whole: &Bytes, range: Range<u64>) -> Body {
+    let end = whole.len().min(usize::try_from(range.end).unwrap_or(usize::MAX));
+    whole.slice(end.min(range.start as usize)..end).into()
+}
+
+/// What can be fetched; it never changes.
+struct File {
+    etag: String,
+    length: u64,
+    /// A media type.
+    kind: String,
+}
+
+impl File {
+    /// The answer to a request for it; `bytes` gives those of a range.
+    async fn answer(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        bytes: impl AsyncFnOnce(Range<u64>) -> Result<Body, Refusal>,
+    ) -> Result<Response<Body>, Refusal> {
+        let File { etag, length, kind } = self;
+        Ok(match asked_for(method, headers, etag, *length) {
+            Asked::Unchanged => unchanged(etag),
+            Asked::Beyond => beyond(*length),
+            Asked::Head => fetched(StatusCode::OK, kind, etag, *length, Body::empty()),
+            Asked::Whole => fetched(StatusCode::OK, kind, etag, *length, bytes(0..*length).await?),
+            Asked::Part(range) => part_of(range.clone(), *length, kind, etag, bytes(range).await?),
+        })
+    }
 }
 
 fn media(gateway: &Gateway) -> Result<&dyn MediaApi, Refusal> {

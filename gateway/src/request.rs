@@ -24,8 +24,24 @@ pub(crate) enum Request {
     Conversations(v1::ConversationsRequest),
     History(v1::HistoryRequest),
     Members(v1::MembersRequest),
-    /// One-way.
+}
+
+/// What a packet of a client is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Taken {
+    Request(Request),
+    /// One-way: it has no reply.
     Chunk(v1::Chunk),
+}
+
+impl Taken {
+    /// Decodes the body that belongs to the packet's command.
+    pub(crate) fn from_packet(packet: &Packet) -> Result<Taken, Refusal> {
+        match packet.known_command() {
+            Some(Command::Chunk) => from_protobuf(&packet.body).map(Taken::Chunk),
+            _ => Request::from_packet(packet).map(Taken::Request),
+        }
+    }
 }
 
 /// The reply to the request of the same name.
@@ -41,16 +57,13 @@ pub(crate) enum Reply {
     Conversations(v1::ConversationsReply),
     History(v1::HistoryReply),
     Members(v1::MembersReply),
-    /// To a chunk: mostly nothing.
-    Stored(Option<v1::ChunksStored>),
 }
 
 /// What a request came to.
 pub(crate) type Answer = Result<Reply, Refusal>;
 
 impl Request {
-    /// Decodes the body that belongs to the packet's command.
-    pub(crate) fn from_packet(packet: &Packet) -> Result<Request, Refusal> {
+    fn from_packet(packet: &Packet) -> Result<Request, Refusal> {
         let body = &packet.body[..];
         let request = match packet.known_command() {
             Some(Command::Heartbeat) => Request::Heartbeat,
@@ -63,7 +76,6 @@ impl Request {
             Some(Command::Conversations) => Request::Conversations(from_protobuf(body)?),
             Some(Command::History) => Request::History(from_protobuf(body)?),
             Some(Command::Members) => Request::Members(from_protobuf(body)?),
-            Some(Command::Chunk) => Request::Chunk(from_protobuf(body)?),
             _ => return Err(refusal(v1::Code::UnknownCommand, format!("no command {}", packet.command))),
         };
         request.valid()
@@ -100,7 +112,6 @@ impl Request {
             Request::Conversations(_) => Command::Conversations,
             Request::History(_) => Command::History,
             Request::Members(_) => Command::Members,
-            Request::Chunk(_) => Command::Chunk,
         }
     }
 
@@ -137,7 +148,6 @@ impl Reply {
             Reply::Conversations(reply) => json(reply),
             Reply::History(reply) => json(reply),
             Reply::Members(reply) => json(reply),
-            Reply::Stored(stored) => json(&stored.clone().unwrap_or_default()),
         }
     }
 
@@ -153,7 +163,6 @@ impl Reply {
             Reply::Conversations(reply) => encode_message(out, Command::Conversations.reply(), sequence, reply),
             Reply::History(reply) => encode_message(out, Command::History.reply(), sequence, reply),
             Reply::Members(reply) => encode_message(out, Command::Members.reply(), sequence, reply),
-            Reply::Stored(stored) => stored.iter().for_each(|stored| put_stored(out, stored)),
         }
     }
 }
@@ -167,9 +176,9 @@ pub(crate) fn put_answer(out: &mut BytesMut, command: u32, sequence: u32, answer
     }
 }
 
-/// Appends what is told of the chunks that are stored.
-pub(crate) fn put_stored(out: &mut BytesMut, stored: &v1::ChunksStored) {
-    encode_message(out, Command::ChunksStored.number(), 0, stored);
+/// Appends what is told of chunks that are stored.
+pub(crate) fn put_stored(out: &mut BytesMut, stored: &[v1::ChunksStored]) {
+    stored.iter().for_each(|stored| encode_message(out, Command::ChunksStored.number(), 0, stored));
 }
 
 /// Appends an error packet that concerns the link, not a request.

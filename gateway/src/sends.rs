@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use tern_proto::v1;
+use tern_proto::{limits, v1};
 use tern_runtime::planted::{self, Fault};
 use tern_runtime::traces::Trace;
 use tokio::time::Instant;
@@ -13,6 +13,8 @@ const BATCH_MESSAGES: usize = 1_024;
 /// Above this many waiting bytes no more requests are read. A batch in flight may hold as much again.
 const WAITING_BYTES: u32 = 256 * 1024;
 
+/// With more bytes of chunks waiting they are stored, though nothing asks for it. So much an idle link may hold.
+const HELD_BYTES: u32 = 16 * 1024;
 /// What a chunk counts beside its bytes: there may be very many that have none.
 const CHUNK: u32 = 128;
 
@@ -21,6 +23,8 @@ const CHUNK: u32 = 128;
 pub(crate) struct Sends {
     waiting: VecDeque<Waiting>,
     waiting_bytes: u32,
+    /// Of the waiting those that a batch is begun for.
+    urgent: u32,
     in_flight: bool,
 }
 
@@ -65,6 +69,7 @@ impl Sends {
 
     fn wait(&mut self, part: Part, bytes: u32) {
         self.waiting_bytes += bytes;
+        self.urgent += u32::from(part.is_urgent());
         self.waiting.push_back(Waiting { part, bytes });
     }
 
@@ -73,10 +78,13 @@ impl Sends {
         self.waiting_bytes > WAITING_BYTES
     }
 
-    /// The next batch, if none is in flight and something waits.
+    /// The next batch, if none is in flight and something waits that is not held.
+    ///
+    /// A chunk that nothing is told of waits for its message: with all of a short clip there, it is stored as one.
     pub(crate) fn next(&mut self) -> Option<Batch> {
         let may_overtake = planted::active(Fault::RetryAfterNewer);
-        if self.in_flight && !may_overtake || self.waiting.is_empty() {
+        let is_held = self.urgent == 0 && self.waiting_bytes <= HELD_BYTES;
+        if self.in_flight && !may_overtake || self.waiting.is_empty() || is_held {
             return None;
         }
         let mut batch = Batch::default();
@@ -84,6 +92,7 @@ impl Sends {
             self.waiting.pop_front_if(|waiting| (batch.parts.is_empty() || !may_overtake) && batch.takes(&waiting.part))
         {
             self.waiting_bytes -= bytes;
+            self.urgent -= u32::from(part.is_urgent());
             batch.take(part);
         }
         if self.waiting.is_empty() {
@@ -96,6 +105,16 @@ impl Sends {
     /// The batch in flight was answered.
     pub(crate) fn done(&mut self) {
         self.in_flight = false;
+    }
+}
+
+impl Part {
+    /// Whether somebody waits for it: for a reply, or to be told what is stored.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Part::Request { .. } => true,
+            Part::Chunk(chunk) => chunk.index % limits::CHUNKS_TOLD == limits::CHUNKS_TOLD - 1,
+        }
     }
 }
 
@@ -173,14 +192,18 @@ mod tests {
         let mut sends = Sends::default();
         let chunk = |index| v1::Chunk { index, ..Default::default() };
         sends.push_chunk(chunk(0), 1_600);
-        assert_eq!(sends.next().map(|batch| batch.chunks), Some(vec![chunk(0)]));
-        sends.push_chunk(chunk(1), 1_600);
+        assert_eq!(sends.next(), None, "it waits for its message");
         sends.push(1, request(1..2), 10, Instant::now());
-        sends.push_chunk(chunk(2), 1_600);
-        assert_eq!(sends.next(), None, "what is not stored yet holds its message");
-        sends.done();
+        sends.push_chunk(chunk(1), 1_600);
         let batch = sends.next().unwrap();
-        assert_eq!((ids(&batch), batch.chunks, batch.parts), (vec![1], vec![chunk(1), chunk(2)], vec![(1, 1)]));
+        assert_eq!((ids(&batch), batch.chunks, batch.parts), (vec![1], vec![chunk(0), chunk(1)], vec![(1, 1)]));
+        sends.push_chunk(chunk(7), 1_600);
+        assert_eq!(sends.next(), None, "one batch is in flight");
+        sends.done();
+        assert_eq!(sends.next().map(|batch| batch.chunks), Some(vec![chunk(7)]), "that it is stored will be told");
+        sends.done();
+        (0..HELD_BYTES / CHUNK + 1).for_each(|_| sends.push_chunk(chunk(0), 0));
+        assert!(sends.next().is_some(), "an idle link holds no more");
         (0..WAITING_BYTES / CHUNK + 1).for_each(|index| sends.push_chunk(chunk(index), 0));
         assert!(sends.full(), "chunks without bytes fill it too");
     }

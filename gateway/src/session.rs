@@ -22,7 +22,9 @@ use tokio::time::Instant;
 use crate::counters::{Counters, Ending};
 use crate::dispatch::Sent;
 use crate::pushes::{Pushes, Step};
-use crate::request::{Answer, Reply, Request, bad_packet, millis, put_answer, put_link_error, put_stored, refusal};
+use crate::request::{
+    Answer, Reply, Request, Taken, bad_packet, millis, put_answer, put_link_error, put_stored, refusal,
+};
 use crate::sends::{self, Batch, Sends};
 use crate::settings::Settings;
 use crate::signal::Fresh;
@@ -115,8 +117,12 @@ impl Session {
         let refused = match self.phase {
             Phase::Fresh if !hello => refusal(v1::Code::HelloRequired, "say hello first"),
             Phase::Open if hello => refusal(v1::Code::SecondHello, "hello was said already"),
-            Phase::Fresh | Phase::Open => match Request::from_packet(packet) {
-                Ok(request) => return self.on_request(packet, request, out),
+            Phase::Fresh | Phase::Open => match Taken::from_packet(packet) {
+                Ok(Taken::Request(request)) => return self.on_request(packet, request, out),
+                Ok(Taken::Chunk(chunk)) => {
+                    self.sends.push_chunk(chunk, packet.body.len());
+                    return None;
+                }
                 Err(refused) => refused,
             },
             Phase::Greeting | Phase::Leaving { .. } | Phase::Closed(_) => return None,
@@ -137,7 +143,6 @@ impl Session {
                 self.in_flight += 1;
                 self.sends.push(sequence, request, packet.body.len(), self.heard);
             }
-            Request::Chunk(chunk) => self.sends.push_chunk(chunk, packet.body.len()),
             request => {
                 self.in_flight += 1;
                 self.pages += u16::from(is_page(request.command()));
@@ -233,7 +238,7 @@ impl Session {
         let Sent { stored, results } = sent;
         self.in_flight -= parts.len() as u16; // Each was counted when it came.
         self.sends.done();
-        stored.iter().for_each(|stored| put_stored(out, stored));
+        put_stored(out, &stored);
         for (sequence, reply) in sends::split(parts, results) {
             put_answer(out, Command::Send.number(), sequence, &Ok(Reply::Send(reply)));
         }

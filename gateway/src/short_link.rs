@@ -1,6 +1,7 @@
 //! The short link: the requests of the long link over HTTP, as packets or as JSON. Beside them it has the paths of [`media`].
 
 use std::error::Error;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,9 @@ use tokio::time::Instant;
 
 use crate::accept::{accept, turn_away};
 use crate::places::{Place, Places};
-use crate::request::{Request, bad_packet, busy, error, json, millis, put_answer, put_link_error, refusal, too_many};
+use crate::request::{
+    Request, Taken, bad_packet, busy, error, json, millis, put_answer, put_link_error, put_stored, refusal, too_many,
+};
 use crate::{Gateway, media};
 
 /// Bytes of a request's body.
@@ -130,7 +133,7 @@ async fn answer_json(served: Served, command: Command, request: HttpRequest) -> 
     let answer = async {
         let (device, body) = admit(&served.gateway, request).await?;
         served.gateway.counters.packet(Some(command));
-        served.gateway.answer(&device, Request::from_json(command, &body)?).await
+        served.gateway.answer(&device, Vec::new(), Request::from_json(command, &body)?).await
     };
     match answer.await {
         Ok(reply) => response(StatusCode::OK, "application/json", reply.to_json()),
@@ -153,19 +156,33 @@ async fn packets(State(served): State<Served>, request: HttpRequest) -> Response
 async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: Instant) -> BytesMut {
     let (mut input, mut out) = (BytesMut::from(body), BytesMut::new());
     let waits_end = Instant::now() + limits::CHECK_WAIT;
+    let mut chunks = Vec::new();
     loop {
         match packet::decode(&mut input) {
             Ok(Some(packet)) => {
                 gateway.counters.packet(packet.known_command());
-                let answer = match Request::from_packet(&packet) {
+                let request = match Taken::from_packet(&packet) {
+                    // They wait for their message: the body bounds them.
+                    Ok(Taken::Chunk(chunk)) => {
+                        chunks.push(chunk);
+                        continue;
+                    }
+                    Ok(Taken::Request(request)) => Ok(request),
+                    Err(refused) => Err(refused),
+                };
+                let before = if matches!(request, Ok(Request::Send(_))) { mem::take(&mut chunks) } else { Vec::new() };
+                let answer = match request {
                     Ok(_) if out.len() > ANSWER_BYTES => Err(busy("the answers to one HTTP request are too many")),
                     Ok(_) if Instant::now() >= end => Err(busy("one HTTP request asks for too much work")),
-                    Ok(request) => gateway.answer(device, wait_until(request, waits_end)).await,
+                    Ok(request) => gateway.answer(device, before, wait_until(request, waits_end)).await,
                     Err(refused) => Err(refused),
                 };
                 put_answer(&mut out, packet.command, packet.sequence, &answer);
             }
-            Ok(None) if input.is_empty() => return out,
+            Ok(None) if input.is_empty() => {
+                put_stored(&mut out, &gateway.store(device, chunks).await);
+                return out;
+            }
             Ok(None) => {
                 put_link_error(&mut out, &refusal(v1::Code::BadHeader, "the body ends within a packet"));
                 return out;

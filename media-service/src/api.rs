@@ -16,6 +16,8 @@ pub struct Opened {
     pub media: v1::Media,
     /// A JPEG; empty if it is audio.
     pub thumbnail: Bytes,
+    /// All bytes, if they are few: then [`MediaApi::read`] need not be asked for them.
+    pub content: Bytes,
 }
 
 /// What the media service does for the gateway. Who asks has been authenticated; whether an owner is meant is judged here, whether a reader may
@@ -53,11 +55,9 @@ pub trait MediaApi: Send + Sync + 'static {
     /// A [`Refusal`]: parts are missing, it is refused for ever, or a retryable one.
     async fn complete(&self, user: &UserId, id: MediaId) -> Result<v1::MediaUpload, Refusal>;
 
-    /// Stores a chunk of a clip, which is begun if need be; durable when this returns. After some chunks it tells how many are stored. It completes nothing.
-    ///
-    /// # Errors
-    /// A [`Refusal`]: that of begin, or of the part.
-    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal>;
+    /// Stores chunks of clips, which are begun if need be; durable when this returns. It completes nothing, and tells of some clips how far they are stored. Why a chunk
+    /// is not, [`MediaApi::clip`] tells.
+    async fn chunks(&self, user: &UserId, chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored>;
 
     /// The clip that was declared so, completed if that has not happened, with its lease renewed: a message that is stored soon may refer to it.
     ///
@@ -80,7 +80,7 @@ pub trait MediaApi: Send + Sync + 'static {
     /// A [`Refusal`]: there is none, or a retryable one.
     async fn open(&self, id: MediaId) -> Result<Opened, Refusal>;
 
-    /// The bytes of media that was opened, of a range that is not empty and lies within them.
+    /// The bytes of media that was opened without its content, of a range that is not empty and lies within them.
     ///
     /// # Errors
     /// A retryable [`Refusal`], also while they come.

@@ -46,7 +46,7 @@ fn whole(declared: &Declared) -> Bytes {
 
 fn made(upload: &Upload) -> Made {
     let media = v1::Media { id: upload.id.to_string(), bytes: upload.declared.bytes, ..Default::default() };
-    Made { media, thumbnail: Bytes::from_static(b"thumb") }
+    Made { media, thumbnail: Bytes::from_static(b"thumb"), content: Bytes::from_static(b"content") }
 }
 
 async fn begin(uploads: &Arc<dyn Uploads>, owner: &str, declared: &Declared) -> Upload {
@@ -79,6 +79,7 @@ pub async fn all<O: Opened>(fresh: impl Fn() -> O) {
     what_failed_is_begun_anew(&fresh()).await;
     a_stranger_finds_nothing(&fresh()).await;
     nobody_has_more_than_the_quota(&fresh()).await;
+    what_is_made_at_once_is_complete_from_the_start(&fresh()).await;
     what_has_outlived_its_time_is_told_until_it_is_removed(&fresh()).await;
     what_is_not_complete_is_over_at_its_time(&fresh()).await;
     a_lease_keeps_what_is_complete(&fresh()).await;
@@ -179,6 +180,36 @@ async fn what_failed_is_begun_anew(opened: &impl Opened) {
     let anew = begin(&uploads, "alice", &failed.declared).await;
     assert!(anew.id != failed.id && missing(&anew) == [(0, 0)]);
     assert_eq!(uploads.look(failed.id, NOW).await.expect("it is there").state, State::Failed(Code::BadDigest));
+}
+
+async fn what_is_made_at_once_is_complete_from_the_start(opened: &impl Opened) {
+    let uploads = opened.open().await;
+    let (alice, short) = (user("alice"), declared(1, 2_000));
+    let made = |content: &'static [u8]| Made { content: content.into(), ..Made::default() };
+    let make = async |declared: &Declared, content| uploads.make(&alice, declared, &quota(), made(content), NOW).await;
+    let upload = make(&short, b"first").await.expect("it is made");
+    let State::Complete(Made { media, content, .. }) = &upload.state else { panic!("{upload:?}") };
+    assert_eq!((&media.id, &content[..]), (&upload.id.to_string(), &b"first"[..]));
+    assert_eq!(make(&short, b"second").await.expect("it is found"), upload);
+    assert_eq!(uploads.put(&alice, upload.id, 0, part(&short, 0), NOW).await, Ok(0));
+    assert!(uploads.bytes(upload.id).await.is_err(), "it has no parts");
+    drop(uploads);
+    let uploads = opened.open().await;
+    assert_eq!(begin(&uploads, "alice", &short).await, upload);
+    assert_eq!(uploads.lease(upload.id, NOW).await.expect("it is complete"), upload);
+    // What was begun before stays as it is.
+    let begun = begin(&uploads, "alice", &declared(2, 2_000)).await;
+    assert_eq!(put(&uploads, &begun, 1).await, 1);
+    let found = uploads.make(&alice, &begun.declared, &quota(), made(b"third"), NOW).await.expect("it is found");
+    assert_eq!((found.id, missing(&found)), (begun.id, vec![(0, 0)]));
+    // It counts by its bytes, and not as one that is under way.
+    for name in 10..50 {
+        uploads.make(&alice, &declared(name, 6_000), &quota(), made(b""), NOW).await.expect("there is room");
+    }
+    let over = uploads.make(&alice, &declared(50, 7_000), &quota(), made(b""), NOW).await;
+    assert!(matches!(over, Err(UploadError::Quota(_))), "{over:?}");
+    let lapsed = uploads.lapsed(NOW + DAY, 100).await.expect("they can be told");
+    assert_eq!(lapsed.len(), 42);
 }
 
 async fn a_stranger_finds_nothing(opened: &impl Opened) {

@@ -15,6 +15,7 @@
 
 mod api;
 pub mod audio;
+mod clips;
 mod collect;
 pub mod contract;
 pub mod declared;

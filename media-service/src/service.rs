@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::{join, join_all};
 use futures_util::stream::BoxStream;
 use sha2::Digest as _;
 use tern_proto::v1::Code;
@@ -17,11 +18,12 @@ use tern_runtime::planted::{self, Fault};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use crate::audio::{self, Heard};
+use crate::clips::{Whole, take_wholes};
 use crate::declared::Declared;
 use crate::image::{self, Looked};
 use crate::objects::{ObjectError, Objects};
 use crate::setup::Media;
-use crate::uploads::{Made, Quota, State, Upload, UploadError, Uploads, unknown};
+use crate::uploads::{Made, Quota, SHORT, State, Upload, UploadError, Uploads, unknown};
 use crate::{MediaApi, Opened, strip};
 
 /// Uploads that share a lock while one of them is completed.
@@ -29,7 +31,7 @@ const SHARDS: usize = 64;
 /// By how much the threads that decode make way for others.
 const NICE: i32 = 10;
 /// Bytes of audio that are looked at at once: that takes less than a thread.
-const SHORT: usize = 256 * 1024;
+const AT_ONCE: u64 = 256 * 1024;
 
 /// The media service over what is durable of uploads and an object store. Needs a Tokio runtime.
 pub struct MediaService {
@@ -61,6 +63,48 @@ impl MediaService {
     async fn own(&self, user: &UserId, id: MediaId) -> Result<Upload, Refusal> {
         let upload = self.shared.uploads.look(id, unix_millis()).await?;
         if upload.owner == *user { Ok(upload) } else { Err(self.nothing(id)) }
+    }
+
+    /// Stores a chunk.
+    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<(), Refusal> {
+        let declared = declared(&chunk.clip.unwrap_or_default())?;
+        let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
+        let upload = uploads.begin(user, &declared, &self.quota, now_ms).await?;
+        uploads.put(user, upload.id, chunk.index, chunk.bytes.into(), now_ms).await?;
+        Ok(())
+    }
+
+    /// Stores a clip of which all bytes are there.
+    async fn whole(&self, user: &UserId, clip: v1::MediaBegin, bytes: Bytes) -> Result<(), Refusal> {
+        let declared = declared(&clip)?;
+        let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
+        let upload = match judge(bytes.clone(), &declared, false) {
+            Ok(judged) => uploads.make(user, &declared, &self.quota, judged.made(), now_ms).await?,
+            Err(_) => uploads.begin(user, &declared, &self.quota, now_ms).await?,
+        };
+        if let State::Open(_) = upload.state {
+            // Some of it came before, or it will be refused: by whoever asks for it.
+            let chunks = bytes.chunks(limits::CHUNK_BYTES as usize).enumerate();
+            let put = chunks.map(|(index, chunk)| {
+                uploads.put(user, upload.id, index as u32, Bytes::copy_from_slice(chunk), now_ms)
+            });
+            for stored in join_all(put).await {
+                stored?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How far a clip is stored; nothing if that cannot be told.
+    async fn stored(&self, user: &UserId, clip: v1::MediaBegin) -> Option<v1::ChunksStored> {
+        let declared = declared(&clip).ok()?;
+        let upload = self.shared.uploads.begin(user, &declared, &self.quota, unix_millis()).await.ok()?;
+        let chunks = match upload.state {
+            State::Open(parts) => parts.missing(1).first().map_or(parts.count(), |run| run.first),
+            State::Complete(_) => declared.parts(),
+            State::Failed(_) => return None,
+        };
+        Some(v1::ChunksStored { sha256: clip.sha256, chunks })
     }
 
     /// Sees the completion through, also if whoever asked for it goes away.
@@ -111,21 +155,19 @@ impl MediaApi for MediaService {
         self.completed(id).await
     }
 
-    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal> {
-        let clip = chunk.clip.unwrap_or_default();
-        let declared = declared(&clip)?;
-        let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
-        let upload = uploads.begin(user, &declared, &self.quota, now_ms).await?;
-        uploads.put(user, upload.id, chunk.index, chunk.bytes.into(), now_ms).await?;
-        if chunk.index % limits::CHUNKS_TOLD != limits::CHUNKS_TOLD - 1 {
-            return Ok(None);
+    async fn chunks(&self, user: &UserId, mut chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
+        let wholes = take_wholes(&mut chunks).into_iter();
+        let mut told: Vec<v1::MediaBegin> = Vec::new();
+        for chunk in chunks.iter().filter(|chunk| chunk.index % limits::CHUNKS_TOLD == limits::CHUNKS_TOLD - 1) {
+            told.extend(chunk.clip.clone().filter(|clip| !told.contains(clip)));
         }
-        let chunks = match uploads.look(upload.id, now_ms).await?.state {
-            State::Open(parts) => parts.missing(1).first().map_or(parts.count(), |run| run.first),
-            State::Complete(_) => declared.parts(),
-            State::Failed(_) => return Ok(None),
-        };
-        Ok(Some(v1::ChunksStored { sha256: clip.sha256, chunks }))
+        let wholes = join_all(wholes.map(|Whole { clip, bytes }| self.whole(user, clip, bytes)));
+        let chunks = join_all(chunks.into_iter().map(|chunk| self.chunk(user, chunk)));
+        let (wholes, chunks) = join(wholes, chunks).await;
+        for refused in wholes.into_iter().chain(chunks).filter_map(Result::err) {
+            tracing::debug!(code = refused.code.as_str_name(), "a chunk is not stored");
+        }
+        join_all(told.into_iter().map(|clip| self.stored(user, clip))).await.into_iter().flatten().collect()
     }
 
     async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {
@@ -134,7 +176,7 @@ impl MediaApi for MediaService {
         if let State::Open(_) = upload.state {
             if planted::active(Fault::ClipUnfinished) {
                 let media = v1::Media { id: upload.id.to_string(), ..Default::default() };
-                return Ok(Opened { owner: upload.owner, media, thumbnail: Bytes::new() });
+                return Ok(Opened { owner: upload.owner, media, thumbnail: Bytes::new(), content: Bytes::new() });
             }
             self.completed(upload.id).await?;
         }
@@ -179,7 +221,7 @@ impl Shared {
     /// Merges the parts, and stores what has become of them.
     async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
         let (declared, strips) = (upload.declared, self.strips_metadata);
-        let is_short = declared.kind.is_audio() && declared.bytes <= SHORT as u64;
+        let is_short = declared.kind.is_audio() && declared.bytes <= AT_ONCE;
         let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
         // A word does not wait for images.
         let _making = if is_short { None } else { Some(self.making.acquire().await.map_err(closed)?) };
@@ -193,15 +235,18 @@ impl Shared {
                 Err(Code::BadMedia)
             })
         };
-        let Judged { bytes, media, thumbnail } = match judged {
+        let mut judged = match judged {
             Ok(judged) => judged,
             Err(code) => return Ok(self.uploads.end(upload.id, Err(code), unix_millis()).await?),
         };
-        let made = Made { media: v1::Media { id: upload.id.to_string(), ..media }, thumbnail };
-        self.objects.put(upload.id, bytes).await.map_err(|error| {
-            tracing::error!(%error, "media cannot be stored");
-            Refusal::new(Code::Unavailable, "media cannot be stored now")
-        })?;
+        judged.media.id = upload.id.to_string();
+        if judged.bytes.len() as u64 > SHORT {
+            self.objects.put(upload.id, judged.bytes.clone()).await.map_err(|error| {
+                tracing::error!(%error, "media cannot be stored");
+                Refusal::new(Code::Unavailable, "media cannot be stored now")
+            })?;
+        }
+        let made = judged.made();
         let ended = self.uploads.end(upload.id, Ok(made), unix_millis()).await;
         if matches!(ended, Err(UploadError::NoSuch | UploadError::Expired)) {
             // It was collected meanwhile, and nobody else would find the object.
@@ -237,6 +282,13 @@ struct Judged {
     media: v1::Media,
     /// Of an image.
     thumbnail: Bytes,
+}
+
+impl Judged {
+    fn made(self) -> Made {
+        let content = if self.bytes.len() as u64 <= SHORT { self.bytes } else { Bytes::new() };
+        Made { media: self.media, thumbnail: self.thumbnail, content }
+    }
 }
 
 /// What the parts are, merged; or the final refusal that they get.
@@ -278,7 +330,7 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
             let (left, missing) = (there.left(), there.missing(limits::MISSING_RUNS));
             Ok(v1::MediaUpload { left, missing, ..told })
         }
-        State::Complete(Made { media, thumbnail }) => {
+        State::Complete(Made { media, thumbnail, .. }) => {
             Ok(v1::MediaUpload { media: Some(media.clone()), thumbnail: thumbnail.to_vec(), ..told })
         }
         State::Failed(Code::BadDigest) => {
@@ -298,7 +350,9 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
 
 fn opened(upload: Upload) -> Result<Opened, Refusal> {
     match upload.state {
-        State::Complete(Made { media, thumbnail }) => Ok(Opened { owner: upload.owner, media, thumbnail }),
+        State::Complete(Made { media, thumbnail, content }) => {
+            Ok(Opened { owner: upload.owner, media, thumbnail, content })
+        }
         State::Open(_) | State::Failed(_) => Err(no_such()),
     }
 }

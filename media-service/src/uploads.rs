@@ -53,13 +53,18 @@ pub enum State {
 }
 
 /// What was made of an upload.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Made {
     /// As clients are told.
     pub media: v1::Media,
-    /// A JPEG.
+    /// A JPEG; of an image.
     pub thumbnail: Bytes,
+    /// All bytes, if they are at most [`SHORT`]; else they are in the object store.
+    pub content: Bytes,
 }
+
+/// Bytes of what is kept beside what is known of it: for a clip of a few seconds, an object of its own would cost many times what it has.
+pub const SHORT: u64 = 16 * 1024;
 
 /// How an operation fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +123,13 @@ pub trait Uploads: Send + Sync + 'static {
     /// [`UploadError::Quota`], [`UploadError::Unavailable`].
     async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload>;
 
+    /// As [`Uploads::begin`], but a new one is complete from the start: this was made of bytes that were all there. Its id is set here.
+    ///
+    /// # Errors
+    /// [`UploadError::Quota`], [`UploadError::Unavailable`].
+    async fn make(&self, owner: &UserId, declared: &Declared, quota: &Quota, made: Made, now_ms: i64)
+    -> Result<Upload>;
+
     /// The upload, or what it has become. What is complete is told until it is removed.
     ///
     /// # Errors
@@ -169,6 +181,13 @@ pub trait Uploads: Send + Sync + 'static {
     /// # Errors
     /// [`UploadError::Unavailable`].
     async fn remove(&self, id: MediaId) -> Result<()>;
+}
+
+impl Made {
+    /// The same under this id.
+    fn under(self, id: MediaId) -> Made {
+        Made { media: v1::Media { id: id.to_string(), ..self.media }, ..self }
+    }
 }
 
 /// A duration as times are told.

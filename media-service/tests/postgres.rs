@@ -44,6 +44,17 @@ impl Uploads for InTurn {
         self.next().begin(owner, declared, quota, now_ms).await
     }
 
+    async fn make(
+        &self,
+        owner: &UserId,
+        declared: &Declared,
+        quota: &Quota,
+        made: Made,
+        now_ms: i64,
+    ) -> Result<Upload> {
+        self.next().make(owner, declared, quota, made, now_ms).await
+    }
+
     async fn look(&self, id: MediaId, now_ms: i64) -> Result<Upload> {
         self.next().look(id, now_ms).await
     }
@@ -96,7 +107,7 @@ fn declared(name: u8, bytes: u64) -> Declared {
 
 fn made(upload: &Upload, by: u8) -> Made {
     let media = tern_proto::v1::Media { id: upload.id.to_string(), ..Default::default() };
-    Made { media, thumbnail: vec![by; 4_000].into() }
+    Made { media, thumbnail: vec![by; 4_000].into(), content: Bytes::new() }
 }
 
 fn part(upload: &Upload, index: u32) -> Bytes {

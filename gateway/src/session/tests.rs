@@ -183,6 +183,7 @@ fn sends_of_one_read_are_one_batch_and_one_is_in_flight() {
 fn a_chunk_is_no_request_and_goes_ahead_of_its_message() {
     let mut bench = Bench::open();
     assert_eq!(bench.packet(Command::Chunk, 0, &v1::Chunk::default()), None);
+    assert_eq!(bench.session.next_call(&mut bench.out, &Counters::default()), None);
     bench.packet(Command::Send, 2, &send(1));
     let Some(Call::Send(batch)) = bench.session.next_call(&mut bench.out, &Counters::default()) else {
         panic!("no batch")

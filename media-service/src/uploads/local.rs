@@ -36,6 +36,8 @@ use crate::parts::Parts;
 const LANES: usize = 4;
 /// Parts that one lane takes at once.
 const BATCH: usize = 256;
+/// Uploads that are made at once in one transaction.
+const MAKES: usize = 256;
 /// KiB of parts that may be on their way to the disk.
 const WAITING_KIB: usize = 64 * 1024;
 
@@ -43,6 +45,7 @@ const WAITING_KIB: usize = 64 * 1024;
 pub struct Local {
     shared: Arc<Shared>,
     lanes: [Arc<Queue<Job>>; LANES],
+    makes: Arc<Queue<Making>>,
     /// KiB that more parts may have which are on their way; who finds none waits.
     room: Arc<Semaphore>,
 }
@@ -80,6 +83,17 @@ struct Job {
     _room: OwnedSemaphorePermit,
 }
 
+/// An upload that is to be complete from the start.
+struct Making {
+    shared: Arc<Shared>,
+    owner: UserId,
+    declared: Declared,
+    quota: Quota,
+    made: Made,
+    now_ms: i64,
+    answer: oneshot::Sender<Result<Upload>>,
+}
+
 impl Local {
     /// Opens the directory, and makes it if it is not there, in one that is. What no message refers to lives for so long. Blocks; needs a Tokio runtime.
     ///
@@ -98,7 +112,9 @@ impl Local {
         for queue in &lanes {
             tokio::spawn(run_lane(queue.clone()));
         }
-        Ok(Local { shared: Arc::new(shared), lanes, room: Arc::new(Semaphore::new(WAITING_KIB)) })
+        let makes = Arc::new(Queue::new(MAKES, Duration::ZERO, meters.of("makes")));
+        tokio::spawn(run_makes(makes.clone()));
+        Ok(Local { shared: Arc::new(shared), lanes, makes, room: Arc::new(Semaphore::new(WAITING_KIB)) })
     }
 
     fn lane(&self, id: MediaId) -> &Queue<Job> {
@@ -136,6 +152,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         self.lanes.iter().for_each(|queue| queue.close());
+        self.makes.close();
     }
 }
 
@@ -252,6 +269,26 @@ async fn run_lane(queue: Arc<Queue<Job>>) {
     }
 }
 
+/// Makes uploads, as many at a time as are waiting.
+async fn run_makes(queue: Arc<Queue<Making>>) {
+    while let Some(all) = queue.next().await {
+        // A panic drops them, and with them their answers.
+        let Ok((answers, made)) = tokio::task::spawn_blocking(move || make(all)).await else { continue };
+        // Whoever asked may have gone; what was made stands all the same.
+        answers.into_iter().zip(made).for_each(|(answer, made)| drop(answer.send(made)));
+    }
+}
+
+/// By when they are told, nothing of them holds the catalog open.
+fn make(all: Vec<Making>) -> (Vec<oneshot::Sender<Result<Upload>>>, Vec<Result<Upload>>) {
+    let Some(shared) = all.first().map(|making| making.shared.clone()) else { return Default::default() };
+    let made = shared.catalog.make(&all).unwrap_or_else(|error| {
+        shared.catalog.failed(&error);
+        vec![Err(Failed::Catalog(error).into()); all.len()]
+    });
+    (all.into_iter().map(|making| making.answer).collect(), made)
+}
+
 /// Stores a batch: what is of one upload with one sync.
 fn store(jobs: Vec<Job>) -> Vec<(Job, Result<u32>)> {
     let mut by_upload: Vec<(Arc<Open>, Vec<Job>)> = Vec::new();
@@ -343,6 +380,27 @@ impl Uploads for Local {
             }
         })
         .await
+    }
+
+    async fn make(
+        &self,
+        owner: &UserId,
+        declared: &Declared,
+        quota: &Quota,
+        made: Made,
+        now_ms: i64,
+    ) -> Result<Upload> {
+        let (answer, told) = oneshot::channel();
+        let shared = self.shared.clone();
+        let making = Making { shared, owner: owner.clone(), declared: *declared, quota: *quota, made, now_ms, answer };
+        let full = |_| UploadError::Unavailable("too many uploads wait".into());
+        self.makes.submit(making, false).map_err(full)?;
+        let upload = told.await.unwrap_or_else(|_| Err(UploadError::Unavailable("making it broke off".into())))?;
+        match upload.state {
+            // One that was begun before.
+            State::Open(_) => self.look(upload.id, now_ms).await,
+            _ => Ok(upload),
+        }
     }
 
     async fn look(&self, id: MediaId, now_ms: i64) -> Result<Upload> {

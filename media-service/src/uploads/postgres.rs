@@ -115,6 +115,26 @@ impl Postgres {
         &self.writes[(number % self.writes.len() as u128) as usize]
     }
 
+    /// Finds the upload of this name or makes one, which may be complete from the start.
+    async fn find_or_make(
+        &self,
+        (owner, declared): (&UserId, &Declared),
+        quota: &Quota,
+        made: Option<Made>,
+        now_ms: i64,
+    ) -> Result<Upload> {
+        let (owner, declared, quota, due_ms) = (owner.clone(), *declared, *quota, self.due_ms(now_ms));
+        // Whoever begins again needs no lock.
+        let named = self.read(FindNamed { owner: owner.clone(), declared }).await?;
+        if let Some(row) = named.filter(|row| row.can_be_gone_on_with(now_ms))
+            && (row.is_open() || self.is_long_enough(row.due_ms, now_ms))
+        {
+            return Ok(row.upload);
+        }
+        let number = u128::from(declared.sha256.0[0]);
+        self.write(number, Begin { owner, declared, quota, now_ms, due_ms, made }).await
+    }
+
     async fn read<W: Work<Told: 'static> + 'static>(&self, work: W) -> Result<W::Told> {
         asked(work, |look| self.reads.submit(look, false).is_ok()).await
     }
@@ -155,16 +175,18 @@ async fn told_by<T>(deadline: Instant, told: oneshot::Receiver<Result<T>>) -> Re
 #[async_trait]
 impl Uploads for Postgres {
     async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload> {
-        let (owner, declared, quota, due_ms) = (owner.clone(), *declared, *quota, self.due_ms(now_ms));
-        // Whoever begins again needs no lock.
-        let named = self.read(FindNamed { owner: owner.clone(), declared }).await?;
-        if let Some(row) = named.filter(|row| row.can_be_gone_on_with(now_ms))
-            && (row.is_open() || self.is_long_enough(row.due_ms, now_ms))
-        {
-            return Ok(row.upload);
-        }
-        let number = u128::from(declared.sha256.0[0]);
-        self.write(number, Begin { owner, declared, quota, now_ms, due_ms }).await
+        self.find_or_make((owner, declared), quota, None, now_ms).await
+    }
+
+    async fn make(
+        &self,
+        owner: &UserId,
+        declared: &Declared,
+        quota: &Quota,
+        made: Made,
+        now_ms: i64,
+    ) -> Result<Upload> {
+        self.find_or_make((owner, declared), quota, Some(made), now_ms).await
     }
 
     async fn look(&self, id: MediaId, now_ms: i64) -> Result<Upload> {

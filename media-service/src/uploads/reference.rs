@@ -57,9 +57,15 @@ impl Reference {
     }
 }
 
-#[async_trait]
-impl Uploads for Reference {
-    async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload> {
+impl Reference {
+    /// Finds the upload of this name or makes one, which may be complete from the start.
+    fn find_or_make(
+        &self,
+        (owner, declared): (&UserId, &Declared),
+        quota: &Quota,
+        made: Option<Made>,
+        now_ms: i64,
+    ) -> Result<Upload> {
         let mut all = self.all();
         let same = |known: &Known| {
             let other = Declared { part_bytes: declared.part_bytes, ..known.upload.declared };
@@ -79,11 +85,32 @@ impl Uploads for Reference {
         let total = of_user().filter(counted).map(|known| known.upload.declared.bytes).sum();
         check_quota(declared, quota, (open, total))?;
         let id = MediaId::new(now_ms, all.len() as u128);
-        let state = State::Open(Parts::none_of(declared.parts()));
+        let state = match made {
+            Some(made) => State::Complete(made.under(id)),
+            None => State::Open(Parts::none_of(declared.parts())),
+        };
         let upload = Upload { id, owner: owner.clone(), declared: *declared, state };
         let due_ms = self.due_ms(now_ms);
         all.insert(id, Known { upload: upload.clone(), parts: BTreeMap::new(), due_ms, fenced: false });
         Ok(upload)
+    }
+}
+
+#[async_trait]
+impl Uploads for Reference {
+    async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload> {
+        self.find_or_make((owner, declared), quota, None, now_ms)
+    }
+
+    async fn make(
+        &self,
+        owner: &UserId,
+        declared: &Declared,
+        quota: &Quota,
+        made: Made,
+        now_ms: i64,
+    ) -> Result<Upload> {
+        self.find_or_make((owner, declared), quota, Some(made), now_ms)
     }
 
     async fn look(&self, id: MediaId, now_ms: i64) -> Result<Upload> {

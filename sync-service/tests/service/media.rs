@@ -31,7 +31,7 @@ impl Shelf {
     fn put(&self, number: u128, owner: &str) -> String {
         let id = MediaId::from_u128(number);
         let media = v1::Media { id: id.to_string(), width: 4, ..Default::default() };
-        let opened = Opened { owner: owner.parse().unwrap(), media, thumbnail: Bytes::new() };
+        let opened = Opened { owner: owner.parse().unwrap(), media, thumbnail: Bytes::new(), content: Bytes::new() };
         self.all.lock().unwrap().insert(id, opened);
         id.to_string()
     }
@@ -51,7 +51,7 @@ impl MediaApi for Shelf {
     async fn complete(&self, _: &UserId, _: MediaId) -> Result<v1::MediaUpload, Refusal> {
         unreachable!()
     }
-    async fn chunk(&self, _: &UserId, _: v1::Chunk) -> Result<Option<v1::ChunksStored>, Refusal> {
+    async fn chunks(&self, _: &UserId, _: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
         unreachable!()
     }
     async fn clip(&self, _: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {

@@ -9,6 +9,7 @@ use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable, TableDefinitio
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 
+use super::Making;
 use super::handle::Handle;
 use super::row::{Row, Usage};
 use crate::declared::Declared;
@@ -109,19 +110,44 @@ impl Catalog {
                 return Ok(upload);
             }
             let transaction = self.begin_write()?;
-            if is_begun(&transaction, &row, now_ms)? {
+            if begun(&transaction, &row, now_ms)?.is_some() {
                 // By another request, just now.
                 continue;
             }
-            let used = usage_of(&transaction, owner.as_str())?;
-            check_quota(declared, quota, (used.open, used.bytes))?;
-            let id = MediaId::new(now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
-            write(&transaction, id, &row)?;
-            name(&transaction, id, &row)?;
-            count(&transaction, &row.owner, Usage::default(), row.usage())?;
+            check_usage(&transaction, owner, declared, quota)?;
+            let id = new_id(now_ms);
+            insert(&transaction, id, &row)?;
             transaction.commit().map_err(CatalogError::from)?;
             return Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?);
         }
+    }
+
+    /// What [`Making`]s come to, all in one transaction: each as if it had come behind those before it.
+    pub(super) fn make(&self, all: &[Making]) -> Result<Vec<std::result::Result<Upload, UploadError>>> {
+        let transaction = self.begin_write()?;
+        let mut told = Vec::with_capacity(all.len());
+        for making in all {
+            told.push(match self.make_one(making, &transaction) {
+                Ok(upload) => Ok(upload),
+                Err(super::Failed::Told(error)) => Err(error),
+                Err(super::Failed::Catalog(error)) => return Err(error),
+            });
+        }
+        transaction.commit()?;
+        Ok(told)
+    }
+
+    fn make_one(&self, making: &Making, transaction: &WriteTransaction) -> std::result::Result<Upload, super::Failed> {
+        let Making { owner, declared, quota, made, now_ms, .. } = making;
+        let mut row = Row::new(owner, declared, self.due_ms(*now_ms));
+        if let Some((id, row)) = begun(transaction, &row, *now_ms)? {
+            return Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?);
+        }
+        check_usage(transaction, owner, declared, quota)?;
+        let id = new_id(*now_ms);
+        row.end(Ok(made.clone().under(id)));
+        insert(transaction, id, &row)?;
+        Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?)
     }
 
     /// The upload of this user that has the name of this row, if it is still good.
@@ -316,15 +342,36 @@ fn set_due(transaction: &WriteTransaction, id: MediaId, row: &mut Row, due_ms: i
     write(transaction, id, row)
 }
 
-/// Whether there is an upload of the name of this row that can be gone on with.
-fn is_begun(transaction: &WriteTransaction, row: &Row, now_ms: i64) -> Result<bool> {
+fn new_id(now_ms: i64) -> MediaId {
+    MediaId::new(now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)))
+}
+
+fn insert(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> {
+    write(transaction, id, row)?;
+    name(transaction, id, row)?;
+    count(transaction, &row.owner, Usage::default(), row.usage())
+}
+
+fn check_usage(
+    transaction: &WriteTransaction,
+    owner: &UserId,
+    declared: &Declared,
+    quota: &Quota,
+) -> std::result::Result<(), super::Failed> {
+    let used = usage_of(transaction, owner.as_str())?;
+    Ok(check_quota(declared, quota, (used.open, used.bytes))?)
+}
+
+/// The upload of the name of this row, if it can be gone on with.
+fn begun(transaction: &WriteTransaction, row: &Row, now_ms: i64) -> Result<Option<(MediaId, Row)>> {
     let id = {
         let names = transaction.open_table(NAMES)?;
         let named = names.get((row.owner.as_str(), row.name().as_slice()))?;
         named.map(|id| MediaId::from_u128(id.value()))
     };
-    let Some(id) = id else { return Ok(false) };
-    Ok(read(transaction, id)?.is_some_and(|found| !found.fenced && !found.is_over(now_ms)))
+    let Some(id) = id else { return Ok(None) };
+    let found = read(transaction, id)?.filter(|found| !found.fenced && !found.is_over(now_ms));
+    Ok(found.map(|found| (id, found)))
 }
 
 fn usage_of(transaction: &WriteTransaction, owner: &str) -> Result<Usage> {

@@ -34,6 +34,8 @@ pub(super) struct Row {
     /// When it has outlived its time, in Unix milliseconds.
     #[prost(int64, tag = "10")]
     pub due_ms: i64,
+    #[prost(bytes = "bytes", tag = "11")]
+    pub content: bytes::Bytes,
 }
 
 /// What counts of a user's uploads for the quota.
@@ -73,7 +75,9 @@ impl Row {
 
     pub(super) fn end(&mut self, became: Result<Made, Code>) {
         match became {
-            Ok(Made { media, thumbnail }) => (self.media, self.thumbnail) = (Some(media), thumbnail),
+            Ok(Made { media, thumbnail, content }) => {
+                (self.media, self.thumbnail, self.content) = (Some(media), thumbnail, content);
+            }
             Err(code) => self.set_failed(code),
         }
     }
@@ -92,7 +96,10 @@ impl Row {
             part_bytes: self.part_bytes,
         };
         let state = match &self.media {
-            Some(media) => State::Complete(Made { media: media.clone(), thumbnail: self.thumbnail.clone() }),
+            Some(media) => {
+                let (media, thumbnail, content) = (media.clone(), self.thumbnail.clone(), self.content.clone());
+                State::Complete(Made { media, thumbnail, content })
+            }
             None if self.is_open() => State::Open(Parts::none_of(declared.parts())),
             None => State::Failed(self.failed()),
         };

@@ -27,6 +27,8 @@ pub(super) struct Begin {
     pub now_ms: i64,
     /// Until when one that is made, or complete, lives.
     pub due_ms: i64,
+    /// What one that is made is complete with from the start.
+    pub made: Option<Made>,
 }
 
 impl Work for Begin {
@@ -64,18 +66,31 @@ impl Work for Begin {
         };
         let insert =
             on.execute(&sql.insert_upload, [&new, &owner, &bytes, &sha256, &kind, &part_bytes, &parts, &self.due_ms]);
-        let (forgotten, inserted, counted, committed) = tokio::join!(
+        let made = self.made.clone().map(|made| made.under(id));
+        let open = i64::from(made.is_none());
+        let complete = async {
+            match &made {
+                Some(made) => became(on, new, Ok(made), self.due_ms).await,
+                None => Ok(0),
+            }
+        };
+        let (forgotten, inserted, completed, counted, committed) = tokio::join!(
             biased;
             forget,
             insert,
-            on.execute(&sql.count, [&owner, &1i64, &bytes]),
+            complete,
+            on.execute(&sql.count, [&owner, &open, &bytes]),
             on.commit(),
         );
         forgotten?;
         inserted?;
+        completed?;
         counted?;
         committed?;
-        let state = State::Open(Parts::none_of(self.declared.parts()));
+        let state = match made {
+            Some(made) => State::Complete(made),
+            None => State::Open(Parts::none_of(self.declared.parts())),
+        };
         Ok(Upload { id, owner: self.owner.clone(), declared: self.declared, state })
     }
 }
@@ -119,18 +134,15 @@ impl Work for End {
             on.commit().await?;
             return Ok(row.upload);
         }
-        let (media, thumbnail, failed, due_ms, state) = match &self.became {
-            Ok(made) => {
-                let media = made.media.encode_to_vec();
-                (Some(media), Some(&made.thumbnail[..]), None, self.due_ms, State::Complete(made.clone()))
-            }
-            Err(code) => (None, None, Some(*code as i32), row.due_ms, State::Failed(*code)),
+        let (due_ms, state) = match &self.became {
+            Ok(made) => (self.due_ms, State::Complete(made.clone())),
+            Err(code) => (row.due_ms, State::Failed(*code)),
         };
         let before = row.usage();
         let ended = Row { upload: Upload { state, ..row.upload }, ..row };
         let (end, drop_parts, count, committed) = tokio::join!(
             biased;
-            on.execute(&sql.end_upload, [&id, &media, &thumbnail, &failed, &due_ms]),
+            became(on, id, self.became.as_ref().map_err(|code| *code), due_ms),
             on.execute(&sql.delete_parts, [&id]),
             count(on, &ended.upload.owner, before, ended.usage()),
             on.commit(),
@@ -141,6 +153,20 @@ impl Work for End {
         committed?;
         Ok(ended.upload)
     }
+}
+
+/// Writes what became of an upload.
+async fn became(
+    on: &Connection,
+    id: Key,
+    became: std::result::Result<&Made, Code>,
+    due_ms: i64,
+) -> std::result::Result<u64, tokio_postgres::Error> {
+    let (made, failed) = (became.ok(), became.err().map(|code| code as i32));
+    let media = made.map(|made| made.media.encode_to_vec());
+    let bytes = |bytes: fn(&Made) -> &[u8]| made.map(bytes).filter(|bytes| !bytes.is_empty());
+    let (thumbnail, content) = (bytes(|made| &made.thumbnail), bytes(|made| &made.content));
+    on.execute(&on.statements.end_upload, [&id, &media, &thumbnail, &content, &failed, &due_ms]).await
 }
 
 /// Removes an upload and its parts, whatever it is.

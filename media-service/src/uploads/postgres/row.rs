@@ -69,9 +69,9 @@ impl Row {
         let (media, failed): (Option<&[u8]>, Option<i32>) = (row.get("media"), row.get("failed"));
         let state = match (media, failed) {
             (Some(media), _) => {
-                let thumbnail: Option<Vec<u8>> = row.get("thumbnail");
+                let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).unwrap_or_default().into();
                 let media = v1::Media::decode(media).map_err(|_| damaged())?;
-                State::Complete(Made { media, thumbnail: thumbnail.unwrap_or_default().into() })
+                State::Complete(Made { media, thumbnail: bytes("thumbnail"), content: bytes("content") })
             }
             (None, Some(code)) => State::Failed(Code::try_from(code).map_err(|_| damaged())?),
             (None, None) => State::Open(parts(&declared, missing, row.get("parts"))),

@@ -30,6 +30,8 @@ CREATE TABLE media_uploads (
     -- As protobuf, once it is complete.
     media bytea,
     thumbnail bytea,
+    -- All of its bytes, if they are few.
+    content bytea,
     -- The code, once it is refused for ever.
     failed integer
 ) WITH (fillfactor = 70);
@@ -47,4 +49,5 @@ CREATE TABLE media_parts (
 
 -- Images are compressed already.
 ALTER TABLE media_uploads ALTER COLUMN thumbnail SET STORAGE EXTERNAL;
+ALTER TABLE media_uploads ALTER COLUMN content SET STORAGE EXTERNAL;
 ALTER TABLE media_parts ALTER COLUMN bytes SET STORAGE EXTERNAL;

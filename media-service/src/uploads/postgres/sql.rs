@@ -3,13 +3,15 @@
 //! Locks are taken in one order: uploads, by their ids, then the row of an owner. Parts stand under the lock of their upload. So transactions wait for each other,
 //! and never in a circle.
 
-/// What [`super::row::Row`] is read from, with which parts are there and the thumbnail as they are asked for.
+/// What [`super::row::Row`] is read from, with which parts are there, the thumbnail and the content as they are asked for.
 macro_rules! upload {
-    ($parts:literal, $thumbnail:literal) => {
+    ($parts:literal, $thumbnail:literal, $content:literal) => {
         concat!(
             "SELECT u.id, u.user_id, u.bytes, u.sha256, u.kind, u.part_bytes, u.missing, u.due_ms, u.media, u.failed, ",
             $thumbnail,
             " AS thumbnail, ",
+            $content,
+            " AS content, ",
             $parts,
             " AS parts FROM media_uploads u "
         )
@@ -22,7 +24,8 @@ macro_rules! whole_upload {
         upload!(
             "CASE WHEN u.media IS NULL AND u.failed IS NULL AND u.missing > 0
             THEN (SELECT array_agg(p.index) FROM media_parts p WHERE p.upload = u.id) END",
-            "u.thumbnail"
+            "u.thumbnail",
+            "u.content"
         )
     };
 }
@@ -37,11 +40,11 @@ tern_postgres::statements! {
     );
     /// Locks the uploads of a batch of parts.
     lock_uploads: concat!(
-        upload!("NULL::int4[]", "NULL::bytea"),
+        upload!("NULL::int4[]", "NULL::bytea", "NULL::bytea"),
         "WHERE u.id = ANY($1::bytea[]) ORDER BY u.id FOR UPDATE"
     );
     /// Locks one upload.
-    lock_upload: concat!(upload!("NULL::int4[]", "u.thumbnail"), "WHERE u.id = $1::bytea FOR UPDATE");
+    lock_upload: concat!(upload!("NULL::int4[]", "u.thumbnail", "u.content"), "WHERE u.id = $1::bytea FOR UPDATE");
     /// Locks what has the name: owner, digest, bytes, kind.
     lock_named: concat!(
         whole_upload!(),
@@ -62,10 +65,10 @@ tern_postgres::statements! {
         INSERT INTO media_uploads (id, user_id, bytes, sha256, kind, part_bytes, missing, due_ms, named)
         VALUES ($1::bytea, $2::text, $3::int8, $4::bytea, $5::text, $6::int4, $7::int4, $8::int8, true)";
     forget_name: "UPDATE media_uploads SET named = false WHERE id = $1::bytea";
-    /// What became of it: media and thumbnail, or a code. What failed loses its name.
+    /// What became of it: media, thumbnail and content, or a code. What failed loses its name.
     end_upload: "
-        UPDATE media_uploads SET media = $2::bytea, thumbnail = $3::bytea, failed = $4::int4, due_ms = $5::int8,
-            named = named AND $4 IS NULL
+        UPDATE media_uploads SET media = $2::bytea, thumbnail = $3::bytea, content = $4::bytea, failed = $5::int4,
+            due_ms = $6::int8, named = named AND $5 IS NULL
         WHERE id = $1::bytea";
     delete_upload: "DELETE FROM media_uploads WHERE id = $1::bytea";
     /// Keeps what is complete at least until then, unless it is fenced.
