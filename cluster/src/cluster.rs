@@ -45,7 +45,7 @@ pub struct Layout {
 
 impl Default for Layout {
     fn default() -> Layout {
-        Layout { gateways: 2, syncs: 2, storages: 2, medias: 1 }
+        Layout { gateways: 2, syncs: 2, storages: 2, medias: 2 }
     }
 }
 
@@ -358,24 +358,30 @@ impl Cluster {
             let of_kind = self.services.iter().filter(|service| service.kind == kind);
             of_kind.filter_map(|service| service.port).map(at).collect::<Vec<_>>().join(",")
         };
+        // A cluster may be without it.
+        let media = || Some(("TERN_RPC__MEDIA", all(Kind::Media))).filter(|(_, medias)| !medias.is_empty());
         let ports = [("TERN_RPC__LISTEN", service.port), ("TERN_LISTEN__METRICS", service.metrics)];
         let mut settings: Vec<_> = ports.into_iter().filter_map(|(name, port)| Some((name, at(port?)))).collect();
         match service.kind {
             // They have a file.
             Kind::Redis | Kind::Nats => return Ok(Vec::new()),
             Kind::Storage => {
-                let port = self.database_port.unwrap_or(self.postgres_port);
-                let url = self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE)).unwrap_or_default();
-                settings.push(("TERN_POSTGRES__URL", url));
+                settings.push(("TERN_POSTGRES__URL", self.database_url()));
             }
             Kind::Sync => {
                 settings.push(("TERN_RPC__STORAGE", all(Kind::Storage)));
+                settings.extend(media());
                 settings.push(("TERN_REDIS__URL", self.url_of(Kind::Redis, None)?));
                 settings.push(("TERN_NATS__URL", self.url_of(Kind::Nats, None)?));
             }
-            Kind::Media => {}
+            Kind::Media => {
+                settings.push(("TERN_POSTGRES__URL", self.database_url()));
+                settings.push(("TERN_RPC__SYNC", all(Kind::Sync)));
+                settings.push(("TERN_MEDIA__DIRECTORY", self.dir.join("objects").display().to_string()));
+            }
             Kind::Gateway => {
                 settings.push(("TERN_RPC__SYNC", all(Kind::Sync)));
+                settings.extend(media());
                 settings.push(("TERN_NATS__URL", self.url_of(Kind::Nats, None)?));
                 settings.push(("TERN_LISTEN__LONG_LINK", at(service.long_link.unwrap_or(0))));
                 settings.push(("TERN_LISTEN__HTTP", at(service.http.unwrap_or(0))));
@@ -388,6 +394,11 @@ impl Cluster {
         let special = self.special.iter().filter(|(of, ..)| *of == service.name());
         all.extend(special.map(|(_, name, value)| (name.clone(), value.clone())));
         Ok(all)
+    }
+
+    fn database_url(&self) -> String {
+        let port = self.database_port.unwrap_or(self.postgres_port);
+        self.postgres.as_ref().map(|postgres| postgres.url_at(port, DATABASE)).unwrap_or_default()
     }
 
     fn make_secrets(&self) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Secret, Tokens, bind, links, warn_of_descriptors};
 use tern_gateway::{Gateway, KeySetRefresher, Registry};
+use tern_media::MediaApi;
 use tern_rpc::Target;
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
@@ -50,6 +51,8 @@ struct Gate {
     long_link: SocketAddr,
     http: SocketAddr,
     sync: Target,
+    /// None where media is not served.
+    media: Option<Target>,
     nats: Servers,
     route_lifetime: Duration,
     tokens: Tokens,
@@ -77,6 +80,7 @@ impl Gate {
             long_link: from.addr("listen.long_link", loopback(LONG_LINK_PORT)),
             http: from.addr("listen.http", loopback(HTTP_PORT)),
             sync,
+            media: from.parsed("rpc.media", str::parse),
             nats,
             route_lifetime: remote::settings::route_lifetime(&mut from),
             tokens,
@@ -115,7 +119,12 @@ impl Server {
         let registry = Registry::routed(id);
         let sync = Arc::new(remote::Client::new(settings.sync));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
-        let gateway = Gateway::new(sync.clone(), None, registry.clone(), settings.links, verifier);
+        let media = settings.media.map(|target| {
+            let media = tern_media::remote::Client::new(target);
+            media.report_to(&mut watch.metrics);
+            Arc::new(media) as Arc<dyn MediaApi>
+        });
+        let gateway = Gateway::new(sync.clone(), media, registry.clone(), settings.links, verifier);
         gateway.report_to(&mut watch.metrics);
         sync.report_to(&mut watch.metrics);
         bus.report_to(&mut watch.metrics);

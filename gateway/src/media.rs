@@ -64,7 +64,11 @@ async fn put_part(
         let (device, bytes) = admit(&served.gateway, request).await?;
         let index =
             number(&index).ok_or_else(|| refusal(v1::Code::BadPart, "the index of a part is a number from 0"))?;
-        media(&served.gateway)?.part(&device.user, id_of(&id)?, index, crc32?, bytes).await
+        let (media, id) = (media(&served.gateway)?, id_of(&id)?);
+        match media.part(&device.user, id, index, crc32?, bytes).await? {
+            0 => media.complete(&device.user, id).await,
+            left => Ok(v1::MediaUpload { id: id.to_string(), left, ..Default::default() }),
+        }
     };
     told(asked.instrument(traces::root("media_part", None)).await)
 }
@@ -168,7 +172,7 @@ async fn open(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<(Media
     let may_fetch = opened.owner == device.user
         || planted::active(Fault::MediaForAll)
         || gateway.sync.sees_media(&device, id).await?;
-    if may_fetch { Ok((id, opened)) } else { Err(media.nothing(id)) }
+    if may_fetch { Ok((id, opened)) } else { Err(opened.as_nothing) }
 }
 
 fn id_of(id: &str) -> Result<MediaId, Refusal> {

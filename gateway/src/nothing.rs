@@ -47,6 +47,9 @@ impl SyncApi for Nothing {
     async fn sees_media(&self, _: &Device, _: MediaId) -> Result<bool, Refusal> {
         unreachable!()
     }
+    async fn refers_to(&self, _: MediaId) -> Result<bool, Refusal> {
+        unreachable!()
+    }
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {
         unreachable!()
     }

@@ -18,6 +18,8 @@ pub struct Opened {
     pub thumbnail: Bytes,
     /// All bytes, if they are few: then [`MediaApi::read`] need not be asked for them.
     pub content: Bytes,
+    /// What is told of it to who is not to learn whether there is anything under its id: the same as if there were nothing.
+    pub as_nothing: Refusal,
 }
 
 /// What the media service does for the gateway. Who asks has been authenticated; whether an owner is meant is judged here, whether a reader may
@@ -30,18 +32,11 @@ pub trait MediaApi: Send + Sync + 'static {
     /// A [`Refusal`]: what breaks a limit or the quota, or a retryable one.
     async fn begin(&self, user: &UserId, request: v1::MediaBegin) -> Result<v1::MediaUpload, Refusal>;
 
-    /// Stores a part; durable when this returns. The last one completes the upload.
+    /// Stores a part; durable when this returns. Tells how many are missing then: with none, the upload is to be completed, or has ended already.
     ///
     /// # Errors
-    /// A [`Refusal`]; those of [`MediaApi::complete`] too.
-    async fn part(
-        &self,
-        user: &UserId,
-        id: MediaId,
-        index: u32,
-        crc32: u32,
-        bytes: Bytes,
-    ) -> Result<v1::MediaUpload, Refusal>;
+    /// A [`Refusal`].
+    async fn part(&self, user: &UserId, id: MediaId, index: u32, crc32: u32, bytes: Bytes) -> Result<u32, Refusal>;
 
     /// Where an upload stands.
     ///
@@ -63,16 +58,13 @@ pub trait MediaApi: Send + Sync + 'static {
     ///
     /// # Errors
     /// A [`Refusal`]: chunks are missing, it is refused for ever, or a retryable one.
-    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal>;
-
-    /// What is told of this id to who is not to learn whether there is anything under it: the same as if there were nothing.
-    fn nothing(&self, id: MediaId) -> Refusal;
+    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<v1::Media, Refusal>;
 
     /// Media that is complete, with its lease renewed: a message that is stored soon may refer to it.
     ///
     /// # Errors
     /// A [`Refusal`]: there is none, or a retryable one.
-    async fn lease(&self, id: MediaId) -> Result<Opened, Refusal>;
+    async fn lease(&self, id: MediaId) -> Result<v1::Media, Refusal>;
 
     /// Media that is complete.
     ///

@@ -23,6 +23,7 @@ mod directory;
 pub mod image;
 pub mod objects;
 pub mod parts;
+pub mod remote;
 mod service;
 pub mod setup;
 pub mod strip;

@@ -3,16 +3,46 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _};
+use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, RetryConfig};
 use tern_proto::MediaId;
 
 use crate::directory;
+
+/// Bytes that are read at once: who reads slowly keeps no request open.
+const PIECE: u64 = 1024 * 1024;
+/// The longest that a request to a bucket may take, with all its bytes.
+const REQUEST: Duration = Duration::from_secs(60);
+/// For so long a request to a bucket is made again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// A bucket of an S3-compatible store, and who may use it. Shows nothing of the key in `Debug`.
+#[derive(Clone)]
+pub struct Bucket {
+    /// A URL; none is Amazon's own of the region.
+    pub endpoint: Option<String>,
+    /// As in `us-east-1`.
+    pub region: String,
+    /// It must be there.
+    pub name: String,
+    /// The id of the key.
+    pub access_key: String,
+    /// The key.
+    pub secret_key: String,
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("endpoint", &self.endpoint).field("name", &self.name).finish_non_exhaustive()
+    }
+}
 
 /// The store cannot be read or written now; the reason is for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -26,17 +56,68 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Objects in a directory, which is made if it is not there. What is written is synced.
+    /// Objects in a directory of this process alone, which is made if it is not there. What is written is synced.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn in_directory(at: &Path) -> anyhow::Result<Objects> {
-        let media = at.join("media");
+        let objects = Objects::shared(at)?;
+        remove_unfinished(&at.join("media"))?;
+        Ok(objects)
+    }
+
+    /// The same in a directory that others use at the same time: what one that died was writing stays there.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn shared(at: &Path) -> anyhow::Result<Objects> {
         directory::make(at)?;
-        directory::make(&media)?;
-        remove_unfinished(&media)?;
+        directory::make(&at.join("media"))?;
         let store = LocalFileSystem::new_with_prefix(at)?.with_fsync(true).with_automatic_cleanup(true);
         Ok(Objects { store: Arc::new(store) })
+    }
+
+    /// Objects in a bucket.
+    ///
+    /// # Errors
+    /// It cannot be used as it is set: the key is refused, or there is no such bucket. That it does not answer now is none.
+    pub async fn in_bucket(bucket: &Bucket) -> anyhow::Result<Objects> {
+        let plain = bucket.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let client = ClientOptions::new()
+            .with_allow_http(plain)
+            .with_connect_timeout(Duration::from_secs(2))
+            .with_timeout(REQUEST);
+        let (init_backoff, max_backoff) = (Duration::from_millis(100), Duration::from_secs(1));
+        let backoff = BackoffConfig { init_backoff, max_backoff, base: 2.0 };
+        let mut builder = AmazonS3Builder::new()
+            .with_region(&bucket.region)
+            .with_bucket_name(&bucket.name)
+            .with_access_key_id(&bucket.access_key)
+            .with_secret_access_key(&bucket.secret_key)
+            // What speaks S3 without being Amazon's knows neither names of hosts for buckets nor, often, removing many at once.
+            .with_virtual_hosted_style_request(bucket.endpoint.is_none())
+            .with_disable_bulk_delete(true)
+            .with_client_options(client)
+            .with_retry(RetryConfig { backoff, max_retries: usize::MAX, retry_timeout: AGAIN });
+        if let Some(endpoint) = &bucket.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let objects = Objects { store: Arc::new(builder.build()?) };
+        objects.check().await.map(|()| objects)
+    }
+
+    async fn check(&self) -> anyhow::Result<()> {
+        match self.store.head(&Key::from("media/none")).await {
+            // A bucket that is not there is told like an object that is not.
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(error @ (Error::PermissionDenied { .. } | Error::Unauthenticated { .. })) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "the bucket of media does not answer; what needs it will fail until it does");
+                return Ok(());
+            }
+        }
+        self.store.list(Some(&Key::from("media"))).try_next().await?;
+        Ok(())
     }
 
     /// Stores the bytes; durable when this returns. Again is harmless: they are the same.
@@ -57,9 +138,20 @@ impl Objects {
         id: MediaId,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, ObjectError>>, ObjectError> {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let found = self.store.get_opts(&key(id), options).await?;
-        Ok(found.into_stream().map(|bytes| bytes.map_err(ObjectError::from)).boxed())
+        let (store, key, end) = (self.store.clone(), key(id), range.end);
+        let first = store.get_range(&key, range.start..end.min(range.start.saturating_add(PIECE))).await?;
+        let rest = stream::try_unfold(range.start + first.len() as u64, move |from| {
+            let (store, key) = (store.clone(), key.clone());
+            async move {
+                if from >= end {
+                    return Ok(None);
+                }
+                let piece = store.get_range(&key, from..end.min(from.saturating_add(PIECE))).await?;
+                let next = from + piece.len().max(1) as u64;
+                Ok(Some((piece, next)))
+            }
+        });
+        Ok(stream::once(async { Ok(first) }).chain(rest).boxed())
     }
 
     /// Removes the object; one that is not there is removed.
@@ -68,7 +160,7 @@ impl Objects {
     /// [`ObjectError`].
     pub async fn remove(&self, id: MediaId) -> Result<(), ObjectError> {
         match self.store.delete(&key(id)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

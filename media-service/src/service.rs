@@ -65,6 +65,11 @@ impl MediaService {
         if upload.owner == *user { Ok(upload) } else { Err(self.nothing(id)) }
     }
 
+    /// What is told of this id if there is nothing under it, or as if there were not.
+    fn nothing(&self, id: MediaId) -> Refusal {
+        unknown(id, self.lifetime, unix_millis()).into()
+    }
+
     /// Stores a chunk.
     async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<(), Refusal> {
         let declared = declared(&chunk.clip.unwrap_or_default())?;
@@ -127,22 +132,13 @@ impl MediaApi for MediaService {
         told(&self.shared.uploads.begin(user, &declared, &self.quota, unix_millis()).await?)
     }
 
-    async fn part(
-        &self,
-        user: &UserId,
-        id: MediaId,
-        index: u32,
-        crc32: u32,
-        bytes: Bytes,
-    ) -> Result<v1::MediaUpload, Refusal> {
+    async fn part(&self, user: &UserId, id: MediaId, index: u32, crc32: u32, bytes: Bytes) -> Result<u32, Refusal> {
         if crc32fast::hash(&bytes) != crc32 {
             return Err(Refusal::new(Code::BadPart, "the bytes do not have the CRC-32 that was said: send them again"));
         }
         match self.shared.uploads.put(user, id, index, bytes, unix_millis()).await {
             Err(UploadError::NoSuch) => Err(self.nothing(id)),
-            Err(error) => Err(error.into()),
-            Ok(0) => self.completed(id).await,
-            Ok(left) => Ok(v1::MediaUpload { id: id.to_string(), left, ..Default::default() }),
+            stored => Ok(stored?),
         }
     }
 
@@ -170,29 +166,26 @@ impl MediaApi for MediaService {
         join_all(told.into_iter().map(|clip| self.stored(user, clip))).await.into_iter().flatten().collect()
     }
 
-    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {
+    async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<v1::Media, Refusal> {
         let declared = declared(&clip)?;
         let upload = self.shared.uploads.begin(user, &declared, &self.quota, unix_millis()).await?;
         if let State::Open(_) = upload.state {
             if planted::active(Fault::ClipUnfinished) {
-                let media = v1::Media { id: upload.id.to_string(), ..Default::default() };
-                return Ok(Opened { owner: upload.owner, media, thumbnail: Bytes::new(), content: Bytes::new() });
+                return Ok(v1::Media { id: upload.id.to_string(), ..Default::default() });
             }
             self.completed(upload.id).await?;
         }
         self.lease(upload.id).await
     }
 
-    fn nothing(&self, id: MediaId) -> Refusal {
-        unknown(id, self.lifetime, unix_millis()).into()
-    }
-
     async fn open(&self, id: MediaId) -> Result<Opened, Refusal> {
-        opened(self.shared.uploads.look(id, unix_millis()).await?)
+        let upload = self.shared.uploads.look(id, unix_millis()).await?;
+        let Made { media, thumbnail, content } = complete(upload.state)?;
+        Ok(Opened { owner: upload.owner, media, thumbnail, content, as_nothing: self.nothing(id) })
     }
 
-    async fn lease(&self, id: MediaId) -> Result<Opened, Refusal> {
-        opened(self.shared.uploads.lease(id, unix_millis()).await?)
+    async fn lease(&self, id: MediaId) -> Result<v1::Media, Refusal> {
+        Ok(complete(self.shared.uploads.lease(id, unix_millis()).await?.state)?.media)
     }
 
     async fn read(
@@ -348,11 +341,9 @@ fn told(upload: &Upload) -> Result<v1::MediaUpload, Refusal> {
     }
 }
 
-fn opened(upload: Upload) -> Result<Opened, Refusal> {
-    match upload.state {
-        State::Complete(Made { media, thumbnail, content }) => {
-            Ok(Opened { owner: upload.owner, media, thumbnail, content })
-        }
+fn complete(state: State) -> Result<Made, Refusal> {
+    match state {
+        State::Complete(made) => Ok(made),
         State::Open(_) | State::Failed(_) => Err(no_such()),
     }
 }

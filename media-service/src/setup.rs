@@ -10,7 +10,7 @@ use tern_runtime::queue::Meters;
 use tern_runtime::settings::Settings;
 
 use crate::MediaService;
-use crate::objects::Objects;
+use crate::objects::{Bucket, Objects};
 use crate::uploads::local::Local;
 use crate::uploads::{LIFETIME, Quota, Uploads};
 
@@ -43,19 +43,74 @@ impl Media {
         }
     }
 
-    /// Opens everything in a directory. Blocks; needs a Tokio runtime.
+    /// Opens everything in a directory, but for the objects if these are in a bucket. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// The directory cannot be opened.
-    pub fn in_directory(&self, directory: &Path) -> Result<InDirectory> {
+    /// The directory cannot be opened, or the bucket cannot be used.
+    pub async fn in_directory(&self, directory: &Path, bucket: Option<&Bucket>) -> Result<InDirectory> {
         let meters = Meters::default();
+        let (at, lifetime, in_it) = (directory.to_owned(), self.lifetime, meters.clone());
+        let opened = tokio::task::spawn_blocking(move || Local::open(&at, lifetime, &in_it)).await?;
         let why = || format!("opening the media in {}", directory.display());
-        let uploads: Arc<dyn Uploads> = Arc::new(Local::open(directory, self.lifetime, &meters).with_context(why)?);
-        let objects = Objects::in_directory(directory).with_context(why)?;
-        let makers = std::thread::available_parallelism().map_or(1, usize::from);
-        let service = MediaService::new(uploads.clone(), objects.clone(), self, makers);
-        Ok(InDirectory { service, uploads, objects, lifetime: self.lifetime, meters })
+        let uploads: Arc<dyn Uploads> = Arc::new(opened.with_context(why)?);
+        let objects = match bucket {
+            Some(bucket) => objects_in(bucket).await?,
+            None => Objects::in_directory(directory).with_context(why)?,
+        };
+        Ok(InDirectory { service: self.service(&uploads, &objects), uploads, objects, lifetime, meters })
     }
+
+    /// The service over uploads and objects; it decodes as many images at a time as there are cores.
+    pub fn service(&self, uploads: &Arc<dyn Uploads>, objects: &Objects) -> Arc<MediaService> {
+        let makers = std::thread::available_parallelism().map_or(1, usize::from);
+        MediaService::new(uploads.clone(), objects.clone(), self, makers)
+    }
+}
+
+/// Opens the objects in a bucket.
+///
+/// # Errors
+/// It cannot be used as it is set.
+pub async fn objects_in(bucket: &Bucket) -> Result<Objects> {
+    let name = &bucket.name;
+    let why = || format!("the bucket {name} (media.s3_bucket): is it there, and does the key open it?");
+    Objects::in_bucket(bucket).await.with_context(why)
+}
+
+/// Reads where objects are, if that is a bucket.
+pub fn bucket(from: &mut Settings) -> Option<Bucket> {
+    let not_empty = |text: &str| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) };
+    let url = |text: &str| {
+        let is_url = text.starts_with("http://") || text.starts_with("https://");
+        if is_url {
+            Ok(text.trim_end_matches('/').to_owned())
+        } else {
+            Err("is no URL, as in https://s3.internal:9000".to_owned())
+        }
+    };
+    let name = from.parsed("media.s3_bucket", not_empty);
+    let endpoint = from.parsed("media.s3_endpoint", url);
+    let region = from.parsed("media.s3_region", not_empty).unwrap_or_else(|| "us-east-1".to_owned());
+    let access_key = from.parsed("media.s3_access_key", not_empty);
+    let given = from.parsed("media.s3_secret_key", not_empty);
+    let read = from.parsed("media.s3_secret_key_file", |path| {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+        not_empty(text.trim())
+    });
+    let name = name?;
+    if access_key.is_none() {
+        from.refuse("media.s3_access_key", "is needed with media.s3_bucket");
+    }
+    match (&given, &read) {
+        (None, None) => {
+            from.refuse("media.s3_secret_key", "is needed with media.s3_bucket, or media.s3_secret_key_file")
+        }
+        (Some(_), Some(_)) => {
+            from.refuse("media.s3_secret_key", "media.s3_secret_key_file is set as well, and they exclude each other");
+        }
+        _ => {}
+    }
+    Some(Bucket { endpoint, region, name, access_key: access_key?, secret_key: given.or(read)? })
 }
 
 /// The service of one process, and what it stands on.

@@ -56,7 +56,10 @@ impl Bench {
 
     async fn part(&self, user: &str, id: MediaId, index: u32, whole: &[u8]) -> Result<MediaUpload, Refusal> {
         let bytes = Bytes::copy_from_slice(whole.chunks(1024).nth(index as usize).unwrap());
-        self.service.part(&user_id(user), id, index, crc32fast::hash(&bytes), bytes).await
+        match self.service.part(&user_id(user), id, index, crc32fast::hash(&bytes), bytes).await? {
+            0 => self.service.complete(&user_id(user), id).await,
+            left => Ok(MediaUpload { id: id.to_string(), left, ..MediaUpload::default() }),
+        }
     }
 
     /// Brings all parts and gives the answer to the last one.
@@ -251,11 +254,11 @@ async fn chunks_become_a_clip_once_in_whatever_order() {
         bring(index).await;
     }
     let opened = bench.service.clip(&alice, declared(&whole)).await.unwrap();
-    assert_eq!((opened.media.duration_ms, opened.media.bytes, opened.media.width), (10_000, whole.len() as u64, 0));
-    assert!(opened.thumbnail.is_empty());
+    assert_eq!((opened.duration_ms, opened.bytes, opened.width), (10_000, whole.len() as u64, 0));
+    let id: MediaId = opened.id.parse().unwrap();
+    assert!(bench.service.open(id).await.unwrap().thumbnail.is_empty());
     assert_eq!(bring(7).await, Some(11), "one that comes late");
     assert_eq!(bench.service.clip(&alice, declared(&whole)).await.unwrap(), opened);
-    let id: MediaId = opened.media.id.parse().unwrap();
     assert_eq!(bench.fetch(id, 0..whole.len() as u64).await, whole);
     assert_eq!(code(bench.service.clip(&user_id("bob"), declared(&whole)).await), Code::UploadIncomplete);
 }
@@ -297,9 +300,10 @@ async fn a_short_clip_that_comes_as_a_whole_has_no_file_of_its_own() {
     bench.service.chunks(&alice, vec![chunk(1), chunk(0), chunk(1)]).await;
     let files = |name: &str| fs::read_dir(bench.directory.path().join(name)).unwrap().count();
     assert_eq!((files("parts"), files("media")), (0, 0));
-    let opened = bench.service.clip(&alice, declared(&whole)).await.unwrap();
-    assert_eq!((opened.media.duration_ms, opened.content.to_vec()), (1_800, whole.clone()));
-    assert_eq!(bench.service.open(opened.media.id.parse().unwrap()).await.unwrap(), opened);
+    let media = bench.service.clip(&alice, declared(&whole)).await.unwrap();
+    let opened = bench.service.open(media.id.parse().unwrap()).await.unwrap();
+    assert_eq!((media.duration_ms, opened.content.to_vec()), (1_800, whole.clone()));
+    assert_eq!(opened.media, media);
     // One that is refused is told so, though nothing is stored of it as a whole.
     let lying = MediaBegin { sha256: "00".repeat(32), ..declared(&whole) };
     let lie = |index| Chunk { clip: Some(lying.clone()), ..chunk(index) };

@@ -95,6 +95,12 @@ pub trait SyncApi: Send + Sync + 'static {
     /// A retryable [`Refusal`] when storage is unavailable.
     async fn sees_media(&self, device: &Device, media: MediaId) -> Result<bool, Refusal>;
 
+    /// Whether any message is about this media, of all that may be acknowledged by now.
+    ///
+    /// # Errors
+    /// A retryable [`Refusal`] when storage is unavailable.
+    async fn refers_to(&self, media: MediaId) -> Result<bool, Refusal>;
+
     /// What a long link whose last key is `above` should be told after a hint.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tern_media::MediaApi;
 use tern_rpc::{Serving, Target};
 use tern_runtime::service::{self, About};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
@@ -49,6 +50,8 @@ struct Sync {
     listen: SocketAddr,
     serving: Serving,
     storage: Target,
+    /// None where media is not served.
+    media: Option<Target>,
     redis: in_redis::Target,
     confirm: Duration,
     route_lifetime: Duration,
@@ -67,13 +70,14 @@ impl Sync {
             remote::settings::redis(&mut from),
             remote::settings::nats(&mut from),
         );
+        let media = from.parsed("rpc.media", str::parse);
         let route_lifetime = remote::settings::route_lifetime(&mut from);
         let confirm = remote::settings::confirm(&mut from);
         let watch = watch::Settings::read(&mut from);
         from.finish()?;
         match needed {
             (Some(storage), Some(redis), Some(nats)) => {
-                Ok(Sync { listen, serving, storage, redis, confirm, route_lifetime, nats, watch })
+                Ok(Sync { listen, serving, storage, media, redis, confirm, route_lifetime, nats, watch })
             }
             _ => Err(BadSettings(Vec::new())),
         }
@@ -99,7 +103,12 @@ impl Server {
         storage.report_to(&mut watch.metrics);
         redis.report_to(&mut watch.metrics);
         hints.report_to(&mut watch.metrics);
-        let sync = SyncService::shared(storage, hints.clone(), redis.clone(), (redis, settings.confirm));
+        let media = settings.media.map(|target| {
+            let media = tern_media::remote::Client::new(target);
+            media.report_to(&mut watch.metrics);
+            Arc::new(media) as Arc<dyn MediaApi>
+        });
+        let sync = SyncService::shared(storage, hints.clone(), redis.clone(), (redis, settings.confirm), media);
         sync.report_to(&mut watch.metrics);
         let listener = service::bind("rpc", settings.listen).await?;
         Ok(Server { listener, serving: settings.serving, sync, hints, watch })

@@ -45,7 +45,7 @@ pub(crate) fn is_about_media(message: &OutMessage) -> bool {
 async fn clip(media: Option<&dyn MediaApi>, sender: &UserId, chunk: &v1::Chunk) -> Result<v1::Media, Code> {
     let Some(media) = media else { return Err(Code::NoSuchMedia) };
     let clip = media.clip(sender, chunk.clip.clone().unwrap_or_default()).await;
-    clip.map(|clip| clip.media).map_err(|refused| match refused.code {
+    clip.map_err(|refused| match refused.code {
         code @ (Code::UploadIncomplete | Code::BadDigest | Code::MediaQuota) => code,
         code if code.is_retryable() => Code::Unavailable,
         _ => Code::BadMedia,
@@ -65,7 +65,7 @@ async fn referred(
         return Err(Code::NoSuchMedia);
     }
     // The last thing before the commit, and only for who may.
-    Ok(media.lease(id).await.map_err(retryable)?.media)
+    media.lease(id).await.map_err(retryable)
 }
 
 /// Whether the user may see a message that is about the media.

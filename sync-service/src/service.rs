@@ -64,9 +64,10 @@ impl SyncService {
         hints: Arc<dyn Hints>,
         routes: Arc<dyn Routes>,
         (recent, confirm): (Arc<dyn Recent>, Duration),
+        media: Option<Arc<dyn MediaApi>>,
     ) -> Arc<SyncService> {
         let shortcuts = Arc::new(Shortcuts::new(recent, confirm));
-        Arc::new(SyncService::with(storage, hints, Some(routes), Some(shortcuts)))
+        Arc::new(SyncService { media, ..SyncService::with(storage, hints, Some(routes), Some(shortcuts)) })
     }
 
     fn with(
@@ -363,6 +364,10 @@ impl SyncApi for SyncService {
         conversations::members(&*self.storage, &device.user, &request.conversation).await
     }
 
+    async fn refers_to(&self, id: MediaId) -> Result<bool, Refusal> {
+        Ok(media::is_referred_to(&*self.storage, id).await?)
+    }
+
     async fn sees_media(&self, device: &Device, id: MediaId) -> Result<bool, Refusal> {
         Ok(media::sees(&*self.storage, &device.user, id).await?)
     }
@@ -503,7 +508,7 @@ impl From<NotDerived> for Refusal {
 #[async_trait]
 impl References for SyncService {
     async fn refers(&self, id: MediaId) -> Result<bool, Refusal> {
-        Ok(media::is_referred_to(&*self.storage, id).await?)
+        self.refers_to(id).await
     }
 }
 

@@ -115,9 +115,7 @@ impl Server {
         };
 
         let registry = Registry::new();
-        let (media, directory) = (settings.media, welcome.data.join("media"));
-        let opened = tokio::task::spawn_blocking(move || media.in_directory(&directory)).await;
-        let media = opened.context("opening the media")??;
+        let media = settings.media.in_directory(&welcome.data.join("media"), settings.bucket.as_ref()).await?;
         let sync = SyncService::new(store.clone(), Some(media.service.clone()), registry.clone());
         let gateway = Gateway::new(sync.clone(), Some(media.service.clone()), registry, settings.gateway, verifier);
         gateway.report_to(&mut watch.metrics);

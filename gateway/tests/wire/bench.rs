@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tern_gateway::{Gateway, Registry, Settings, TokenVerifier, listen, mint, serve};
+use tern_media::objects::Objects;
 use tern_media::setup::Media;
+use tern_media::uploads::Uploads;
+use tern_media::uploads::local::Local;
 use tern_proto::UserId;
+use tern_runtime::queue::Meters;
 use tern_runtime::settings::{Settings as Read, Sources};
 use tern_runtime::shutdown::{self, Stopper};
 use tern_sync::GatewayId;
@@ -57,7 +61,10 @@ impl Bench {
         let service = Service::new(Arc::clone(&registry), routes);
         let verifier = TokenVerifier::default().with_secret(SECRET).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let media = Media::read(&mut Read::read(Sources::default())).in_directory(directory.path()).unwrap().service;
+        let settings_of_media = Media::read(&mut Read::read(Sources::default()));
+        let uploads = Local::open(directory.path(), settings_of_media.lifetime, &Meters::default()).unwrap();
+        let objects = Objects::in_directory(directory.path()).unwrap();
+        let media = settings_of_media.service(&(Arc::new(uploads) as Arc<dyn Uploads>), &objects);
         let gateway = Gateway::new(Arc::clone(&service) as _, Some(media), registry, settings, verifier);
         let (stopper, stop) = shutdown::channel();
         let bind = || listen("127.0.0.1:0".parse().unwrap()).unwrap();

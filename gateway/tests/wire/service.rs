@@ -250,6 +250,9 @@ impl SyncApi for Service {
     }
 
     /// Bob alone is told of all media.
+    async fn refers_to(&self, _: MediaId) -> Result<bool, Refusal> {
+        Ok(false)
+    }
     async fn sees_media(&self, device: &Device, _: MediaId) -> Result<bool, Refusal> {
         Ok(device.user.as_str() == "bob")
     }

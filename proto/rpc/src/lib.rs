@@ -6,6 +6,7 @@
 //! - [`serve`]: a server of these services, with health, limits and an end
 
 mod batcher;
+mod refusal;
 mod replicas;
 mod serve;
 mod target;

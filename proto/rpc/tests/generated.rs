@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 
 const FILES: [&str; 2] = ["tern.rpc.v1.rs", "descriptors.bin"];
-const SOURCES: [&str; 3] = ["tern/rpc/v1/storage.proto", "tern/rpc/v1/sync.proto", "tern/rpc/v1/gateway.proto"];
+const SOURCES: [&str; 4] =
+    ["tern/rpc/v1/storage.proto", "tern/rpc/v1/sync.proto", "tern/rpc/v1/gateway.proto", "tern/rpc/v1/media.proto"];
 
 fn generate(out: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -18,6 +19,9 @@ fn generate(out: &Path) {
     tonic_prost_build::configure()
         .out_dir(out)
         .extern_path(".tern.v1", "::tern_proto::v1")
+        .bytes(".tern.rpc.v1.MediaPart.bytes")
+        .bytes(".tern.rpc.v1.MediaOpened")
+        .bytes(".tern.rpc.v1.MediaBytes")
         .bytes(".tern.rpc.v1.Hints.news")
         .bytes(".tern.rpc.v1.News.fresh")
         .compile_fds(descriptors)

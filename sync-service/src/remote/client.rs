@@ -95,11 +95,7 @@ impl Client {
         let device = device.map(named);
         let answer = with.ask(rpc::Ask { device, ask: Some(ask) }).await;
         match answer.map(|answer| answer.answer) {
-            Ok(Some(Answer::Refusal(refusal))) => Err(Refusal {
-                code: refusal.code(),
-                retry_after: Duration::from_millis(refusal.retry_after_ms.into()),
-                message: refusal.message,
-            }),
+            Ok(Some(Answer::Refusal(refusal))) => Err(refusal.into()),
             Ok(Some(answer)) => Ok(answer),
             Err(Unanswered::Full) => {
                 Err(Refusal::new(Code::Unavailable, "too many requests wait for the sync service"))
@@ -181,11 +177,7 @@ fn unanswered(sent: Sent, failed: &Failed) -> rpc::Answer {
         Sent::Messages(ids) => {
             Answer::Send(v1::SendReply { results: ids.into_iter().map(|id| refusal(id, code)).collect() })
         }
-        Sent::Other => {
-            let Refusal { code, message, retry_after } = Refusal::new(code, "the sync service has not answered");
-            let retry_after_ms = retry_after.as_millis() as u32;
-            Answer::Refusal(rpc::Refusal { code: code.into(), message, retry_after_ms })
-        }
+        Sent::Other => Answer::Refusal(Refusal::new(code, "the sync service has not answered").into()),
     };
     rpc::Answer { answer: Some(answer) }
 }
@@ -265,6 +257,10 @@ impl SyncApi for Client {
 
     async fn sees_media(&self, device: &Device, media: MediaId) -> Result<bool, Refusal> {
         wanted!(self.ask(&self.quick, Some(device), Ask::SeesMedia(media.to_string())).await?, SeesMedia)
+    }
+
+    async fn refers_to(&self, media: MediaId) -> Result<bool, Refusal> {
+        wanted!(self.ask(&self.quick, None, Ask::RefersTo(media.to_string())).await?, RefersTo)
     }
 
     async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {

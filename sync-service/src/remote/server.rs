@@ -53,6 +53,7 @@ fn name(ask: &rpc::Ask) -> &'static str {
         Some(Ask::History(_)) => "sync.history",
         Some(Ask::Members(_)) => "sync.members",
         Some(Ask::SeesMedia(_)) => "sync.sees_media",
+        Some(Ask::RefersTo(_)) => "sync.refers_to",
         Some(Ask::Push(_)) => "sync.push",
         Some(Ask::KeepRoutes(_) | Ask::LeaveRoutes(_)) => "sync.routes",
         Some(Ask::Ready(_)) | None => "sync.ready",
@@ -63,6 +64,10 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
     let request = ask.ask.ok_or_else(|| Status::invalid_argument("nothing is asked"))?;
     let answer = match (request, ask.device) {
         (Ask::Ready(_), _) => sync.ready().await.map(|()| Answer::Ready(rpc::Ready {})),
+        (Ask::RefersTo(id), _) => {
+            let id = id.parse().map_err(|_| Status::invalid_argument("not the id of media"))?;
+            sync.refers_to(id).await.map(Answer::RefersTo)
+        }
         (Ask::KeepRoutes(of), _) => {
             let routes = of.routes.into_iter().map(kept).collect::<Result<_, _>>()?;
             let standings = sync.keep_routes(routes).await;
@@ -77,10 +82,7 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
         (_, None) => return Err(Status::invalid_argument("no device")),
         (request, Some(named)) => of_device(sync, &device(&named)?, request).await,
     };
-    let answer = answer.unwrap_or_else(|Refusal { code, message, retry_after }| {
-        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        Answer::Refusal(rpc::Refusal { code: code.into(), message, retry_after_ms })
-    });
+    let answer = answer.unwrap_or_else(|refused| Answer::Refusal(refused.into()));
     Ok(rpc::Answer { answer: Some(answer) })
 }
 
@@ -119,7 +121,7 @@ async fn of_device(sync: &dyn SyncApi, device: &Device, request: Ask) -> Result<
             Pushed::TooMuch => rpc::Pushed { too_much: true, ..rpc::Pushed::default() },
         }),
         // Answered before: they are of no device.
-        Ask::Ready(_) | Ask::KeepRoutes(_) | Ask::LeaveRoutes(_) => {
+        Ask::Ready(_) | Ask::KeepRoutes(_) | Ask::LeaveRoutes(_) | Ask::RefersTo(_) => {
             return Err(Refusal::new(tern_proto::v1::Code::BadBody, "not of a device"));
         }
     })

@@ -31,7 +31,9 @@ impl Shelf {
     fn put(&self, number: u128, owner: &str) -> String {
         let id = MediaId::from_u128(number);
         let media = v1::Media { id: id.to_string(), width: 4, ..Default::default() };
-        let opened = Opened { owner: owner.parse().unwrap(), media, thumbnail: Bytes::new(), content: Bytes::new() };
+        let (thumbnail, content) = (Bytes::new(), Bytes::new());
+        let as_nothing = Refusal::new(Code::NoSuchMedia, "none");
+        let opened = Opened { owner: owner.parse().unwrap(), media, thumbnail, content, as_nothing };
         self.all.lock().unwrap().insert(id, opened);
         id.to_string()
     }
@@ -42,7 +44,7 @@ impl MediaApi for Shelf {
     async fn begin(&self, _: &UserId, _: v1::MediaBegin) -> Result<v1::MediaUpload, Refusal> {
         unreachable!()
     }
-    async fn part(&self, _: &UserId, _: MediaId, _: u32, _: u32, _: Bytes) -> Result<v1::MediaUpload, Refusal> {
+    async fn part(&self, _: &UserId, _: MediaId, _: u32, _: u32, _: Bytes) -> Result<u32, Refusal> {
         unreachable!()
     }
     async fn upload(&self, _: &UserId, _: MediaId) -> Result<v1::MediaUpload, Refusal> {
@@ -54,17 +56,14 @@ impl MediaApi for Shelf {
     async fn chunks(&self, _: &UserId, _: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
         unreachable!()
     }
-    async fn clip(&self, _: &UserId, clip: v1::MediaBegin) -> Result<Opened, Refusal> {
+    async fn clip(&self, _: &UserId, clip: v1::MediaBegin) -> Result<v1::Media, Refusal> {
         let became = self.clips.lock().unwrap().get(&clip.sha256).copied();
         self.lease(became.unwrap_or(Err(Code::UploadIncomplete)).map_err(|code| Refusal::new(code, "refused"))?).await
     }
-    fn nothing(&self, _: MediaId) -> Refusal {
-        unreachable!()
+    async fn lease(&self, id: MediaId) -> Result<v1::Media, Refusal> {
+        Ok(self.open(id).await?.media)
     }
     async fn open(&self, id: MediaId) -> Result<Opened, Refusal> {
-        self.lease(id).await
-    }
-    async fn lease(&self, id: MediaId) -> Result<Opened, Refusal> {
         if self.down.load(Ordering::SeqCst) {
             return Err(Refusal::new(Code::Unavailable, "switched off"));
         }

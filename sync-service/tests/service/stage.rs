@@ -171,7 +171,7 @@ impl Stage {
         let (storage, hints, known) = (Arc::<Watched>::default(), Arc::<Recorded>::default(), Arc::default());
         let routes = Arc::new(routes::Memory::new(routes::LIFETIME));
         let recent: Arc<recent::Memory> = Arc::clone(&known);
-        let service = SyncService::shared(storage.clone(), hints.clone(), routes, (recent, recent::CONFIRM));
+        let service = SyncService::shared(storage.clone(), hints.clone(), routes, (recent, recent::CONFIRM), None);
         (Stage { storage, hints, service }, known)
     }
 

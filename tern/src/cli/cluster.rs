@@ -36,6 +36,9 @@ enum Action {
         /// Replicas of the storage service
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
         storages: u8,
+        /// Replicas of the media service
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
+        medias: u8,
         /// Where every request's trace is told, over OTLP: Jaeger, or `tern trace --listen`
         #[arg(long, value_name = "URL")]
         otlp_url: Option<String>,
@@ -52,9 +55,10 @@ enum Action {
 /// What is missing, or what has failed, and where its log is.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     match &args.action {
-        Action::Up { gateways, syncs, storages, otlp_url } => {
-            let [gateways, syncs, storages] = [gateways, syncs, storages].map(|count| usize::from(*count));
-            up(&args.dir, Layout { gateways, syncs, storages, medias: 1 }, otlp_url.as_deref())
+        Action::Up { gateways, syncs, storages, medias, otlp_url } => {
+            let [gateways, syncs, storages, medias] =
+                [gateways, syncs, storages, medias].map(|count| usize::from(*count));
+            up(&args.dir, Layout { gateways, syncs, storages, medias }, otlp_url.as_deref())
         }
         Action::Down => down(&args.dir),
         Action::Status => status(&args.dir),

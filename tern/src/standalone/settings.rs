@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tern_gateway::setup::{HTTP_PORT, LONG_LINK_PORT, Tokens, links};
-use tern_media::setup::Media;
+use tern_media::objects::Bucket;
+use tern_media::setup::{self, Media};
 use tern_runtime::settings::{BadSettings, Settings, Sources};
 use tern_runtime::watch;
 use tern_storage::Durability;
@@ -23,6 +24,8 @@ pub(crate) struct Standalone {
     /// Of a new store.
     pub(crate) segment_bytes: u64,
     pub(crate) media: Media,
+    /// Where the objects of media are, if that is not the data directory.
+    pub(crate) bucket: Option<Bucket>,
     pub(crate) tokens: Tokens,
     pub(crate) gateway: tern_gateway::Settings,
     pub(crate) watch: watch::Settings,
@@ -41,6 +44,7 @@ impl Standalone {
             keep: Keep::read(&mut from),
             segment_bytes: segment_bytes_of(&mut from),
             media: Media::read(&mut from),
+            bucket: setup::bucket(&mut from),
             tokens: Tokens::read(&mut from),
             gateway: links(&mut from),
             watch: watch::Settings::read(&mut from),

@@ -929,7 +929,10 @@ pub struct AskRequest {
 pub struct Ask {
     #[prost(message, optional, tag = "1")]
     pub device: ::core::option::Option<Device>,
-    #[prost(oneof = "ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(
+        oneof = "ask::Ask",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+    )]
     pub ask: ::core::option::Option<ask::Ask>,
 }
 /// Nested message and enum types in `Ask`.
@@ -969,6 +972,9 @@ pub mod ask {
         /// Whether the user may see a message that is about the media with this id.
         #[prost(string, tag = "15")]
         SeesMedia(::prost::alloc::string::String),
+        /// Whether any message is about the media with this id. Of no device.
+        #[prost(string, tag = "16")]
+        RefersTo(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -981,7 +987,7 @@ pub struct AskReply {
 pub struct Answer {
     #[prost(
         oneof = "answer::Answer",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
     )]
     pub answer: ::core::option::Option<answer::Answer>,
 }
@@ -1019,6 +1025,8 @@ pub mod answer {
         LeaveRoutes(super::Ready),
         #[prost(bool, tag = "15")]
         SeesMedia(bool),
+        #[prost(bool, tag = "16")]
+        RefersTo(bool),
     }
 }
 /// One way to a device.
@@ -1475,5 +1483,494 @@ pub mod fresh {
         Message(::tern_proto::v1::Message),
         #[prost(message, tag = "3")]
         Receipt(::tern_proto::v1::Receipt),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaAskRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub asks: ::prost::alloc::vec::Vec<MediaAsk>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaAsk {
+    /// Whose uploads are meant; empty where anybody's may be.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(oneof = "media_ask::Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    pub ask: ::core::option::Option<media_ask::Ask>,
+}
+/// Nested message and enum types in `MediaAsk`.
+pub mod media_ask {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Ask {
+        #[prost(message, tag = "2")]
+        Begin(::tern_proto::v1::MediaBegin),
+        #[prost(message, tag = "3")]
+        Part(super::MediaPart),
+        /// The id of an upload.
+        #[prost(string, tag = "4")]
+        Upload(::prost::alloc::string::String),
+        /// The id of an upload.
+        #[prost(string, tag = "5")]
+        Complete(::prost::alloc::string::String),
+        #[prost(message, tag = "6")]
+        Chunks(super::MediaChunks),
+        #[prost(message, tag = "7")]
+        Clip(::tern_proto::v1::MediaBegin),
+        /// The id of media whose lease is to be renewed.
+        #[prost(string, tag = "8")]
+        Lease(::prost::alloc::string::String),
+        /// The id of media.
+        #[prost(string, tag = "9")]
+        Open(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MediaPart {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    #[prost(fixed32, tag = "3")]
+    pub crc32: u32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub bytes: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaChunks {
+    #[prost(message, repeated, tag = "1")]
+    pub chunks: ::prost::alloc::vec::Vec<::tern_proto::v1::Chunk>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaAskReply {
+    /// In the order of the asks.
+    #[prost(message, repeated, tag = "1")]
+    pub answers: ::prost::alloc::vec::Vec<MediaAnswer>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaAnswer {
+    #[prost(oneof = "media_answer::Answer", tags = "1, 2, 3, 4, 5, 6")]
+    pub answer: ::core::option::Option<media_answer::Answer>,
+}
+/// Nested message and enum types in `MediaAnswer`.
+pub mod media_answer {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "1")]
+        Refusal(super::Refusal),
+        #[prost(message, tag = "2")]
+        Upload(::tern_proto::v1::MediaUpload),
+        #[prost(message, tag = "3")]
+        Chunks(super::MediaStored),
+        #[prost(message, tag = "4")]
+        Media(::tern_proto::v1::Media),
+        #[prost(message, tag = "5")]
+        Opened(super::MediaOpened),
+        /// Of a part: how many are missing now.
+        #[prost(uint32, tag = "6")]
+        Left(u32),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MediaStored {
+    /// How far clips are stored of which that is to be told.
+    #[prost(message, repeated, tag = "1")]
+    pub stored: ::prost::alloc::vec::Vec<::tern_proto::v1::ChunksStored>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MediaOpened {
+    /// Whose upload it was.
+    #[prost(string, tag = "1")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub media: ::core::option::Option<::tern_proto::v1::Media>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub thumbnail: ::prost::bytes::Bytes,
+    /// All bytes, if they are few.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub content: ::prost::bytes::Bytes,
+    /// What is told to who is not to learn that there is anything.
+    #[prost(message, optional, tag = "5")]
+    pub as_nothing: ::core::option::Option<Refusal>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MediaReadRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// Not included.
+    #[prost(uint64, tag = "3")]
+    pub end: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MediaBytes {
+    #[prost(oneof = "media_bytes::Read", tags = "1, 2")]
+    pub read: ::core::option::Option<media_bytes::Read>,
+}
+/// Nested message and enum types in `MediaBytes`.
+pub mod media_bytes {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Read {
+        #[prost(message, tag = "1")]
+        Refusal(super::Refusal),
+        #[prost(bytes, tag = "2")]
+        Bytes(::prost::bytes::Bytes),
+    }
+}
+/// Generated client implementations.
+pub mod media_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct MediaClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MediaClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MediaClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MediaClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MediaClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Asks, each answered by itself. May be asked again: everything may be done twice.
+        pub async fn ask(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MediaAskRequest>,
+        ) -> std::result::Result<tonic::Response<super::MediaAskReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tern.rpc.v1.Media/Ask");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tern.rpc.v1.Media", "Ask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The bytes of a range: one call, since they are many.
+        pub async fn read(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MediaReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::MediaBytes>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tern.rpc.v1.Media/Read");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tern.rpc.v1.Media", "Read"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod media_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MediaServer.
+    #[async_trait]
+    pub trait Media: std::marker::Send + std::marker::Sync + 'static {
+        /// Asks, each answered by itself. May be asked again: everything may be done twice.
+        async fn ask(
+            &self,
+            request: tonic::Request<super::MediaAskRequest>,
+        ) -> std::result::Result<tonic::Response<super::MediaAskReply>, tonic::Status>;
+        /// The bytes of a range: one call, since they are many.
+        async fn read(
+            &self,
+            request: tonic::Request<super::MediaReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::MediaBytes>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct MediaServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MediaServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MediaServer<T>
+    where
+        T: Media,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tern.rpc.v1.Media/Ask" => {
+                    #[allow(non_camel_case_types)]
+                    struct AskSvc<T: Media>(pub Arc<T>);
+                    impl<T: Media> tonic::server::UnaryService<super::MediaAskRequest>
+                    for AskSvc<T> {
+                        type Response = super::MediaAskReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MediaAskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Media>::ask(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tern.rpc.v1.Media/Read" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadSvc<T: Media>(pub Arc<T>);
+                    impl<T: Media> tonic::server::UnaryService<super::MediaReadRequest>
+                    for ReadSvc<T> {
+                        type Response = super::MediaBytes;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MediaReadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Media>::read(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MediaServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tern.rpc.v1.Media";
+    impl<T> tonic::server::NamedService for MediaServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }
