@@ -64,6 +64,7 @@ pub struct InboxEntry {
 
 /// What an [`InboxEntry`] is about.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "most are messages, and few are held at a time")]
 pub enum EntryBody {
     /// A message to this user or to a group of theirs, or one that this user sent from another device. With a `change` it
     /// tells what has changed in the group.

@@ -146,10 +146,12 @@ impl Service {
 
     /// Whether the process is there.
     pub fn is_running(&mut self) -> bool {
-        if matches!(self.ended(), Ok(Some(_))) {
-            return false;
+        match self.ended() {
+            Ok(Some(_)) => false,
+            // A child counts as running until it is told how it ended: its first thread may be gone while others still hold its ports.
+            Ok(None) if self.child.is_some() => true,
+            _ => self.pid.is_some_and(runs),
         }
-        self.pid.is_some_and(runs)
     }
 
     /// Sends a signal; nothing if it is not there.

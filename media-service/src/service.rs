@@ -218,7 +218,11 @@ impl Shared {
         let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
         // A word does not wait for images.
         let _making = if is_short { None } else { Some(self.making.acquire().await.map_err(closed)?) };
-        let bytes = self.uploads.bytes(upload.id).await?;
+        let bytes = match self.uploads.bytes(upload.id).await {
+            // Another replica has ended it meanwhile.
+            Err(UploadError::NoSuch) => return Ok(self.uploads.look(upload.id, unix_millis()).await?),
+            bytes => bytes?,
+        };
         let judged = if is_short {
             judge(bytes, &declared, strips)
         } else {

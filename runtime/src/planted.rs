@@ -54,6 +54,8 @@ pub enum Fault {
     MediaForAll,
     /// A message about a clip is stored before all its chunks are.
     ClipUnfinished,
+    /// In a cluster: now and then parts are acknowledged whose transaction is rolled back.
+    PartRolledBack,
     /// In a cluster: versions come from a sequence, so that they may become visible out of order.
     VersionsReserved,
     /// In a cluster: a gateway forwards what is newer while it tries an older batch again.
@@ -78,7 +80,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 34] = [
+    pub const ALL: [(Fault, &'static str); 35] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -103,6 +105,7 @@ impl Fault {
         (Fault::MediaUnasked, "media-unasked"),
         (Fault::MediaForAll, "media-for-all"),
         (Fault::ClipUnfinished, "clip-unfinished"),
+        (Fault::PartRolledBack, "part-rolled-back"),
         (Fault::VersionsReserved, "versions-reserved"),
         (Fault::RetryAfterNewer, "retry-after-newer"),
         (Fault::AckOnTimeout, "ack-on-timeout"),

@@ -6,10 +6,10 @@
 
 mod painter;
 mod speaker;
+mod subject;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,15 +21,20 @@ use tokio::time::{Instant, sleep};
 
 use self::painter::{Painter, Sent};
 use self::speaker::Speaker;
+use self::subject::{Addresses, Subject};
 use self::wire::Wire;
 use crate::report::Verdict;
 use crate::run::Plan;
-use crate::server::{Build, One, mint, token_secret};
+use crate::scene::Scene;
+use crate::server::{Build, mint};
 
-/// How long the server keeps what is not complete, and what no message is about.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(4);
-/// After this time what no message is about must be gone.
-const COLLECTED: Duration = Duration::from_secs(12);
+/// How long the server keeps what is not complete, and what no message is about. In a cluster half of it is longer than a message may take to be stored.
+pub(crate) fn lifetime(scene: Scene) -> Duration {
+    Duration::from_secs(if scene.is_cluster() { 24 } else { 4 })
+}
+
+/// After so many lifetimes what no message is about must be gone.
+const COLLECTED: u32 = 2;
 
 /// What a run has found: how often each rule was checked, and how it was broken.
 #[derive(Default)]
@@ -67,10 +72,10 @@ impl Judge {
 pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
     let settings = plan.scene.settings(false);
     let build = Build { binary: plan.binary.clone(), planted: plan.planted.clone(), settings };
-    let data = directory.join("data");
-    let mut server = One::start(&build, directory, &data).await?;
-    let (told, at) = watch::channel(server.links());
-    let secret = token_secret(&data)?;
+    let lifetime = lifetime(plan.scene);
+    let mut server = Subject::start(&build, directory, plan.scene).await?;
+    let (told, at) = watch::channel(server.addresses());
+    let secret = server.secret()?;
     let judge = Judge::default();
     let deadline = Instant::now() + plan.duration;
     let mut artists = JoinSet::new();
@@ -83,15 +88,16 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
             stranger: wire(format!("stranger-{number}"))?,
             to: name(number + 1),
             judge: judge.clone(),
+            lifetime,
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
         };
         artists.spawn(painter.paint_until(deadline));
         let speaker = Speaker::new(
-            wire(format!("speaker-{number}"))?,
-            wire(name(number))?,
+            (wire(format!("speaker-{number}"))?, wire(name(number))?),
             name(number),
             judge.clone(),
             fastrand::Rng::with_seed(plan.seed.wrapping_sub(number as u64 + 1)),
+            lifetime,
         );
         artists.spawn(speaker.speak_until(deadline));
     }
@@ -100,25 +106,22 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
     every = every.max(100);
     while Instant::now() < deadline {
         sleep(Duration::from_millis(random.u64(every / 2..every * 3 / 2))).await;
-        server.kill().await?;
+        server = server.struck(&build, directory, &mut random).await?;
         kills += 1;
-        server = One::start(&build, directory, &data).await?;
-        told.send_replace(server.links());
+        told.send_replace(server.addresses());
     }
     let mut sent = Vec::new();
     while let Some(made) = artists.join_next().await {
         sent.extend(made.context("a client has died")??);
     }
-    quiet_end(&sent, &judge, Instant::now()).await?;
-    server.kill().await?;
+    quiet_end(&sent, &judge, lifetime * COLLECTED + Duration::from_secs(4)).await?;
+    server.end().await?;
     Ok(verdict(plan, &judge, kills, sent.len()))
 }
 
 /// Once nobody asks any more: what messages are about is there, and what they are not is gone.
-async fn quiet_end(sent: &[Sent], judge: &Judge, began: Instant) -> Result<()> {
-    while began.elapsed() < COLLECTED {
-        sleep(Duration::from_millis(200)).await;
-    }
+async fn quiet_end(sent: &[Sent], judge: &Judge, collected: Duration) -> Result<()> {
+    sleep(collected).await;
     for image in sent {
         let mut wire = image.reader.clone();
         let fetched = wire.fetch(&image.id).await;
@@ -134,7 +137,7 @@ async fn quiet_end(sent: &[Sent], judge: &Judge, began: Instant) -> Result<()> {
 
 fn verdict(plan: &Plan, judge: &Judge, kills: u32, made: usize) -> Verdict {
     let findings = judge.findings();
-    let mut report = format!("{made} images and clips, {kills} kills of the server\n");
+    let mut report = format!("{made} images and clips, {kills} kills\n");
     let checks: Vec<_> = findings.checks.iter().map(|(rule, count)| format!("{rule}: {count}")).collect();
     report.push_str(&format!("checks by rule: {}\n", checks.join(", ")));
     for (rule, all) in &findings.broken {
@@ -150,5 +153,5 @@ fn verdict(plan: &Plan, judge: &Judge, kills: u32, made: usize) -> Verdict {
     Verdict::of_rules(plan.seed, passed, broken, report)
 }
 
-/// Where the server's long and short links are, now and after each start.
-pub(super) type At = watch::Receiver<(SocketAddr, SocketAddr)>;
+/// Where the server is, now and after each start.
+type At = watch::Receiver<Addresses>;

@@ -22,6 +22,7 @@ fn scene(fault: Fault) -> Scene {
         | Fault::MediaUnasked
         | Fault::MediaForAll
         | Fault::ClipUnfinished => Scene::Media,
+        Fault::PartRolledBack => Scene::MediaCluster,
         Fault::VersionsReserved
         | Fault::RetryAfterNewer
         | Fault::AckOnTimeout
@@ -62,6 +63,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::MediaUnasked => &["14f"],
         Fault::MediaForAll => &["9"],
         Fault::ClipUnfinished => &["14h"],
+        Fault::PartRolledBack => &["14a"],
         Fault::VersionsReserved => &["4a", "4c", "5b", "8a"],
         Fault::RetryAfterNewer => &["5c", "5d"],
         Fault::AckOnTimeout => &["1a"],
@@ -82,8 +84,8 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
 pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
     let mut report = String::new();
     // On a failing disk only what shows there is tried, and nothing else: all others need no root. In a cluster just so: they need no database.
-    let of = |scene: Scene| (scene.trouble().is_some(), scene == Scene::Cluster);
-    let is_tried = |scene: Scene| of(scene) == (plan.disk.is_some(), plan.scene == Scene::Cluster);
+    let of = |scene: Scene| (scene.trouble().is_some(), scene.is_cluster());
+    let is_tried = |scene: Scene| of(scene) == (plan.disk.is_some(), plan.scene.is_cluster());
     let tried: Vec<_> = Fault::ALL.into_iter().filter(|(fault, _)| is_tried(scene(*fault))).collect();
     let mut scenes: Vec<Scene> = Vec::new();
     for scene in tried.iter().map(|(fault, _)| scene(*fault)) {
@@ -108,7 +110,7 @@ pub(crate) async fn run_all(plan: &Plan) -> anyhow::Result<Verdict> {
     }
     for (fault, name) in Fault::ALL.into_iter().filter(|(fault, _)| !is_tried(scene(*fault))) {
         let needed = match scene(fault) {
-            Scene::Cluster => "it shows in a cluster: --scene cluster",
+            Scene::Cluster | Scene::MediaCluster => "it shows in a cluster: --scene cluster",
             scene if scene.trouble().is_some() => "it shows on a failing disk: --disk DIR",
             _ => continue,
         };

@@ -153,7 +153,7 @@ pub(crate) async fn one_scene(plan: &Plan) -> anyhow::Result<Verdict> {
     if directory.join("server.log").exists() || directory.join("cluster").exists() {
         bail!("{} holds an earlier run", directory.display());
     }
-    if plan.scene == Scene::Media {
+    if matches!(plan.scene, Scene::Media | Scene::MediaCluster) {
         return Box::pin(media::play(plan, &directory)).await;
     }
     let mut stage = Stage::build(plan, &directory).await?;

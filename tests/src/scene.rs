@@ -19,6 +19,8 @@ pub enum Scene {
     Sync,
     /// Images go up in parts, and links and the server break
     Media,
+    /// The same in a cluster, of which one process or another dies all the time
+    MediaCluster,
     /// The server is a cluster, of which processes, links and the database break; needs the services' programs beside the binary, and PostgreSQL
     Cluster,
 }
@@ -45,6 +47,7 @@ impl Scene {
             Scene::Retention => Duration::from_secs(12),
             Scene::Cluster => Duration::from_secs(15),
             Scene::Media => Duration::from_secs(10),
+            Scene::MediaCluster => Duration::from_secs(30),
             _ => Duration::ZERO,
         }
     }
@@ -54,6 +57,7 @@ impl Scene {
         match self {
             Scene::Plain => "plain",
             Scene::Media => "media",
+            Scene::MediaCluster => "media-cluster",
             Scene::Retention => "retention",
             Scene::Full => "full",
             Scene::Sync => "sync",
@@ -64,10 +68,15 @@ impl Scene {
     /// How its disk refuses; `None` if it is an ordinary one.
     pub(crate) fn trouble(self) -> Option<Trouble> {
         match self {
-            Scene::Plain | Scene::Retention | Scene::Media | Scene::Cluster => None,
+            Scene::Plain | Scene::Retention | Scene::Media | Scene::MediaCluster | Scene::Cluster => None,
             Scene::Full => Some(Trouble::Full),
             Scene::Sync => Some(Trouble::Sync),
         }
+    }
+
+    /// Whether the server is a cluster.
+    pub(crate) fn is_cluster(self) -> bool {
+        matches!(self, Scene::Cluster | Scene::MediaCluster)
     }
 
     /// What the server is told to keep; `None` for everything.
@@ -96,7 +105,9 @@ impl Scene {
                 ("TERN_STORAGE__RETAIN_EVERY", "1s".into()),
                 ("TERN_STORAGE__SEGMENT_BYTES", "1048576".into()),
             ],
-            Scene::Media => vec![("TERN_MEDIA__LIFETIME", format!("{}ms", media::LIFETIME.as_millis()))],
+            Scene::Media | Scene::MediaCluster => {
+                vec![("TERN_MEDIA__LIFETIME", format!("{}ms", media::lifetime(self).as_millis()))]
+            }
             // Small enough for a file system of some tens of MiB.
             Scene::Full | Scene::Sync => vec![("TERN_STORAGE__SEGMENT_BYTES", "1048576".into())],
         }

@@ -19,7 +19,7 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
 /// What a release is: the one binary that a person runs, and the services.
 const PROGRAMS: [&str; 5] = ["tern", "tern-gateway", "tern-sync", "tern-storage", "tern-media"];
 /// Those in which a rule can be broken by name.
-const PLANTED: [&str; 4] = ["tern", "tern-gateway", "tern-sync", "tern-storage"];
+const PLANTED: [&str; 5] = ["tern", "tern-gateway", "tern-sync", "tern-storage", "tern-media"];
 
 /// The release binary, with the services beside it.
 pub(crate) fn tern() -> Result<PathBuf> {

@@ -21,8 +21,16 @@ const TEST: [Step; 10] = [
     Step { name: "smoke", what: "two users on both links of a fresh server", run: steps::smoke::run },
     Step { name: "readme", what: "the conversation by curl of README.md", run: steps::readme::run },
     Step { name: "pipe", what: "a file with odd lines through send and watch", run: steps::pipe::short },
-    Step { name: "media", what: "a folder of images, with kill -9 between their parts", run: steps::media::run },
-    Step { name: "check-media", what: "images with faults, held against their rules", run: steps::check::media },
+    Step {
+        name: "media",
+        what: "folders of images and of clips, with kill -9 between their parts",
+        run: steps::media::run,
+    },
+    Step {
+        name: "check-media",
+        what: "images and clips with faults, held against their rules",
+        run: steps::check::media,
+    },
     Step { name: "check", what: "a minute of faults, held against the model", run: steps::check::short },
     Step { name: "cluster", what: "two users on both links of a fresh cluster", run: steps::cluster::run },
     Step {
@@ -32,10 +40,15 @@ const TEST: [Step; 10] = [
     },
 ];
 
-/// What `cargo xtask verify` runs: about 35 minutes.
-const VERIFY: [Step; 8] = [
+/// What `cargo xtask verify` runs: about 40 minutes.
+const VERIFY: [Step; 9] = [
     Step { name: "check", what: "five minutes of faults, held against the model", run: steps::check::long },
     Step { name: "check-cluster", what: "three minutes of faults in a cluster", run: steps::check::long_cluster },
+    Step {
+        name: "check-media-cluster",
+        what: "images and clips in a cluster whose processes die",
+        run: steps::check::media_cluster,
+    },
     Step { name: "planted", what: "every planted fault is caught", run: steps::check::planted },
     Step {
         name: "planted-cluster",
@@ -76,7 +89,7 @@ fn usage(unknown: &str) -> ExitCode {
 
 fn help() -> String {
     let lines =
-        |steps: &[Step]| steps.iter().map(|step| format!("\n  {:<15} {}", step.name, step.what)).collect::<String>();
+        |steps: &[Step]| steps.iter().map(|step| format!("\n  {:<19} {}", step.name, step.what)).collect::<String>();
     format!(
         "cargo xtask test [STEP]...      what a change must pass; without a step all of them:{}\n\n\
          cargo xtask verify [STEP]...    longer faults; without a step all of them:{}\n\n\

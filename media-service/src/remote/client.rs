@@ -77,7 +77,7 @@ impl Client {
 
     /// What may take long goes alone, so that nothing waits for it that has come at the same time.
     async fn ask_alone(&self, user: &UserId, ask: Ask) -> Result<Answer, Refusal> {
-        let (asks, traces) = (vec![asked(Some(user), ask)], Traces::of([Trace::current()].into_iter()));
+        let (asks, traces) = (vec![asked(Some(user), ask)], Traces::of([Trace::current()]));
         wanted(call(&self.replicas, asks, &traces, MAKING).await.pop().unwrap_or_default())
     }
 }

@@ -1,14 +1,15 @@
 //! A client of the scene: uploads one image after the other, in every way there is.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 use sha2::Digest as _;
 use tern_proto::v1::{self, Code, OutMessage};
 use tokio::time::Instant;
 
+use super::Judge;
 use super::wire::Wire;
-use super::{Judge, LIFETIME};
 
 /// A GIF of one pixel; whatever stands behind its end is part of the image, and costs nothing to look at.
 const PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
@@ -22,6 +23,8 @@ pub(super) struct Painter {
     pub(super) stranger: Wire,
     pub(super) to: String,
     pub(super) judge: Judge,
+    /// For so long the server keeps what nobody refers to.
+    pub(super) lifetime: Duration,
     pub(super) random: fastrand::Rng,
 }
 
@@ -76,7 +79,7 @@ impl Painter {
         let part_bytes = PART_BYTES[self.random.usize(..PART_BYTES.len())];
         let bytes = whole.len() as u64;
         let request = v1::MediaBegin { bytes, sha256, r#type: "image/gif".into(), part_bytes };
-        let upload = self.own.begin(&request).await.map_err(|code| self.ended("14a", code))?;
+        let upload = self.own.begin(&request).await.map_err(|code| self.ended("14a", code, "begin"))?;
         let parts: Vec<&[u8]> = whole.chunks(part_bytes as usize).collect();
         let mut order: Vec<u32> = (0..upload.parts).collect();
         self.random.shuffle(&mut order);
@@ -101,7 +104,7 @@ impl Painter {
                     self.judge.holds("14e", all, || "refused before all parts were there".into());
                     return Ok(None);
                 }
-                Err(code) => return Err(self.ended("14a", code)),
+                Err(code) => return Err(self.ended("14a", code, &format!("part {index} of {}", upload.id))),
             }
             there.insert(index);
             self.look_around(&upload.id, &parts, &there, completed.is_some()).await?;
@@ -126,7 +129,7 @@ impl Painter {
             return Ok(());
         }
         if self.random.u32(..10) == 0 {
-            let stands = self.own.stands(id).await.map_err(|code| self.ended("14a", code))?;
+            let stands = self.own.stands(id).await.map_err(|code| self.ended("14a", code, id))?;
             let missing = stands.missing.iter().flat_map(|run| run.first..=run.last);
             let lost: Vec<_> = missing.filter(|index| there.contains(index)).collect();
             self.judge
@@ -153,7 +156,8 @@ impl Painter {
     async fn complete(&mut self, id: &str, last: Option<v1::MediaUpload>) -> Result<String, Ended> {
         let mut other = self.own.clone();
         let (one, two) = tokio::join!(self.own.complete(id), other.complete(id));
-        let (one, two) = (one.map_err(|code| self.ended("14d", code))?, two.map_err(|code| self.ended("14d", code))?);
+        let (one, two) =
+            (one.map_err(|code| self.ended("14d", code, id))?, two.map_err(|code| self.ended("14d", code, id))?);
         let same = one.media.is_some() && one == two && last.is_none_or(|last| last.media == one.media);
         self.judge.holds("14d", same, || format!("{id} was completed as different things"));
         Ok(id.to_owned())
@@ -171,7 +175,7 @@ impl Painter {
                 OutMessage { client_msg_id: number, to: self.to.clone(), media: id.clone(), ..Default::default() };
             let code = self.own.send(message).await;
             // A message that comes so late may find it gone.
-            let late = completed.elapsed() > LIFETIME / 2;
+            let late = completed.elapsed() > self.lifetime / 2;
             if code == Code::NoSuchMedia && late {
                 return Sent { id, whole, referred: false, reader };
             }
@@ -179,18 +183,19 @@ impl Painter {
             reader = self.friend.clone();
         }
         let fetched = reader.fetch(&id).await;
-        let late = !referred && completed.elapsed() > LIFETIME / 2;
+        let late = !referred && completed.elapsed() > self.lifetime / 2;
         let same = fetched.as_ref().is_ok_and(|bytes| *bytes == whole);
         self.judge
             .holds("14b", same || late, || format!("{id} comes out as something else: {:?}", fetched.map(|b| b.len())));
         Sent { id, whole, referred, reader }
     }
 
-    fn ended(&self, rule: &'static str, code: Code) -> Ended {
+    /// `what` was asked for.
+    fn ended(&self, rule: &'static str, code: Code, what: &str) -> Ended {
         if code == Code::MediaExpired {
             return Ended::Expired;
         }
-        self.judge.holds(rule, false, || format!("refused with {code:?}"));
+        self.judge.holds(rule, false, || format!("{what} was refused with {code:?}"));
         Ended::Judged
     }
 }

@@ -1,6 +1,7 @@
 //! A client of the scene: speaks one clip after the other over a long link that breaks, and goes on from what it was told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::BytesMut;
@@ -10,9 +11,9 @@ use tern_proto::v1::{self, Code, OutMessage};
 use tern_proto::{Command, Packet};
 use tokio::time::{Instant, sleep};
 
+use super::Judge;
 use super::painter::Sent;
 use super::wire::{AGAIN, PATIENCE, Wire};
-use super::{Judge, LIFETIME};
 use crate::long_link::{LongLink, Lost};
 
 const CHUNK_BYTES: usize = 1536;
@@ -27,6 +28,8 @@ pub(super) struct Speaker {
     to: String,
     judge: Judge,
     random: fastrand::Rng,
+    /// For so long the server keeps what nobody refers to.
+    lifetime: Duration,
     link: Option<LongLink>,
     sequence: u32,
 }
@@ -58,16 +61,22 @@ impl Clip {
         let chunk = Some(self.chunk(self.chunks() - 1));
         OutMessage { client_msg_id: self.number, to: to.to_owned(), chunk, ..Default::default() }
     }
-
-    /// The server may have begun to forget it.
-    fn is_late(&self) -> bool {
-        self.began.elapsed() > LIFETIME / 2
-    }
 }
 
 impl Speaker {
-    pub(super) fn new(own: Wire, friend: Wire, to: String, judge: Judge, random: fastrand::Rng) -> Speaker {
-        Speaker { own, friend, to, judge, random, link: None, sequence: 1 }
+    pub(super) fn new(
+        (own, friend): (Wire, Wire),
+        to: String,
+        judge: Judge,
+        random: fastrand::Rng,
+        lifetime: Duration,
+    ) -> Speaker {
+        Speaker { own, friend, to, judge, random, lifetime, link: None, sequence: 1 }
+    }
+
+    /// The server may have begun to forget it.
+    fn is_late(&self, clip: &Clip) -> bool {
+        clip.began.elapsed() > self.lifetime / 2
     }
 
     /// Speaks until the deadline, and gives what has been taken.
@@ -100,7 +109,7 @@ impl Speaker {
     /// Says it until there is a final answer; `None` if that is a refusal, or it took too long.
     async fn say(&mut self, mut clip: Clip) -> Option<Sent> {
         loop {
-            if clip.is_late() {
+            if self.is_late(&clip) {
                 return None;
             }
             let left_out = (self.random.u32(..4) == 0 && clip.told + 1 < clip.chunks())
@@ -113,11 +122,7 @@ impl Speaker {
             match result.code() {
                 code if code.is_retryable() => sleep(AGAIN).await,
                 Code::UploadIncomplete => {
-                    let allowed = left_out.is_some() || clip.is_late();
-                    let (told, chunks) = (clip.told, clip.chunks());
-                    self.judge.holds("14a", allowed, || {
-                        format!("{told} of {chunks} chunks were told to be stored, the others were sent, and some are missing")
-                    });
+                    self.is_missing_what_was_not_told(&clip).await;
                     self.is_not_seen(&clip).await;
                 }
                 Code::BadDigest if clip.lying => return None,
@@ -191,6 +196,16 @@ impl Speaker {
 
     fn own_name(&self) -> String {
         self.to.replacen("painter", "speaker", 1)
+    }
+
+    /// Of the chunks that were not told to be stored any may be missing, and of the others none.
+    async fn is_missing_what_was_not_told(&mut self, clip: &Clip) {
+        let Ok(stands) = self.own.begin(&clip.begin).await else { return };
+        let first = stands.missing.first().map_or(stands.parts, |run| run.first);
+        let holds = stands.media.is_some() || first >= clip.told || self.is_late(clip);
+        let told = clip.told;
+        self.judge
+            .holds("14a", holds, || format!("{told} chunks were told to be stored, and chunk {first} is missing"));
     }
 
     /// A message that is not whole is in nobody's timeline.

@@ -34,7 +34,7 @@ impl Wire {
     /// Asks until the server has answered, and not that it cannot.
     async fn ask(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> Response {
         loop {
-            let to = self.at.borrow().1;
+            let to = self.at.borrow().http();
             let mut link = ShortLink::new(to, self.token.clone(), "d1".into());
             match link.ask(method, path, more, body, PATIENCE).await {
                 Ok(response) if response.status != 503 => return response,
@@ -76,7 +76,7 @@ impl Wire {
 
     /// A long link that has said hello.
     pub(super) async fn open(&self, device: &str) -> Result<LongLink, Lost> {
-        let to = self.at.borrow().0;
+        let to = self.at.borrow().long();
         let mut link = LongLink::connect(to, 0, PATIENCE).await?;
         let hello = v1::HelloRequest {
             protocol: 1,

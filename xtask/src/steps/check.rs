@@ -24,9 +24,14 @@ pub(crate) fn long() -> Result<Tally> {
     check(&build::tern()?, &["--minutes", "5", "--kills", "50"], LONG)
 }
 
-/// Images for half a minute, with a kill of the server each second.
+/// Images and clips for half a minute, with a kill of the server each second.
 pub(crate) fn media() -> Result<Tally> {
     check(&build::tern()?, &["--scene", "media", "--seconds", "30", "--kills", "30"], SHORT)
+}
+
+/// The same in a cluster, for 45 seconds.
+pub(crate) fn media_cluster() -> Result<Tally> {
+    check(&build::tern()?, &["--scene", "media-cluster", "--seconds", "45", "--kills", "30"], SHORT)
 }
 
 /// A minute in a cluster.

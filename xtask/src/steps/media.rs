@@ -1,4 +1,4 @@
-//! Images through `tern send-image` and `tern fetch`, while the server is killed between their parts.
+//! Images and clips through `tern send-image`, `tern send-audio` and `tern fetch`, while the server is killed between their parts.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,20 +12,28 @@ use crate::process::Process;
 use crate::server::Server;
 use crate::step::Tally;
 
-/// Images of one run.
-const IMAGES: usize = 12;
-/// Bytes of each, about.
+/// Images of one run, and clips.
+const FILES: usize = 12;
+/// Bytes of an image, about.
 const IMAGE_BYTES: usize = 2_000_000;
+/// Frames of a clip of AMR at 12.2 kbit/s: five minutes, and 480,000 bytes.
+const FRAMES: usize = 15_000;
 /// At least so many times the server is killed while they go up.
 const KILLS: usize = 3;
 /// Far more than it takes.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A folder of images in one command, with kill -9 again and again; the command is then interrupted and given once more.
+/// A folder of each in one command, with kill -9 again and again; the command is then interrupted and given once more.
 pub(crate) fn run() -> Result<Tally> {
+    send("send-image", image)?;
+    send("send-audio", clip)?;
+    Ok(Tally::passed(6))
+}
+
+fn send(command: &str, file: fn(u32) -> Vec<u8>) -> Result<()> {
     let mut server = Server::start(&build::tern()?)?;
-    let folder = folder(server.home())?;
-    let args = ["send-image", "--as", "alice", "--to", "bob", "--json"];
+    let folder = folder(server.home(), file)?;
+    let args = [command, "--as", "alice", "--to", "bob", "--json"];
     let mut kills = 0;
     let told = server.home().join("told");
     let mut sender = Process::spawn(server.client(&args).arg(&folder).stdout(File::create(&told)?))?;
@@ -40,49 +48,55 @@ pub(crate) fn run() -> Result<Tally> {
             sender =
                 Process::spawn(server.client(&args).arg(&folder).stdout(File::options().append(true).open(&told)?))?;
         }
-        ensure!(kills < 500, "send-image comes to no end");
+        ensure!(kills < 500, "{command} comes to no end");
     }
-    sender.succeed(LIMIT).context("send-image must end with 0: every image acknowledged")?;
+    sender.succeed(LIMIT).with_context(|| format!("{command} must end with 0: everything acknowledged"))?;
     ensure!(kills >= KILLS, "it was over before anything was killed");
 
     let seen = server.home().join("seen");
     let mut watch = server.client(&["watch", "--as", "bob", "--json", "--idle", "2"]);
     Process::spawn(watch.stdout(File::create(&seen)?))?.succeed(LIMIT)?;
     let ids = media_ids(&fs::read_to_string(&seen)?);
-    ensure!(ids.len() == IMAGES, "{IMAGES} images were sent, and bob has {} messages about media", ids.len());
+    ensure!(ids.len() == FILES, "{FILES} files were sent, and bob has {} messages about media", ids.len());
     let mut distinct = ids.clone();
     distinct.sort_unstable();
     distinct.dedup();
-    ensure!(distinct.len() == IMAGES, "an image has come twice: {ids:?}");
-    let mut sent: Vec<Vec<u8>> = Vec::new();
-    for entry in fs::read_dir(&folder)? {
-        sent.push(fs::read(entry?.path())?);
-    }
+    ensure!(distinct.len() == FILES, "one has come twice: {ids:?}");
+    let mut sent: Vec<Vec<u8>> = (0..FILES as u32).map(file).collect();
     for id in &ids {
         let bytes = fetch(&server, "bob", id)?;
-        let place = sent.iter().position(|image| *image == bytes);
+        let place = sent.iter().position(|file| *file == bytes);
         sent.remove(place.with_context(|| format!("{id} has come out as something else"))?);
     }
     ensure!(fetch(&server, "eve", &ids[0]).is_err(), "eve may fetch what is none of hers");
-    println!("{IMAGES} images around {kills} kills: each once, and the same");
-    server.stop()?;
-    Ok(Tally::passed(3))
+    println!("{command}: {FILES} files around {kills} kills: each once, and the same");
+    server.stop()
 }
 
-/// Images of one pixel with much behind their end, each of its own.
-fn folder(home: &Path) -> Result<PathBuf> {
-    let pixel = b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
-    let folder = home.join("pictures");
+fn folder(home: &Path, file: fn(u32) -> Vec<u8>) -> Result<PathBuf> {
+    let folder = home.join("files");
     fs::create_dir(&folder)?;
-    for number in 0..IMAGES as u32 {
-        let mut bytes = pixel.to_vec();
-        // Whatever differs from part to part and from image to image.
-        bytes
-            .extend((0..IMAGE_BYTES as u32 / 4).flat_map(|at| (at.wrapping_mul(2_654_435_761) ^ number).to_le_bytes()));
-        fs::write(folder.join(format!("{number}.gif")), bytes)?;
+    for number in 0..FILES as u32 {
+        fs::write(folder.join(format!("{number}.bin")), file(number))?;
     }
-    fs::write(folder.join("notes.txt"), "not an image")?;
+    fs::write(folder.join("notes.txt"), "neither an image nor audio")?;
     Ok(folder)
+}
+
+/// One pixel with much behind its end: whatever differs from part to part and from image to image.
+fn image(number: u32) -> Vec<u8> {
+    let mut bytes = b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;".to_vec();
+    bytes.extend((0..IMAGE_BYTES as u32 / 4).flat_map(|at| (at.wrapping_mul(2_654_435_761) ^ number).to_le_bytes()));
+    bytes
+}
+
+fn clip(number: u32) -> Vec<u8> {
+    let mut bytes = b"#!AMR\n".to_vec();
+    for frame in 0..FRAMES as u32 {
+        bytes.push(0x3c);
+        bytes.extend((0..31u32).map(|at| (frame.wrapping_mul(2_654_435_761) >> (at % 24) ^ number) as u8));
+    }
+    bytes
 }
 
 /// The ids of what messages are about, in lines of JSON.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tern_postgres::Failure;
 use tern_proto::{MediaId, UserId};
+use tern_runtime::planted::{self, Fault};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::connection::Connection;
@@ -119,7 +120,11 @@ impl Work for Put<'_> {
             if old_ids.is_empty() { Ok(Vec::new()) } else { on.rows(&sql.parts, [&old_ids, &old_indexes]).await }
         };
         let count = async { if ids.is_empty() { Ok(0) } else { on.execute(&sql.count_parts, [&ids, &counts]).await } };
-        let (old, counted, committed) = tokio::join!(biased; look, count, on.commit());
+        let end = async {
+            let is_lost = planted::active(Fault::PartRolledBack) && fastrand::u8(0..8) == 0;
+            if is_lost { on.client.batch_execute("ROLLBACK").await } else { on.commit().await }
+        };
+        let (old, counted, committed) = tokio::join!(biased; look, count, end);
         let old = old?;
         counted?;
         committed?;

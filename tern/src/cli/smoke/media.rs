@@ -5,6 +5,7 @@ use bytes::Bytes;
 use sha2::Digest as _;
 use tern_client::link::LinkError;
 use tern_proto::v1::{self, Code};
+use tern_proto::{Command, Packet, limits};
 
 use super::People;
 use super::person::{Person, Via, message, messages};
@@ -73,6 +74,44 @@ pub(super) async fn run(people: &mut People, report: &mut Report) -> Result<()> 
         let bytes = fetch(person, &begun.id).await.ok();
         report.check(&format!("{who} fetches the same bytes"), bytes.as_ref() == Some(&whole), &bytes.map(|b| b.len()));
     }
+    audio(people, report).await
+}
+
+/// So many frames of AMR at 12.2 kbit/s that nobody has spoken: 20 ms each.
+fn clip(frames: usize) -> Vec<u8> {
+    let mut bytes = b"#!AMR\n".to_vec();
+    for _ in 0..frames {
+        bytes.push(0x3c);
+        bytes.extend(std::iter::repeat_with(|| fastrand::u8(..)).take(31));
+    }
+    bytes
+}
+
+/// A clip of two chunks, and one that lacks its first.
+async fn audio(people: &mut People, report: &mut Report) -> Result<()> {
+    report.about("Audio over the long link");
+    let People { alice, bob, .. } = people;
+    let whole = clip(90);
+    let sha256 = sha2::Sha256::digest(&whole).iter().map(|byte| format!("{byte:02x}")).collect();
+    let begin = v1::MediaBegin { bytes: whole.len() as u64, sha256, r#type: "audio/amr".into(), ..Default::default() };
+    let chunk = |index: usize| {
+        let bytes = whole.chunks(limits::CHUNK_BYTES as usize).nth(index).unwrap_or_default().to_vec();
+        v1::Chunk { clip: Some(begin.clone()), index: index as u32, bytes }
+    };
+    let spoken = |id| v1::OutMessage { chunk: Some(chunk(1)), ..message(id, &bob.name, "") };
+    let early = alice.send(Via::Long, spoken(ID + 1)).await?;
+    report.same("a message whose clip lacks a chunk is not taken", &early.code(), &Code::UploadIncomplete);
+    alice.long.send(&Packet::new(Command::Chunk.number(), 0, &chunk(0))).await?;
+    let sent = alice.send(Via::Long, spoken(ID + 1)).await?;
+    report.same("with all chunks it is, under the same id", &sent.code(), &Code::Ok);
+    let again = alice.send(Via::Short, spoken(ID + 1)).await?;
+    report.same("and a resend by the short link is recognised", &again, &sent);
+    let (entries, _) = bob.peek_all(None, 0).await?;
+    let heard = messages(&entries).into_iter().filter(|message| message.seq == sent.seq);
+    let media = heard.filter_map(|message| message.media.clone()).next().unwrap_or_default();
+    report.same("the recipient is told how long it lasts", &media.duration_ms, &1_800);
+    let bytes = fetch(bob, &media.id).await.ok();
+    report.check("and fetches the same bytes", bytes.as_ref() == Some(&whole), &bytes.map(|b| b.len()));
     Ok(())
 }
 
