@@ -13,6 +13,7 @@
 //! again is to go on, and it is merged once: whoever sees the last part in makes the media, and the first result counts.
 //! [`collect`] removes what has outlived its time.
 
+mod apart;
 mod api;
 pub mod audio;
 mod clips;

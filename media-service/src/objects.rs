@@ -14,12 +14,15 @@ use object_store::path::Path as Key;
 use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, RetryConfig};
 use tern_proto::MediaId;
 
+use crate::apart::Apart;
 use crate::directory;
 
 /// Bytes that are read at once: who reads slowly keeps no request open.
 const PIECE: u64 = 1024 * 1024;
 /// The longest that a request to a bucket may take, with all its bytes.
 const REQUEST: Duration = Duration::from_secs(60);
+/// Threads that write into a directory.
+const THREADS: usize = 2;
 /// For so long a request to a bucket is made again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -53,6 +56,8 @@ pub struct ObjectError(#[from] object_store::Error);
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
+    /// Of a directory, which blocks.
+    apart: Option<Apart>,
 }
 
 impl Objects {
@@ -74,7 +79,7 @@ impl Objects {
         directory::make(at)?;
         directory::make(&at.join("media"))?;
         let store = LocalFileSystem::new_with_prefix(at)?.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Objects { store: Arc::new(store) })
+        Ok(Objects { store: Arc::new(store), apart: Some(Apart::new(THREADS)?) })
     }
 
     /// Objects in a bucket.
@@ -102,7 +107,7 @@ impl Objects {
         if let Some(endpoint) = &bucket.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        let objects = Objects { store: Arc::new(builder.build()?) };
+        let objects = Objects { store: Arc::new(builder.build()?), apart: None };
         objects.check().await.map(|()| objects)
     }
 
@@ -125,7 +130,12 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`].
     pub async fn put(&self, id: MediaId, bytes: Bytes) -> Result<(), ObjectError> {
-        self.store.put(&key(id), bytes.into()).await?;
+        let store = self.store.clone();
+        let put = async move { store.put(&key(id), bytes.into()).await };
+        match &self.apart {
+            Some(apart) => apart.handle().spawn(put).await.unwrap_or_else(|source| Err(Error::JoinError { source }))?,
+            None => put.await?,
+        };
         Ok(())
     }
 

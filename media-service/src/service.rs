@@ -17,6 +17,7 @@ use tern_runtime::clock::unix_millis;
 use tern_runtime::planted::{self, Fault};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use crate::apart::NICE;
 use crate::audio::{self, Heard};
 use crate::clips::{Whole, take_wholes};
 use crate::declared::Declared;
@@ -28,8 +29,6 @@ use crate::{MediaApi, Opened, strip};
 
 /// Uploads that share a lock while one of them is completed.
 const SHARDS: usize = 64;
-/// By how much the threads that decode make way for others.
-const NICE: i32 = 10;
 /// Bytes of audio that are looked at at once: that takes less than a thread.
 const AT_ONCE: u64 = 256 * 1024;
 

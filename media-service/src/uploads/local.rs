@@ -28,12 +28,15 @@ use self::catalog::Catalog;
 pub use self::catalog::CatalogError;
 use self::file::PartsFile;
 use super::{Made, Quota, Result, State, Upload, UploadError, Uploads};
+use crate::apart::Apart;
 use crate::declared::Declared;
 use crate::directory;
 use crate::parts::Parts;
 
 /// Syncs that may run at the same time.
 const LANES: usize = 4;
+/// Threads for them, and for looks into the catalog.
+const THREADS: usize = 6;
 /// Parts that one lane takes at once.
 const BATCH: usize = 256;
 /// Uploads that are made at once in one transaction.
@@ -46,6 +49,7 @@ pub struct Local {
     shared: Arc<Shared>,
     lanes: [Arc<Queue<Job>>; LANES],
     makes: Arc<Queue<Making>>,
+    apart: Apart,
     /// KiB that more parts may have which are on their way; who finds none waits.
     room: Arc<Semaphore>,
 }
@@ -109,12 +113,13 @@ impl Local {
         let shared = Shared { files, catalog, open: Mutex::default(), changing: Mutex::default() };
         let lane = |_| Arc::new(Queue::new(BATCH, Duration::ZERO, meters.of("parts")));
         let lanes = std::array::from_fn(lane);
+        let apart = Apart::new(THREADS)?;
         for queue in &lanes {
-            tokio::spawn(run_lane(queue.clone()));
+            tokio::spawn(run_lane(queue.clone(), apart.clone()));
         }
         let makes = Arc::new(Queue::new(MAKES, Duration::ZERO, meters.of("makes")));
-        tokio::spawn(run_makes(makes.clone()));
-        Ok(Local { shared: Arc::new(shared), lanes, makes, room: Arc::new(Semaphore::new(WAITING_KIB)) })
+        tokio::spawn(run_makes(makes.clone(), apart.clone()));
+        Ok(Local { shared: Arc::new(shared), lanes, makes, apart, room: Arc::new(Semaphore::new(WAITING_KIB)) })
     }
 
     fn lane(&self, id: MediaId) -> &Queue<Job> {
@@ -134,7 +139,7 @@ impl Local {
                 }
             })
         };
-        match tokio::task::spawn_blocking(work).await {
+        match self.apart.handle().spawn_blocking(work).await {
             Ok(done) => done.map_err(UploadError::from),
             Err(broken) => Err(UploadError::Unavailable(broken.to_string())),
         }
@@ -260,20 +265,20 @@ fn remove_strays(files: &Path, catalog: &Catalog) -> std::result::Result<(), Cat
     Ok(())
 }
 
-async fn run_lane(queue: Arc<Queue<Job>>) {
+async fn run_lane(queue: Arc<Queue<Job>>, apart: Apart) {
     while let Some(jobs) = queue.next().await {
         // A panic drops the jobs, and with them their answers.
-        let Ok(answers) = tokio::task::spawn_blocking(move || store(jobs)).await else { continue };
+        let Ok(answers) = apart.handle().spawn_blocking(move || store(jobs)).await else { continue };
         // Here and not where they come from: to tell each from another thread would wake this one as often.
         answers.into_iter().for_each(|(job, answer)| job.tell(answer));
     }
 }
 
 /// Makes uploads, as many at a time as are waiting.
-async fn run_makes(queue: Arc<Queue<Making>>) {
+async fn run_makes(queue: Arc<Queue<Making>>, apart: Apart) {
     while let Some(all) = queue.next().await {
         // A panic drops them, and with them their answers.
-        let Ok((answers, made)) = tokio::task::spawn_blocking(move || make(all)).await else { continue };
+        let Ok((answers, made)) = apart.handle().spawn_blocking(move || make(all)).await else { continue };
         // Whoever asked may have gone; what was made stands all the same.
         answers.into_iter().zip(made).for_each(|(answer, made)| drop(answer.send(made)));
     }
