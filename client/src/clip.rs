@@ -42,12 +42,15 @@ pub(crate) struct Speaking {
     clip: Clip,
     /// The next chunk to go out.
     next: u32,
+    /// So many chunks were told to be stored before this link.
+    before: u32,
 }
 
 impl Speaking {
     pub(crate) fn new(messages: Vec<v1::OutMessage>, clip: Clip) -> Speaking {
         let next = clip.stored.min(clip.chunks().saturating_sub(1));
-        Speaking { messages, clip, next }
+        let before = clip.stored;
+        Speaking { messages, clip, next, before }
     }
 
     /// The messages that wait for it.
@@ -83,11 +86,14 @@ impl Speaking {
     /// What the server has told; whether that is news.
     pub(crate) fn on_stored(&mut self, told: &v1::ChunksStored) -> bool {
         let stored = told.chunks.min(self.chunks());
-        if told.sha256 != self.clip.begin.sha256 || stored <= self.clip.stored {
+        let has_forgotten = stored < self.before;
+        if told.sha256 != self.clip.begin.sha256 || stored <= self.clip.stored && !has_forgotten {
             return false;
         }
         self.clip.stored = stored;
-        self.next = self.next.max(self.clip.stored).min(self.last());
+        // It keeps an upload for a day: all from there on again.
+        self.next = if has_forgotten { stored } else { self.next.max(stored) }.min(self.last());
+        self.before = 0;
         true
     }
 
@@ -137,6 +143,11 @@ mod tests {
         assert_eq!((go(&mut long), long.is_last()), ((90..99).collect(), true), "what is there is left out");
         let mut again = speaking(clip(100, 90));
         assert_eq!(go(&mut again), (90..99).collect::<Vec<_>>());
+        let mut forgotten = speaking(clip(100, 90));
+        go(&mut forgotten);
+        assert!(forgotten.on_stored(&told(2, "ab")), "a server that has forgotten it");
+        assert_eq!(go(&mut forgotten), (2..34).collect::<Vec<_>>());
+        assert!(!forgotten.on_stored(&told(1, "ab")), "once is enough");
         let mut all = speaking(clip(100, 100));
         assert_eq!((go(&mut all), all.is_last()), (vec![], true));
         assert!(!all.on_stored(&told(1_000, "ab")), "a server that tells too much");

@@ -135,7 +135,7 @@ pub(crate) struct Session {
     actions: VecDeque<Action>,
     in_flight: Vec<InFlight>,
     last_sequence: u32,
-    /// A batch whose clip is going out, and until when something has to be heard of that.
+    /// A batch whose clip is going out, and until when it is waited for a word about that.
     speaking: Option<(Speaking, Instant)>,
     open: bool,
     over: bool,
@@ -215,9 +215,12 @@ impl Session {
         if self.over {
             return;
         }
-        let spoken_until = self.speaking.as_ref().map(|(_, until)| *until);
-        if self.in_flight.iter().map(|request| request.until).chain(spoken_until).any(|until| until <= now) {
+        if self.in_flight.iter().any(|request| request.until <= now) {
             return self.leave(Leave::NoReply);
+        }
+        if let Some((speaking, _)) = self.speaking.take_if(|(_, until)| *until <= now) {
+            // Nothing is heard of its chunks: the message is told why.
+            self.send_messages(speaking.into_messages(), now);
         }
         self.pump(now);
     }

@@ -120,7 +120,7 @@ impl Server {
         let sync = Arc::new(remote::Client::new(settings.sync));
         let bus = Bus::connect(settings.nats, ABOUT.name).await.map_err(anyhow::Error::msg).context("NATS")?;
         let media = settings.media.map(|target| {
-            let media = tern_media::remote::Client::new(target);
+            let media = tern_media::remote::Client::new(target, tern_media::remote::PATIENCE);
             media.report_to(&mut watch.metrics);
             Arc::new(media) as Arc<dyn MediaApi>
         });

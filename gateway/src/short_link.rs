@@ -156,13 +156,13 @@ async fn packets(State(served): State<Served>, request: HttpRequest) -> Response
 async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: Instant) -> BytesMut {
     let (mut input, mut out) = (BytesMut::from(body), BytesMut::new());
     let waits_end = Instant::now() + limits::CHECK_WAIT;
+    // They wait for their message: the body bounds them.
     let mut chunks = Vec::new();
-    loop {
+    let broken = loop {
         match packet::decode(&mut input) {
             Ok(Some(packet)) => {
                 gateway.counters.packet(packet.known_command());
                 let request = match Taken::from_packet(&packet) {
-                    // They wait for their message: the body bounds them.
                     Ok(Taken::Chunk(chunk)) => {
                         chunks.push(chunk);
                         continue;
@@ -170,7 +170,8 @@ async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: In
                     Ok(Taken::Request(request)) => Ok(request),
                     Err(refused) => Err(refused),
                 };
-                let before = if matches!(request, Ok(Request::Send(_))) { mem::take(&mut chunks) } else { Vec::new() };
+                let is_send = matches!(request, Ok(Request::Send(_)));
+                let before = if is_send { mem::take(&mut chunks) } else { Vec::new() };
                 let answer = match request {
                     Ok(_) if out.len() > ANSWER_BYTES => Err(busy("the answers to one HTTP request are too many")),
                     Ok(_) if Instant::now() >= end => Err(busy("one HTTP request asks for too much work")),
@@ -179,20 +180,16 @@ async fn answer_packets(gateway: &Gateway, device: &Device, body: Bytes, end: In
                 };
                 put_answer(&mut out, packet.command, packet.sequence, &answer);
             }
-            Ok(None) if input.is_empty() => {
-                put_stored(&mut out, &gateway.store(device, chunks).await);
-                return out;
-            }
-            Ok(None) => {
-                put_link_error(&mut out, &refusal(v1::Code::BadHeader, "the body ends within a packet"));
-                return out;
-            }
-            Err(broken) => {
-                put_link_error(&mut out, &bad_packet(broken));
-                return out;
-            }
+            Ok(None) if input.is_empty() => break None,
+            Ok(None) => break Some(refusal(v1::Code::BadHeader, "the body ends within a packet")),
+            Err(broken) => break Some(bad_packet(broken)),
         }
+    };
+    put_stored(&mut out, &gateway.store(device, chunks).await);
+    if let Some(broken) = broken {
+        put_link_error(&mut out, &broken);
     }
+    out
 }
 
 /// The request with a wait that ends at the deadline.

@@ -1,12 +1,13 @@
-//! Threads for what keeps the disk and the cores busy with media: they make way for all others, and messages never wait for a place among them.
+//! Threads for what keeps the disk and the cores busy with media: they make way for all others, and no text waits for a place among them.
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
 
 /// By how much they make way.
-pub(crate) const NICE: i32 = 10;
+const NICE: i32 = 10;
 
 /// A runtime of its own. Clones share it; it ends with the last one, and leaves what is under way to itself.
 #[derive(Clone)]
@@ -23,10 +24,6 @@ impl Apart {
     /// # Errors
     /// The system gives no thread.
     pub(crate) fn new(threads: usize) -> io::Result<Apart> {
-        let make_way = || {
-            // On Linux each thread has a niceness of its own. Without it the work is done all the same.
-            let _ = rustix::process::nice(NICE);
-        };
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(threads)
@@ -41,6 +38,26 @@ impl Apart {
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
+}
+
+/// Runs what keeps a core busy for long in a thread of its own. `None` if it panics.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) async fn once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Option<T>> {
+    let (told, done) = oneshot::channel();
+    let run = move || {
+        make_way();
+        // Whoever asked sees it through, so it is there.
+        let _ = told.send(work());
+    };
+    std::thread::Builder::new().name("tern-media".into()).spawn(run)?;
+    Ok(done.await.ok())
+}
+
+/// On Linux each thread has a niceness of its own. Without it the work is done all the same.
+fn make_way() {
+    let _ = rustix::process::nice(NICE);
 }
 
 impl Drop for Owned {

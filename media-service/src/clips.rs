@@ -1,5 +1,7 @@
 //! Chunks that have come together: a clip that is here as a whole is stored as one, which is far cheaper than chunk by chunk.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 use tern_proto::{limits, v1};
 
@@ -15,32 +17,28 @@ pub(crate) struct Whole {
 
 /// Takes the clips out of the chunks that are here as a whole; each chunk that is left stands for itself.
 pub(crate) fn take_wholes(chunks: &mut Vec<v1::Chunk>) -> Vec<Whole> {
-    let mut wholes = Vec::new();
-    // The chunk of a message stands behind those that have come before it.
-    let mut at = 0;
-    while at < chunks.len() {
-        match whole(chunks, at) {
-            Some(whole) => {
-                chunks.retain(|chunk| chunk.clip.as_ref() != Some(&whole.clip));
-                wholes.push(whole);
-                at = 0;
-            }
-            None => at += 1,
-        }
+    let mut by_clip: HashMap<&v1::MediaBegin, Vec<&v1::Chunk>> = HashMap::new();
+    for chunk in chunks.iter() {
+        by_clip.entry(chunk.clip.as_ref().unwrap_or(&NONE)).or_default().push(chunk);
     }
+    let wholes: Vec<Whole> = by_clip.into_iter().filter_map(|(clip, chunks)| whole(clip, &chunks)).collect();
+    let taken: HashSet<&v1::MediaBegin> = wholes.iter().map(|whole| &whole.clip).collect();
+    chunks.retain(|chunk| chunk.clip.as_ref().is_none_or(|clip| !taken.contains(clip)));
     wholes
 }
 
-/// The clip of this chunk, if all others are there too. It is looked for once, at its first chunk.
-fn whole(chunks: &[v1::Chunk], at: usize) -> Option<Whole> {
-    let clip = chunks[at].clip.as_ref().filter(|_| chunks[at].index == 0)?;
+/// What a chunk is of that does not say.
+static NONE: v1::MediaBegin = v1::MediaBegin { bytes: 0, sha256: String::new(), r#type: String::new(), part_bytes: 0 };
+
+/// The clip, if these are all of its chunks.
+fn whole(clip: &v1::MediaBegin, chunks: &[&v1::Chunk]) -> Option<Whole> {
     let bytes = usize::try_from(clip.bytes).ok()?;
     let count = bytes.div_ceil(limits::CHUNK_BYTES as usize);
     if !(1..=CHUNKS).contains(&count) {
         return None;
     }
     let mut found: [&[u8]; CHUNKS] = [&[]; CHUNKS];
-    for chunk in chunks.iter().filter(|chunk| chunk.clip.as_ref() == Some(clip)) {
+    for chunk in chunks {
         let place = found.get_mut(chunk.index as usize)?;
         // Two that differ are not for this place to judge.
         if !place.is_empty() && **place != chunk.bytes[..] {
@@ -75,7 +73,8 @@ mod tests {
             chunk("d", 10, 0),
             chunk("a", 3_000, 1),
         ];
-        let wholes = take_wholes(&mut chunks);
+        let mut wholes = take_wholes(&mut chunks);
+        wholes.sort_by(|one, other| one.clip.sha256.cmp(&other.clip.sha256));
         let names: Vec<_> = wholes.iter().map(|whole| (whole.clip.sha256.as_str(), whole.bytes.len())).collect();
         assert_eq!(names, [("a", 3_000), ("d", 10)]);
         let left: Vec<_> = chunks.iter().map(|chunk| chunk.clip.as_ref().unwrap().sha256.as_str()).collect();

@@ -4,6 +4,6 @@ mod client;
 mod references;
 mod server;
 
-pub use client::Client;
+pub use client::{Client, PATIENCE, SHORT_PATIENCE};
 pub use references::Asked;
 pub use server::routes;

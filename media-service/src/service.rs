@@ -1,6 +1,7 @@
 //! The service: each request judged, carried out against uploads and objects, answered.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,9 @@ use tern_proto::v1::Code;
 use tern_proto::{MediaId, Refusal, UserId, limits, v1};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::planted::{self, Fault};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore};
 
-use crate::apart::NICE;
+use crate::apart;
 use crate::audio::{self, Heard};
 use crate::clips::{Whole, take_wholes};
 use crate::declared::Declared;
@@ -29,6 +30,8 @@ use crate::{MediaApi, Opened, strip};
 
 /// Uploads that share a lock while one of them is completed.
 const SHARDS: usize = 64;
+/// Completions that may be under way; one more is refused.
+const COMPLETIONS: usize = 4_096;
 /// Bytes of audio that are looked at at once: that takes less than a thread.
 const AT_ONCE: u64 = 256 * 1024;
 
@@ -44,6 +47,8 @@ struct Shared {
     objects: Objects,
     /// Images that may be in memory as a whole, and decoded, at the same time.
     making: Semaphore,
+    /// Completions under way, those included that nobody waits for any more.
+    places: Arc<Semaphore>,
     /// So that an upload is completed once in this process, and who comes second finds the result. By the id.
     completing: [Mutex<()>; SHARDS],
     strips_metadata: bool,
@@ -54,7 +59,8 @@ impl MediaService {
     pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, settings: &Media, makers: usize) -> Arc<MediaService> {
         let completing = std::array::from_fn(|_| Mutex::default());
         let (making, strips_metadata) = (Semaphore::new(makers.max(1)), settings.strips_metadata);
-        let shared = Arc::new(Shared { uploads, objects, making, completing, strips_metadata });
+        let places = Arc::new(Semaphore::new(COMPLETIONS));
+        let shared = Arc::new(Shared { uploads, objects, making, places, completing, strips_metadata });
         Arc::new(MediaService { shared, quota: settings.quota, lifetime: settings.lifetime })
     }
 
@@ -114,7 +120,13 @@ impl MediaService {
     /// Sees the completion through, also if whoever asked for it goes away.
     async fn completed(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
         let shared = self.shared.clone();
-        match tokio::spawn(async move { shared.complete(id).await }).await {
+        let busy = |_| Refusal::new(Code::Busy, "too many uploads are being completed");
+        let place = shared.places.clone().try_acquire_owned().map_err(busy)?;
+        let completion = async move {
+            let _place = place;
+            shared.complete(id).await
+        };
+        match tokio::spawn(completion).await {
             Ok(completed) => completed,
             Err(broken) => {
                 tracing::error!(%broken, "completing an upload broke off");
@@ -152,10 +164,9 @@ impl MediaApi for MediaService {
 
     async fn chunks(&self, user: &UserId, mut chunks: Vec<v1::Chunk>) -> Vec<v1::ChunksStored> {
         let wholes = take_wholes(&mut chunks).into_iter();
-        let mut told: Vec<v1::MediaBegin> = Vec::new();
-        for chunk in chunks.iter().filter(|chunk| chunk.index % limits::CHUNKS_TOLD == limits::CHUNKS_TOLD - 1) {
-            told.extend(chunk.clip.clone().filter(|clip| !told.contains(clip)));
-        }
+        let is_told = |chunk: &&v1::Chunk| chunk.index % limits::CHUNKS_TOLD == limits::CHUNKS_TOLD - 1;
+        let told: HashSet<v1::MediaBegin> =
+            chunks.iter().filter(is_told).filter_map(|chunk| chunk.clip.clone()).collect();
         let wholes = join_all(wholes.map(|Whole { clip, bytes }| self.whole(user, clip, bytes)));
         let chunks = join_all(chunks.into_iter().map(|chunk| self.chunk(user, chunk)));
         let (wholes, chunks) = join(wholes, chunks).await;
@@ -199,6 +210,10 @@ impl MediaApi for MediaService {
 
 impl Shared {
     async fn complete(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
+        let declared = self.uploads.look(id, unix_millis()).await?.declared;
+        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
+        // A word does not wait for images, and whoever waits for a place holds up nobody.
+        let _making = if is_short(&declared) { None } else { Some(self.making.acquire().await.map_err(closed)?) };
         let _first = self.completing[(id.as_u128() % SHARDS as u128) as usize].lock().await;
         let upload = self.uploads.look(id, unix_millis()).await?;
         match &upload.state {
@@ -213,21 +228,17 @@ impl Shared {
     /// Merges the parts, and stores what has become of them.
     async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
         let (declared, strips) = (upload.declared, self.strips_metadata);
-        let is_short = declared.kind.is_audio() && declared.bytes <= AT_ONCE;
-        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
-        // A word does not wait for images.
-        let _making = if is_short { None } else { Some(self.making.acquire().await.map_err(closed)?) };
         let bytes = match self.uploads.bytes(upload.id).await {
             // Another replica has ended it meanwhile.
             Err(UploadError::NoSuch) => return Ok(self.uploads.look(upload.id, unix_millis()).await?),
             bytes => bytes?,
         };
-        let judged = if is_short {
+        let judged = if is_short(&declared) {
             judge(bytes, &declared, strips)
         } else {
-            // What makes the decoder panic would do so again.
-            apart(move || judge(bytes, &declared, strips)).await?.unwrap_or_else(|| {
-                tracing::error!(id = %upload.id, "an image broke its decoder");
+            // What makes it panic would do so again.
+            apart::once(move || judge(bytes, &declared, strips)).await.map_err(no_thread)?.unwrap_or_else(|| {
+                tracing::error!(id = %upload.id, "what was uploaded broke what looks at it");
                 Err(Code::BadMedia)
             })
         };
@@ -254,20 +265,14 @@ impl Shared {
     }
 }
 
-/// Runs what keeps a core busy for long in a thread of its own, which makes way for all others: messages are not to wait for images. `None` if it panics.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Option<T>, Refusal> {
-    let (told, done) = oneshot::channel();
-    let run = move || {
-        // On Linux each thread has a niceness of its own. Without it the work is done all the same.
-        let _ = rustix::process::nice(NICE);
-        // Whoever asked sees it through, so it is there.
-        let _ = told.send(work());
-    };
-    std::thread::Builder::new().name("tern-image".into()).spawn(run).map_err(|error| {
-        tracing::error!(%error, "no thread for an image");
-        Refusal::new(Code::Unavailable, "the image cannot be looked at now")
-    })?;
-    Ok(done.await.ok())
+/// Whether it is looked at in less time than a thread takes.
+fn is_short(declared: &Declared) -> bool {
+    declared.kind.is_audio() && declared.bytes <= AT_ONCE
+}
+
+fn no_thread(error: std::io::Error) -> Refusal {
+    tracing::error!(%error, "no thread to look at an upload");
+    Refusal::new(Code::Unavailable, "the upload cannot be looked at now")
 }
 
 /// What an upload is that is whole.

@@ -104,7 +104,7 @@ impl Server {
         redis.report_to(&mut watch.metrics);
         hints.report_to(&mut watch.metrics);
         let media = settings.media.map(|target| {
-            let media = tern_media::remote::Client::new(target);
+            let media = tern_media::remote::Client::new(target, tern_media::remote::SHORT_PATIENCE);
             media.report_to(&mut watch.metrics);
             Arc::new(media) as Arc<dyn MediaApi>
         });

@@ -543,5 +543,7 @@ fn a_long_clip_goes_on_as_it_is_told_and_ends_with_its_message() {
     speak(&mut run, 50, 0);
     run.actions();
     run.wait(15 * SECOND);
-    assert!(run.actions().contains(&Action::Leave(Leave::NoReply)), "nothing is heard of it");
+    assert_eq!(run.commands(), [Command::Send], "nothing is heard of it, so the message asks why");
+    run.wait(15 * SECOND);
+    assert!(run.actions().contains(&Action::Leave(Leave::NoReply)));
 }

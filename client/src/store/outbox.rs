@@ -130,10 +130,12 @@ impl Store {
         Ok(self.db.query_row(query, [id as i64], read)?)
     }
 
-    /// So many chunks of the clip of a message are on the server. That is progress: its attempts count from there.
+    /// So many chunks of the clip of a message are on the server. That is progress: its attempts count from there, unless the server has said that some are missing: then it may
+    /// have been told as much before.
     pub(crate) fn clip_stored(&mut self, id: u64, chunks: u32) -> Result<(), StoreError> {
-        let update = "UPDATE outbox SET clip_stored = ?2, attempts = 0 WHERE id = ?1 AND state = 0";
-        self.db.execute(update, params![id as i64, chunks])?;
+        let update = "UPDATE outbox SET clip_stored = ?2,
+                attempts = CASE WHEN reason = ?3 THEN attempts ELSE 0 END WHERE id = ?1 AND state = 0";
+        self.db.execute(update, params![id as i64, chunks, v1::Code::UploadIncomplete.as_str_name()])?;
         Ok(())
     }
 

@@ -413,6 +413,11 @@ fn a_clip_goes_alone_and_from_where_it_has_come() {
     assert_eq!((clip_of.bytes.len(), clip_of.stored, clip_of.begin.sha256.as_str()), (5_000, 3, "ab"));
     store.settle(&[result(2, v1::Code::UploadIncomplete)]).unwrap();
     assert_eq!(store.batch().unwrap().clip.unwrap().stored, 0, "all of it again");
+    for _ in 1..ATTEMPTS - 1 {
+        store.clip_stored(2, 3).unwrap();
+        store.settle(&[result(2, v1::Code::UploadIncomplete)]).unwrap();
+    }
+    assert_eq!(store.batch().unwrap().messages.len(), 1, "the last attempt");
     store.settle(&[result(2, v1::Code::Ok)]).unwrap();
     assert_eq!(store.batch().unwrap().messages[0].text, "hi");
     let none = v1::OutMessage { chunk: Some(v1::Chunk::default()), ..clip };

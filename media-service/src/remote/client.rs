@@ -22,12 +22,13 @@ use tern_runtime::metrics::Metrics;
 use tern_runtime::queue::Meters;
 use tern_runtime::traces::{Trace, Traces};
 
+use crate::uploads::SHORT;
 use crate::{MediaApi, Opened};
 
 /// The longest wait for an answer, over all attempts.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest wait for what an upload has become: it may wait for others.
-const MAKING: Duration = Duration::from_secs(14);
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The same of whoever is waited for itself, and so has less time.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Calls under way that store, and those that look.
 const STORES: usize = 2;
 const LOOKS: usize = 2;
@@ -41,24 +42,25 @@ pub struct Client {
     stores: Batch,
     looks: Batch,
     replicas: Arc<Replicas>,
+    patience: Duration,
     meters: Meters,
 }
 
 impl Client {
-    /// Asks the replicas at `target`. Needs a Tokio runtime.
-    pub fn new(target: Target) -> Client {
+    /// Asks the replicas at `target`, each question for at most `patience`: what takes longer goes on there, and is done when it is asked again. Needs a Tokio runtime.
+    pub fn new(target: Target, patience: Duration) -> Client {
         let replicas = Arc::new(Replicas::of("media", target));
         let meters = Meters::default();
         let batcher = |queue, lanes| {
             let replicas = replicas.clone();
             let call = move |asks, traces| -> BoxFuture<'static, Vec<rpc::MediaAnswer>> {
                 let replicas = replicas.clone();
-                Box::pin(async move { call(&replicas, asks, &traces, PATIENCE).await })
+                Box::pin(async move { call(&replicas, asks, &traces, patience).await })
             };
             Batcher::new(lanes, meters.of(queue), call)
         };
         let (stores, looks) = (batcher("media_store", STORES), batcher("media_look", LOOKS));
-        Client { stores, looks, replicas, meters }
+        Client { stores, looks, replicas, patience, meters }
     }
 
     /// Reports what is counted.
@@ -78,7 +80,7 @@ impl Client {
     /// What may take long goes alone, so that nothing waits for it that has come at the same time.
     async fn ask_alone(&self, user: &UserId, ask: Ask) -> Result<Answer, Refusal> {
         let (asks, traces) = (vec![asked(Some(user), ask)], Traces::of([Trace::current()]));
-        wanted(call(&self.replicas, asks, &traces, MAKING).await.pop().unwrap_or_default())
+        wanted(call(&self.replicas, asks, &traces, self.patience).await.pop().unwrap_or_default())
     }
 }
 
@@ -181,7 +183,12 @@ impl MediaApi for Client {
     }
 
     async fn clip(&self, user: &UserId, clip: v1::MediaBegin) -> Result<v1::Media, Refusal> {
-        wanted!(self.ask(&self.looks, Some(user), Ask::Clip(clip)).await?, Media)
+        // A longer one may have to go into the object store first.
+        let answer = match clip.bytes <= SHORT {
+            true => self.ask(&self.looks, Some(user), Ask::Clip(clip)).await?,
+            false => self.ask_alone(user, Ask::Clip(clip)).await?,
+        };
+        wanted!(answer, Media)
     }
 
     async fn lease(&self, id: MediaId) -> Result<v1::Media, Refusal> {

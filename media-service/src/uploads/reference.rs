@@ -81,7 +81,9 @@ impl Reference {
         }
         let of_user = || all.values().filter(|known| known.upload.owner == *owner);
         let counted = |known: &&Known| !matches!(known.upload.state, State::Failed(_));
-        let open = of_user().filter(|known| matches!(known.upload.state, State::Open(_))).count() as u64;
+        let is_open = |known: &&Known| matches!(known.upload.state, State::Open(_));
+        // What is complete from the start is never under way.
+        let open = if made.is_some() { 0 } else { of_user().filter(is_open).count() as u64 };
         let total = of_user().filter(counted).map(|known| known.upload.declared.bytes).sum();
         check_quota(declared, quota, (open, total))?;
         let id = MediaId::new(now_ms, all.len() as u128);

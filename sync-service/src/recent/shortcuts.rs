@@ -90,7 +90,9 @@ impl Shortcuts {
             epoch: user_epoch(epoch, &device.user),
             client_msg_id: message.client_msg_id,
         };
-        let again: Vec<usize> = (0..messages.len()).filter(|place| messages[*place].again).collect();
+        // What a message with a clip is the same as is known only with the clip.
+        let is_asked = |message: &OutMessage| message.again && message.chunk.is_none();
+        let again: Vec<usize> = (0..messages.len()).filter(|place| is_asked(&messages[*place])).collect();
         if again.is_empty() {
             return Vec::new();
         }

@@ -22,6 +22,7 @@ use tern_runtime::queue::Meters;
 use tern_runtime::traces::Traces;
 use tern_storage::Device;
 
+use crate::media::is_about_media;
 use crate::send::refusal;
 use crate::{Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
@@ -43,6 +44,8 @@ const READS: usize = 2;
 /// Asks the sync service.
 pub struct Client {
     sends: Batcher<rpc::Ask, rpc::Answer>,
+    /// With messages about media, for which another service is asked first: no text waits for that.
+    sends_about_media: Batcher<rpc::Ask, rpc::Answer>,
     quick: Batcher<rpc::Ask, rpc::Answer>,
     /// Where links are: apart from the others, because what keeps that may be slow.
     routes: Batcher<rpc::Ask, rpc::Answer>,
@@ -70,6 +73,7 @@ impl Client {
         let durability = AtomicI32::new(v1::Durability::Unspecified.into());
         Client {
             sends: batcher("sync_send", SENDS, &replicas),
+            sends_about_media: batcher("sync_send_media", SENDS, &replicas),
             quick: batcher("sync_quick", QUICK, &replicas),
             routes: batcher("sync_routes", ROUTES, &replicas),
             acks: std::array::from_fn(|home| batcher("sync_ack", ACKS, &Arc::new(replicas.at_home(home)))),
@@ -219,8 +223,10 @@ impl SyncApi for Client {
             // As if it had gone to a replica that does not answer.
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+        // A device has one call under way, so its order does not depend on which of the two it is in.
+        let with = if messages.iter().any(is_about_media) { &self.sends_about_media } else { &self.sends };
         let ask = Ask::Send(v1::SendRequest { messages, ..Default::default() });
-        match self.ask(&self.sends, Some(device), ask).await {
+        match self.ask(with, Some(device), ask).await {
             Ok(Answer::Send(reply)) if reply.results.len() == ids.len() => reply.results,
             Ok(_) => ids.into_iter().map(|id| refusal(id, Code::OutcomeUnknown)).collect(),
             Err(Refusal { code, .. }) => ids.into_iter().map(|id| refusal(id, code)).collect(),

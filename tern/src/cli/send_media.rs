@@ -38,7 +38,7 @@ Example:
 
 /// What `--help` of `send-audio` says at its end.
 pub(crate) const HELP_AUDIO: &str = "\
-A FILE may be a directory: then all clips in it are sent, by name; what else is in it, directories too, is left out. What a file is, is seen by its content: AMR, AMR-WB, SILK version 3, Opus in Ogg, or AAC in MP4 (M4A), of ten minutes at most. \
+A FILE may be a directory: then all clips in it are sent, by name; what else is in it, directories too, is left out. What a file is, is seen by its content: AMR, AMR-WB, SILK version 3, Opus in Ogg, or AAC in MP4 (M4A), of ten minutes and 32 MiB at most. \
 Interrupted, the same command goes on from where a clip has come, and no clip is sent twice. A run that has come to its end, with whatever exit code but 1 and 3, is forgotten: the same command then sends its clips again.
 
 Exit codes:
@@ -108,13 +108,10 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
             eprintln!("tern {command}: {}: sent by the run before", path.display());
             continue;
         }
-        let state = match send(client, args, path, &begun, (place, note)).await? {
-            Some(state) => state,
-            // The outbox is told of below.
-            None => break,
-        };
+        // The outbox is told of below.
+        let Some(id) = put(client, args, &begun, (place, note)).await? else { break };
         place += 1;
-        match state {
+        match shown(client, path, &begun, id).await? {
             Some(MessageState::Sent(sent) | MessageState::Delivered(sent) | MessageState::Read(sent)) => {
                 tell(args, path, &begun.media(client, &sent).await?, &sent)?;
             }
@@ -138,27 +135,24 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
     })
 }
 
-/// Puts the message into the outbox and waits for what becomes of it; `None` if others failed before it.
-async fn send(
-    client: &Client,
-    args: &Args,
-    path: &Path,
-    begun: &Begun,
-    (place, note): (usize, String),
-) -> Result<Option<Option<MessageState>>> {
-    let mut events = client.events();
+/// Puts the message into the outbox and gives its id; `None` if others failed before it.
+async fn put(client: &Client, args: &Args, begun: &Begun, (place, note): (usize, String)) -> Result<Option<u64>> {
     let put = match begun {
         Begun::Uploaded(media) => client.send_media_noted(&args.to, &media.id, &args.text, place, note).await,
         Begun::Clip(clip) => client.speak_noted(&args.to, clip.clone(), &args.text, place, note).await,
     };
-    let id = match put {
-        Ok(id) => id,
-        Err(StoreError::BehindFailed) => return Ok(None),
-        Err(error) => return Err(error).context("the outbox"),
-    };
+    match put {
+        Err(StoreError::BehindFailed) => Ok(None),
+        put => put.map(Some).context("the outbox"),
+    }
+}
+
+/// What becomes of the message, with a bar for its clip meanwhile.
+async fn shown(client: &Client, path: &Path, begun: &Begun, id: u64) -> Result<Option<MessageState>> {
+    let mut events = client.events();
     let showing = bar::show_chunks(path, begun.bytes(), id, &mut events);
     tokio::select! {
-        state = client.settled(id) => Ok(Some(state?)),
+        state = client.settled(id) => Ok(state?),
         never = showing => match never {},
     }
 }

@@ -114,7 +114,8 @@ impl Catalog {
                 // By another request, just now.
                 continue;
             }
-            check_usage(&transaction, owner, declared, quota)?;
+            let used = usage_of(&transaction, owner.as_str())?;
+            check_quota(declared, quota, (used.open, used.bytes))?;
             let id = new_id(now_ms);
             insert(&transaction, id, &row)?;
             transaction.commit().map_err(CatalogError::from)?;
@@ -143,7 +144,8 @@ impl Catalog {
         if let Some((id, row)) = begun(transaction, &row, *now_ms)? {
             return Ok(row.upload(id).ok_or(CatalogError::Damaged(id))?);
         }
-        check_usage(transaction, owner, declared, quota)?;
+        // It is never under way.
+        check_quota(declared, quota, (0, usage_of(transaction, owner.as_str())?.bytes))?;
         let id = new_id(*now_ms);
         row.end(Ok(made.clone().under(id)));
         insert(transaction, id, &row)?;
@@ -350,16 +352,6 @@ fn insert(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> 
     write(transaction, id, row)?;
     name(transaction, id, row)?;
     count(transaction, &row.owner, Usage::default(), row.usage())
-}
-
-fn check_usage(
-    transaction: &WriteTransaction,
-    owner: &UserId,
-    declared: &Declared,
-    quota: &Quota,
-) -> std::result::Result<(), super::Failed> {
-    let used = usage_of(transaction, owner.as_str())?;
-    Ok(check_quota(declared, quota, (used.open, used.bytes))?)
 }
 
 /// The upload of the name of this row, if it can be gone on with.

@@ -53,6 +53,8 @@ impl Work for Begin {
             Some(row) if row.can_be_gone_on_with(self.now_ms) => return self.go_on(row, on).await,
             over => over,
         };
+        // What is complete from the start is never under way.
+        let used = if self.made.is_some() { (0, used.1) } else { used };
         check_quota(&self.declared, &self.quota, used)?;
 
         let id = MediaId::new(self.now_ms, u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));

@@ -11,8 +11,9 @@ use tern_proto::{ConversationId, v1};
 use super::bar::Bar;
 use super::files;
 
-/// Bytes beyond which no server can be set.
-const LARGEST: u64 = 256 * 1024 * 1024;
+/// Bytes of an image beyond which no server can be set, and of a clip beyond which no outbox takes it.
+const LARGEST_IMAGE: u64 = 256 * 1024 * 1024;
+const LARGEST_CLIP: u64 = 32 * 1024 * 1024;
 
 /// What a command sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +58,9 @@ impl What {
             return Ok(Err(format!("is none of {}", kinds.collect::<Vec<_>>().join(", "))));
         };
         let length = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
-        if length > LARGEST {
-            return Ok(Err(format!("has {length} bytes, more than any server takes")));
+        let largest = if self == What::Images { LARGEST_IMAGE } else { LARGEST_CLIP };
+        if length == 0 || length > largest {
+            return Ok(Err(format!("has {length} bytes; 1 to {largest} are taken")));
         }
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         match self {
