@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
-use tern_cluster::{Cluster, Kind, Service};
+use tern_cluster::{Cluster, Service};
 
 /// An answer takes a little longer than the services wait for each other.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -78,7 +78,7 @@ fn await_ready(cluster: &Cluster, wanted: bool) -> Result<()> {
     let began = Instant::now();
     loop {
         let found = is_ready(cluster)?;
-        if found.iter().all(|(service, ready)| *ready == (wanted || service.kind == Kind::Media)) {
+        if found.iter().all(|(_, ready)| *ready == wanted) {
             return Ok(());
         }
         if began.elapsed() > CHANGE {
