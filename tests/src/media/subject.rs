@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tern_cluster::{Cluster, Kind, Layout, Service};
 use tern_runtime::planted::Fault;
 
@@ -36,14 +38,32 @@ enum Blow {
     /// All replicas of the service of this process.
     Replicas(usize),
     Database,
+    /// Of a directory, with a file in its place for a while.
+    Objects,
+}
+
+/// For so long the object store is away.
+const AWAY: Duration = Duration::from_millis(400);
+
+/// Puts a file in the place of the directory of objects, and that back. Blocks.
+fn take_away(objects: &Path) -> Result<()> {
+    let aside = objects.with_extension("aside");
+    std::fs::write(&aside, b"in the way")?;
+    // In one step, so that the server cannot make the directory anew in between.
+    let exchange = || renameat_with(CWD, objects, CWD, &aside, RenameFlags::EXCHANGE);
+    exchange()?;
+    std::thread::sleep(AWAY);
+    exchange()?;
+    Ok(std::fs::remove_file(&aside)?)
 }
 
 impl Blow {
     fn draw(random: &mut fastrand::Rng, services: usize) -> Blow {
         let service = random.usize(..services);
-        match random.u32(..8) {
+        match random.u32(..10) {
             0 => Blow::Database,
-            1 | 2 => Blow::Replicas(service),
+            1 => Blow::Objects,
+            2 | 3 => Blow::Replicas(service),
             _ => Blow::Process(service),
         }
     }
@@ -56,6 +76,7 @@ impl Blow {
                 let kind = cluster.services[*at].kind;
                 (0..cluster.services.len()).filter(|at| cluster.services[*at].kind == kind).collect()
             }
+            Blow::Objects => return take_away(&cluster.dir().join("objects/media")),
             Blow::Database => {
                 cluster.postgres().context("the database")?.stop("immediate")?;
                 return Ok(cluster.start_postgres()?);
@@ -136,12 +157,17 @@ impl Subject {
         }
     }
 
-    /// Something of it is killed with SIGKILL, and started again: all there is of one server; of a cluster a process, mostly, or all replicas of a service.
+    /// Something of it is killed with SIGKILL, and started again: all there is of one server; of a cluster a process, mostly, or all replicas of a service. Or the object store is away.
     ///
     /// # Errors
     /// It does not come up again.
     pub(super) async fn struck(self, build: &Build, directory: &Path, random: &mut fastrand::Rng) -> Result<Subject> {
         match self {
+            Subject::One(one, data) if random.u32(..6) == 0 => {
+                let objects = data.join("media/media");
+                tokio::task::spawn_blocking(move || take_away(&objects)).await??;
+                Ok(Subject::One(one, data))
+            }
             Subject::One(one, data) => {
                 one.kill().await?;
                 Ok(Subject::One(One::start(build, directory, &data).await?, data))
