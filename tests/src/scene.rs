@@ -47,7 +47,7 @@ impl Scene {
             Scene::Retention => Duration::from_secs(12),
             Scene::Cluster => Duration::from_secs(15),
             Scene::Media => Duration::from_secs(10),
-            Scene::MediaCluster => Duration::from_secs(30),
+            Scene::MediaCluster => Duration::from_secs(20),
             _ => Duration::ZERO,
         }
     }
