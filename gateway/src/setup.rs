@@ -63,7 +63,7 @@ impl Tokens {
             eddsa_public_key_file: from.path("token.eddsa_public_key_file"),
             key_set_file: from.path("token.key_set_file"),
             key_set_url: from.parsed("token.key_set_url", key_set_url),
-            audience: from.parsed("token.audience", audience),
+            audience: from.text("token.audience"),
         }
     }
 
@@ -129,10 +129,6 @@ fn secret(from: &mut Settings) -> Secret {
             Secret::Own
         }
     }
-}
-
-fn audience(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) }
 }
 
 fn key_set_url(text: &str) -> Result<KeySetUrl, String> {

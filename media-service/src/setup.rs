@@ -79,7 +79,6 @@ pub async fn objects_in(bucket: &Bucket) -> Result<Objects> {
 
 /// Reads where objects are, if that is a bucket.
 pub fn bucket(from: &mut Settings) -> Option<Bucket> {
-    let not_empty = |text: &str| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) };
     let url = |text: &str| {
         let is_url = text.starts_with("http://") || text.starts_with("https://");
         if is_url {
@@ -88,29 +87,18 @@ pub fn bucket(from: &mut Settings) -> Option<Bucket> {
             Err("is no URL, as in https://s3.internal:9000".to_owned())
         }
     };
-    let name = from.parsed("media.s3_bucket", not_empty);
+    let name = from.text("media.s3_bucket");
     let endpoint = from.parsed("media.s3_endpoint", url);
-    let region = from.parsed("media.s3_region", not_empty).unwrap_or_else(|| "us-east-1".to_owned());
-    let access_key = from.parsed("media.s3_access_key", not_empty);
-    let given = from.parsed("media.s3_secret_key", not_empty);
-    let read = from.parsed("media.s3_secret_key_file", |path| {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-        not_empty(text.trim())
-    });
+    let region = from.text("media.s3_region").unwrap_or_else(|| "us-east-1".to_owned());
+    let access_key = from.text("media.s3_access_key");
+    let needed = name.as_ref().map(|_| "is needed with media.s3_bucket, or media.s3_secret_key_file");
+    let secret_key = from.text_or_file("media.s3_secret_key", "media.s3_secret_key_file", needed);
     let name = name?;
     if access_key.is_none() {
         from.refuse("media.s3_access_key", "is needed with media.s3_bucket");
     }
-    match (&given, &read) {
-        (None, None) => {
-            from.refuse("media.s3_secret_key", "is needed with media.s3_bucket, or media.s3_secret_key_file")
-        }
-        (Some(_), Some(_)) => {
-            from.refuse("media.s3_secret_key", "media.s3_secret_key_file is set as well, and they exclude each other");
-        }
-        _ => {}
-    }
-    Some(Bucket { endpoint, region, name, access_key: access_key?, secret_key: given.or(read)? })
+    let (_, secret_key) = secret_key?;
+    Some(Bucket { endpoint, region, name, access_key: access_key?, secret_key })
 }
 
 /// The service of one process, and what it stands on.

@@ -93,9 +93,14 @@ impl Settings {
         value.unwrap_or(default)
     }
 
+    /// A text; not empty.
+    pub fn text(&mut self, name: &'static str) -> Option<String> {
+        self.parsed(name, not_empty)
+    }
+
     /// A path; not empty.
     pub fn path(&mut self, name: &'static str) -> Option<PathBuf> {
-        self.parsed(name, |text| if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) })
+        self.text(name).map(PathBuf::from)
     }
 
     /// A secret of at least `bytes` bytes.
@@ -105,26 +110,41 @@ impl Settings {
         })
     }
 
-    /// A URL with a password in it that does not stand in every example, or the one in a file, which must be given; `example` shows what it looks like. Empty if it is refused.
-    pub fn secret_url(&mut self, name: &'static str, in_file: &'static str, example: &str) -> String {
+    /// A text, or the one in a file, and which of the two settings it is from; not empty. If neither is there, `needed` says why one has to be, if it has.
+    pub fn text_or_file(
+        &mut self,
+        name: &'static str,
+        in_file: &'static str,
+        needed: Option<&str>,
+    ) -> Option<(&'static str, String)> {
         let bad = self.bad.len();
-        let not_empty = |text: &str| if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) };
-        let given = self.parsed(name, not_empty);
+        let given = self.text(name);
         let read = self.parsed(in_file, |path| {
             let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
             not_empty(text.trim())
         });
         match (given, read) {
-            (Some(url), None) | (None, Some(url)) if !secrets_of(&url).any(|secret| is_example(&secret)) => return url,
-            (Some(_), None) => self.refuse(name, EXAMPLE),
-            (None, Some(_)) => self.refuse(in_file, EXAMPLE),
+            (Some(text), None) => return Some((name, text)),
+            (None, Some(text)) => return Some((in_file, text)),
             (Some(_), Some(_)) => self.refuse(name, &format!("{in_file} is set as well, and they exclude each other")),
-            (None, None) if self.bad.len() == bad => {
-                self.refuse(name, &format!("is needed, or {in_file}: as in {example}"));
+            (None, None) => {
+                if let Some(needed) = needed.filter(|_| self.bad.len() == bad) {
+                    self.refuse(name, needed);
+                }
             }
-            (None, None) => {}
         }
-        String::new()
+        None
+    }
+
+    /// A URL with a password in it that does not stand in every example, or the one in a file, which must be given; `example` shows what it looks like. Empty if it is refused.
+    pub fn secret_url(&mut self, name: &'static str, in_file: &'static str, example: &str) -> String {
+        let needed = format!("is needed, or {in_file}: as in {example}");
+        let Some((from, url)) = self.text_or_file(name, in_file, Some(&needed)) else { return String::new() };
+        if secrets_of(&url).any(|secret| is_example(&secret)) {
+            self.refuse(from, EXAMPLE);
+            return String::new();
+        }
+        url
     }
 
     /// Anything that `parse` makes of the text, which must be given; `example` shows what such a text looks like.
@@ -171,6 +191,10 @@ impl Settings {
         unknown(&self.root, "", &self.asked, &mut self.bad);
         if self.bad.is_empty() { Ok(()) } else { Err(BadSettings(self.bad)) }
     }
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty".into()) } else { Ok(text.into()) }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -344,6 +368,31 @@ mod tests {
         assert_eq!(settings.secret("token.secret", 32), None);
         let reasons = reasons(settings);
         assert!(reasons[0].contains("shorter than 32 bytes") && !reasons[0].contains("hush"), "{reasons:?}");
+    }
+
+    #[test]
+    fn what_may_stand_in_a_file_is_told_once_if_it_is_wrong() {
+        let file = file("from-file\n");
+        let path = file.path().to_str().unwrap().to_owned();
+        let read = |variables: &[(&str, &str)], needed| {
+            let environment = environment(variables);
+            let mut settings = Settings::read(Sources { environment, ..Sources::default() });
+            let text = settings.text_or_file("a.key", "a.key_file", needed);
+            settings.finish().map(|()| text).map_err(|bad| bad.0.iter().map(BadSetting::to_string).collect::<Vec<_>>())
+        };
+        let (given, in_file) = (("TERN_A__KEY", "given"), ("TERN_A__KEY_FILE", &path[..]));
+        assert_eq!(read(&[given], Some("is needed")), Ok(Some(("a.key", "given".into()))));
+        assert_eq!(read(&[in_file], None), Ok(Some(("a.key_file", "from-file".into()))));
+        assert_eq!(read(&[], None), Ok(None));
+        for (variables, told) in [
+            (&[][..], "a.key: is needed"),
+            (&[given, in_file], "a.key: a.key_file is set as well, and they exclude each other"),
+            (&[("TERN_A__KEY_FILE", "/nonexistent")], "a.key_file: cannot be read: No such file"),
+            (&[("TERN_A__KEY", "")], "a.key: is empty"),
+        ] {
+            let reasons = read(variables, Some("is needed")).unwrap_err();
+            assert!(reasons.len() == 1 && reasons[0].starts_with(told), "{reasons:?}");
+        }
     }
 
     #[test]
