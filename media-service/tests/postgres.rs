@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tern_cluster::TestPostgres;
 use tern_media::contract::{self, Opened};
 use tern_media::declared::{Declared, Kind, Sha256};
 use tern_media::uploads::{Made, Quota, State, Upload, UploadError, Uploads};
@@ -18,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use self::database::{Database, Server};
+use self::database::Database;
 
 const NOW: i64 = 1_764_000_000_000;
 const DAY: i64 = 24 * 3_600_000;
@@ -125,13 +126,13 @@ async fn put(uploads: &Arc<dyn Uploads>, upload: &Upload, index: u32) -> Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_replica_keeps_the_contract() {
-    let _all_the_while = Server::of_process();
+    let _all_the_while = TestPostgres::of_process();
     contract::all(Database::new).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_keep_the_contract() {
-    let _all_the_while = Server::of_process();
+    let _all_the_while = TestPostgres::of_process();
     contract::all(|| Shared(Database::new())).await;
 }
 
@@ -149,11 +150,11 @@ async fn replicas_that_start_at_once_share_the_tables() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_may_be_shared_with_the_storage_service() {
     let database = Database::new();
-    database.sql("CREATE TABLE migrations (step integer PRIMARY KEY); INSERT INTO migrations VALUES (1), (2)");
-    database.sql(include_str!("../../storage-service/src/postgres/schema_1.sql"));
-    database.sql(include_str!("../../storage-service/src/postgres/schema_2.sql"));
+    database.0.sql("CREATE TABLE migrations (step integer PRIMARY KEY); INSERT INTO migrations VALUES (1), (2)");
+    database.0.sql(include_str!("../../storage-service/src/postgres/schema_1.sql"));
+    database.0.sql(include_str!("../../storage-service/src/postgres/schema_2.sql"));
     begun(&database.replica().await, "alice", &declared(1, 900)).await;
-    assert_eq!(database.sql("SELECT step FROM media_migrations"), "1");
+    assert_eq!(database.0.sql("SELECT step FROM media_migrations"), "1");
 }
 
 /// Whichever replica stores the last part knows that none is left, and only that call does.
@@ -224,7 +225,7 @@ async fn no_part_outlives_its_upload_and_nothing_waits_in_a_circle() {
     // The server counts them with a delay.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(database.sql(deadlocks), "0");
+    assert_eq!(database.0.sql(deadlocks), "0");
     for (one, other) in first.into_iter().zip(second) {
         match (one, other) {
             (Ok(one), Ok(other)) => assert_eq!(one, other, "both get the result of the first"),
@@ -242,8 +243,8 @@ async fn no_part_outlives_its_upload_and_nothing_waits_in_a_circle() {
         assert_eq!((one, other), (Ok(()), Ok(())));
     }
     database.assert_counts_are_exact();
-    assert_eq!(database.sql("SELECT count(*) FROM media_owners"), "0");
-    assert_eq!(database.sql("SELECT count(*) FROM media_parts"), "0");
+    assert_eq!(database.0.sql("SELECT count(*) FROM media_owners"), "0");
+    assert_eq!(database.0.sql("SELECT count(*) FROM media_parts"), "0");
 }
 
 /// As many as the quota says, whoever is asked.
@@ -264,11 +265,11 @@ async fn the_quota_is_exact_across_replicas() {
 /// What is told while the database is away, and that it is found again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_is_told_in_time_and_found_again() {
-    let database = Database::on(Arc::new(Server::start()));
+    let database = Database::alone();
     let uploads = database.replica().await;
     let upload = begun(&uploads, "alice", &declared(1, 2_000)).await;
     assert_eq!(put(&uploads, &upload, 0).await, Ok(1));
-    database.server.server.stop("immediate").expect("it stops");
+    database.0.server.stop("immediate").expect("it stops");
     let (asked, other) = (Instant::now(), declared(2, 900));
     let (part, look, begin) = tokio::join!(
         put(&uploads, &upload, 1),
@@ -278,7 +279,7 @@ async fn a_database_that_is_away_is_told_in_time_and_found_again() {
     assert!(matches!(part, Err(UploadError::Unavailable(_))), "{part:?}");
     assert!(matches!(look, Err(UploadError::Unavailable(_))) && matches!(begin, Err(UploadError::Unavailable(_))));
     assert!(asked.elapsed() < Duration::from_secs(11), "{:?}", asked.elapsed());
-    database.server.server.launch().expect("it comes back");
+    database.0.server.launch().expect("it comes back");
     assert_eq!(put(&uploads, &upload, 1).await, Ok(0));
     assert!(matches!(uploads.look(upload.id, NOW).await.expect("it is there").state, State::Open(_)));
 }
@@ -313,7 +314,7 @@ async fn forwarder(to: u16, stalls: Arc<AtomicBool>) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_does_not_answer_is_told_in_time() {
     let (database, stalls) = (Database::new(), Arc::new(AtomicBool::new(false)));
-    let port = forwarder(database.server.server.port(), stalls.clone()).await;
+    let port = forwarder(database.0.server.port(), stalls.clone()).await;
     let uploads = database.replica_at(port).await;
     let upload = begun(&uploads, "alice", &declared(1, 2_000)).await;
     assert_eq!(put(&uploads, &upload, 0).await, Ok(1));
@@ -335,7 +336,7 @@ async fn a_connection_that_is_cut_is_made_anew() {
     for index in 0..upload.declared.parts() {
         let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'tern-media'";
-        database.sql(cut);
+        database.0.sql(cut);
         assert!(put(&uploads, &upload, index).await.is_ok());
         assert!(uploads.look(upload.id, NOW).await.is_ok());
     }

@@ -2,13 +2,12 @@
 //!
 //! Each process of tests starts a server of its own, from the machine's packages, and each case gets a database in it.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tern_cluster::PostgresOptions;
+use tern_cluster::TestDatabase;
 use tern_proto::{ConversationId, MediaId, UserId};
 use tern_storage::contract::Place;
 use tern_storage::contract::retention::RULES;
@@ -18,58 +17,15 @@ use tern_storage::{
     Retained, Storage, Unavailable,
 };
 
-/// A server, stopped when it is dropped.
-struct Server {
-    server: tern_cluster::Postgres,
-    dir: PathBuf,
-}
-
-impl Server {
-    /// The one of this process; it is stopped when the last test that uses it ends.
-    fn of_process() -> Arc<Server> {
-        static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        server.upgrade().unwrap_or_else(|| {
-            let found = Arc::new(Server::start());
-            *server = Arc::downgrade(&found);
-            found
-        })
-    }
-
-    fn start() -> Server {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("tern-test-postgres-{}-{number}", std::process::id()));
-        let options = PostgresOptions { fsync: false, ..PostgresOptions::new(&dir) };
-        Server { server: tern_cluster::Postgres::start(&options).expect("PostgreSQL starts"), dir }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.server.stop("immediate").expect("it stops");
-        std::fs::remove_dir_all(&self.dir).expect("its directory goes");
-    }
-}
-
 /// A database of its own.
 struct Database {
     isolation: Isolation,
-    server: Arc<Server>,
-    name: OnceLock<String>,
+    at: TestDatabase,
 }
 
 impl Database {
     fn new(isolation: Isolation) -> Database {
-        Database { isolation, server: Server::of_process(), name: OnceLock::new() }
-    }
-
-    fn name(&self) -> &str {
-        self.name.get_or_init(|| {
-            let name = format!("test_{}_{}", std::process::id(), fastrand::u32(..));
-            self.server.server.create_database(&name).expect("a database");
-            name
-        })
+        Database { isolation, at: TestDatabase::of_process() }
     }
 }
 
@@ -83,7 +39,7 @@ impl Place for Database {
             device_silence: millis(RULES.device_silence_ms),
             max_entries: RULES.max_entries,
             max_bytes: RULES.max_bytes,
-            ..Options::new(&self.server.server.url(self.name()))
+            ..Options::new(&self.at.url())
         };
         Arc::new(Postgres::open(options).await.expect("the store opens"))
     }
@@ -210,15 +166,14 @@ async fn a_database_that_has_moved_begins_a_new_epoch() {
     let epoch = async || database.open().await.device(&device).await.expect("available").epoch;
     let first = epoch().await;
     assert_eq!(epoch().await, first);
-    let server = &database.server.server;
-    let now = server.sql(database.name(), "SELECT system_identifier || ':' || timeline FROM store").expect("a row");
-    let moves = || server.sql(database.name(), "UPDATE store SET timeline = timeline + 7").expect("it moves");
+    let now = database.at.sql("SELECT system_identifier || ':' || timeline FROM store");
+    let moves = || database.at.sql("UPDATE store SET timeline = timeline + 7");
     moves();
     let second = epoch().await;
     assert_ne!(second, first);
     moves();
     let nothing_lost = Some(now.parse().expect("a lineage"));
-    let options = Options { nothing_lost, ..Options::new(&server.url(database.name())) };
+    let options = Options { nothing_lost, ..Options::new(&database.at.url()) };
     let store = Postgres::open(options).await.expect("the store opens");
     assert_eq!(store.device(&device).await.expect("available").epoch, second);
 }
