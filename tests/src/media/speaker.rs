@@ -124,6 +124,10 @@ impl Speaker {
                 Code::UploadIncomplete => {
                     self.is_missing_what_was_not_told(&clip).await;
                     self.is_not_seen(&clip).await;
+                    if clip.lying {
+                        // It may have been refused, of which the answer was lost; its parts are dropped then.
+                        clip.told = 0;
+                    }
                 }
                 Code::BadDigest if clip.lying => return None,
                 Code::Ok => {
@@ -198,11 +202,11 @@ impl Speaker {
         self.to.replacen("painter", "speaker", 1)
     }
 
-    /// Of the chunks that were not told to be stored any may be missing, and of the others none.
+    /// Of the chunks that were not told to be stored any may be missing, and of the others none; but for a clip that may have been refused for ever.
     async fn is_missing_what_was_not_told(&mut self, clip: &Clip) {
         let Ok(stands) = self.own.begin(&clip.begin).await else { return };
         let first = stands.missing.first().map_or(stands.parts, |run| run.first);
-        let holds = stands.media.is_some() || first >= clip.told || self.is_late(clip);
+        let holds = stands.media.is_some() || first >= clip.told || clip.lying || self.is_late(clip);
         let told = clip.told;
         self.judge
             .holds("14a", holds, || format!("{told} chunks were told to be stored, and chunk {first} is missing"));
