@@ -12,11 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 /// What is called.
-const PROGRAMS: [&str; 6] = ["losetup", "mkfs.ext4", "fstrim", "mount", "umount", "df"];
+const PROGRAMS: [&str; 7] = ["losetup", "mkfs.ext4", "fstrim", "fsfreeze", "mount", "umount", "df"];
 /// The size of the file system: its journal, some segments of the log, and room for a minute of traffic.
 const IMAGE: u64 = 96 << 20;
-/// How often it is tried to shrink a tmpfs that is written to.
-const SHRINKS: u32 = 50;
 /// How often it is tried to take something away, and the time between two tries: together 30 s. The kernel gives up a device when nothing
 /// uses it any more, which on a busy machine is seconds later.
 const RELEASES: u32 = 600;
@@ -165,14 +163,13 @@ impl Disk {
         Ok(())
     }
 
-    /// To what it holds; the kernel may write something back in between.
+    /// Shrinks the tmpfs to what it holds. To freeze the file system writes back all that it has in its journal alone: a directory that was made and
+    /// synced a moment ago would else be lost, and the file system with it, which is more than a failed sync.
     fn shrink(&self) -> anyhow::Result<()> {
-        for _ in 1..SHRINKS {
-            if self.resize(used_kib(&self.back())? * 1024).is_ok() {
-                return Ok(());
-            }
-        }
-        self.resize(used_kib(&self.back())? * 1024)
+        call(Command::new("fsfreeze").arg("--freeze").arg(self.top()))?;
+        let shrunk = used_kib(&self.back()).and_then(|kib| self.resize(kib * 1024));
+        call(Command::new("fsfreeze").arg("--unfreeze").arg(self.top()))?;
+        shrunk
     }
 
     fn mount(&mut self) -> anyhow::Result<()> {

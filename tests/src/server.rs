@@ -108,7 +108,9 @@ impl One {
             if let Some((long, http)) = ready(std::fs::read(&path)?.get(before..).unwrap_or_default()) {
                 (server.long, server.http) = (long, http);
             } else if let Some(status) = server.ended()? {
-                bail!("the server ended at its start with {status}; see server.log");
+                let log = std::fs::read_to_string(&path)?;
+                let last = log.lines().last().unwrap_or_default();
+                bail!("the server ended at its start with {status}: {last}");
             } else if Instant::now() > deadline {
                 bail!("the server does not get ready; see server.log");
             }
