@@ -22,6 +22,7 @@ pub mod contract;
 pub mod declared;
 mod directory;
 pub mod image;
+mod jpeg;
 pub mod objects;
 pub mod parts;
 pub mod remote;

@@ -13,6 +13,7 @@ mod webp;
 use std::borrow::Cow;
 
 use crate::declared::Kind;
+use crate::jpeg::Malformed;
 
 /// Why the metadata of an image cannot be told from its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,15 @@ pub enum Unstrippable {
     /// They break the rules of their kind.
     #[error("the image is broken: {0}")]
     Broken(&'static str),
+}
+
+impl From<Malformed> for Unstrippable {
+    fn from(malformed: Malformed) -> Unstrippable {
+        match malformed {
+            Malformed::Cut => Unstrippable::Cut,
+            Malformed::Broken(why) => Unstrippable::Broken(why),
+        }
+    }
 }
 
 /// The image without its metadata; borrowed, if it has none.

@@ -105,7 +105,7 @@ fn only_the_services_that_keep_something_know_redb() {
 #[test]
 fn only_the_media_service_knows_images_and_objects() {
     for member in MEMBERS.iter().filter(|member| **member != "media-service") {
-        for known in ["image", "jpeg-decoder", "fast_image_resize", "object_store"] {
+        for known in ["image", "mozjpeg", "fast_image_resize", "object_store"] {
             assert!(!dependencies(member).contains(&known.to_owned()), "{member} depends on {known}");
         }
     }

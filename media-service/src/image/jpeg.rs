@@ -1,97 +1,171 @@
-//! JPEG, decoded at an eighth, a quarter or a half of its size where that is enough for a thumbnail: that is most of the work saved.
+//! JPEG, decoded at eighths of its size where that is enough for a thumbnail: that is most of the work saved.
+//!
+//! The decoder is libjpeg's, in C. So all that its head says is judged here before it sees a byte.
+
+use std::any::Any;
+use std::panic::catch_unwind;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
-use jpeg_decoder::{CodingProcess, Decoder, ImageInfo, PixelFormat};
+use mozjpeg::Decompress;
+use mozjpeg::decompress::{DecompressStarted, Format};
 
 use super::pixels::Pixels;
 use super::{BadImage, DECODED_BYTES, Decoded, THUMBNAIL_SIDE, broken, check_size};
+use crate::jpeg::{APP1, EOI, Malformed, SOS, Segments};
 
 /// Scans of one image: encoders make some ten, and each goes over the whole of it.
 const SCANS: usize = 64;
+/// In how many parts of its size an image can be decoded.
+const EIGHTHS: u32 = 8;
 
-// Markers, by ITU-T T.81, table B.1.
-const TEM: u8 = 0x01;
-const RST0: u8 = 0xd0;
-const RST7: u8 = 0xd7;
-const SOI: u8 = 0xd8;
-const EOI: u8 = 0xd9;
-const SOS: u8 = 0xda;
+// Frames, by ITU-T T.81, table B.1.
+const SOF0: u8 = 0xc0;
+const SOF1: u8 = 0xc1;
+const SOF2: u8 = 0xc2;
+const SOF15: u8 = 0xcf;
+/// Among them, and no frames: codes, an extension, and codes for arithmetic.
+const NO_FRAMES: [u8; 3] = [0xc4, 0xc8, 0xcc];
+
+/// What stands before the block of EXIF.
+const EXIF: &[u8] = b"Exif\0\0";
 
 /// Decodes an image, at a scale at which it is still larger than its thumbnail.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, BadImage> {
-    let mut decoder = Decoder::new(bytes);
-    decoder.set_max_decoding_buffer_size(DECODED_BYTES as usize);
-    decoder.read_info().map_err(broken)?;
-    let head = decoder.info().ok_or_else(|| broken("it has no head"))?;
-    let size = (u32::from(head.width), u32::from(head.height));
-    check_size(size.0, size.1)?;
-    check_work(bytes, &head)?;
-    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
-    // The decoder takes the smallest scale at which one of the sides is as long as it was asked for; the longer one shall be.
-    let side = THUMBNAIL_SIDE as u16;
-    let (width, height) = if size.0 >= size.1 { (side, u16::MAX) } else { (u16::MAX, side) };
-    let (width, height) = decoder.scale(width, height).map_err(broken)?;
-    let bytes = decoder.decode().map_err(broken)?;
-    let (width, height) = (u32::from(width), u32::from(height));
-    let image = match head.pixel_format {
-        PixelFormat::L8 => GrayImage::from_raw(width, height, bytes).map(DynamicImage::from),
-        PixelFormat::L16 => {
-            let high = bytes.chunks_exact(2).map(|pair| pair[1]).collect();
-            GrayImage::from_raw(width, height, high).map(DynamicImage::from)
+    let head = Head::of(bytes)?;
+    head.check()?;
+    // What it cannot decode the library says by unwinding.
+    let pixels = catch_unwind(|| pixels(bytes, &head)).unwrap_or_else(|why| Err(broken(reason(&*why))))?;
+    Ok(Decoded { pixels, size: head.size, orientation: head.orientation })
+}
+
+/// What the segments of an image say of it.
+struct Head {
+    size: (u32, u32),
+    components: u8,
+    /// All of it has to be in memory before any of it is made: it is progressive, or a scan has some of its components only.
+    is_held: bool,
+    scans: usize,
+    orientation: Orientation,
+}
+
+impl Head {
+    fn of(bytes: &[u8]) -> Result<Head, BadImage> {
+        let (mut frame, mut scans, mut orientation, mut has_end) = (None, 0, Orientation::NoTransforms, false);
+        for segment in Segments::of(bytes)? {
+            let segment = segment?;
+            match (segment.marker, segment.payload) {
+                (marker @ SOF0..=SOF15, payload) if !NO_FRAMES.contains(&marker) => {
+                    let earlier = frame.replace(Frame::of(marker, payload)?);
+                    if earlier.is_some() {
+                        return Err(broken("it has two frames"));
+                    }
+                }
+                (SOS, payload) => {
+                    scans += 1;
+                    let frame = frame.as_mut().ok_or_else(|| broken("it has no frame before a scan"))?;
+                    frame.is_held |= payload.first().is_none_or(|&components| components < frame.components);
+                }
+                // An orientation that cannot be read is none; of several blocks decoders take the last.
+                (APP1, payload) if scans == 0 && payload.starts_with(EXIF) => {
+                    orientation = Orientation::from_exif_chunk(&payload[EXIF.len()..]).unwrap_or(orientation);
+                }
+                (EOI, _) => has_end = true,
+                _ => {}
+            }
         }
-        PixelFormat::RGB24 => RgbImage::from_raw(width, height, bytes).map(DynamicImage::from),
-        PixelFormat::CMYK32 => RgbImage::from_raw(width, height, rgb_of(&bytes)).map(DynamicImage::from),
-    };
-    let image = image.ok_or_else(|| broken("it has fewer pixels than its head says"))?;
-    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-    Ok(Decoded { pixels: Pixels::of(image), size, orientation })
-}
-
-/// Whether the decoder's work is bounded: of its own it takes as many scans as there are, and keeps the whole of a progressive image in memory before it scales.
-fn check_work(bytes: &[u8], head: &ImageInfo) -> Result<(), BadImage> {
-    let components = match head.pixel_format {
-        PixelFormat::L8 | PixelFormat::L16 => 1,
-        PixelFormat::RGB24 => 3,
-        PixelFormat::CMYK32 => 4,
-    };
-    let coefficients = 2 * components * u64::from(head.width) * u64::from(head.height);
-    match head.coding_process {
-        CodingProcess::DctSequential => {}
-        CodingProcess::DctProgressive if coefficients > DECODED_BYTES => return Err(BadImage::Deep(coefficients)),
-        CodingProcess::DctProgressive => {}
-        CodingProcess::Lossless => return Err(broken("it is lossless")),
+        match frame {
+            Some(Frame { size, components, is_held }) if has_end => {
+                Ok(Head { size, components, is_held, scans, orientation })
+            }
+            _ => Err(broken(Malformed::Cut)),
+        }
     }
-    let scans = scans(bytes);
-    if scans > SCANS { Err(BadImage::Scans(scans)) } else { Ok(()) }
+
+    /// Whether the decoder's work is bounded: of its own it takes as many scans as there are, and what it holds in memory is the whole before it scales.
+    fn check(&self) -> Result<(), BadImage> {
+        let (width, height) = self.size;
+        check_size(width, height)?;
+        let coefficients = 2 * u64::from(self.components) * u64::from(width) * u64::from(height);
+        if self.is_held && coefficients > DECODED_BYTES {
+            return Err(BadImage::Deep(coefficients));
+        }
+        if self.scans > SCANS { Err(BadImage::Scans(self.scans)) } else { Ok(()) }
+    }
+
+    /// Eighths of its size at which the longer side is still as long as that of a thumbnail.
+    fn eighths(&self) -> u8 {
+        let longer = self.size.0.max(self.size.1);
+        (THUMBNAIL_SIDE * EIGHTHS).div_ceil(longer).min(EIGHTHS) as u8
+    }
 }
 
-/// How many scans the image has, as far as its markers can be followed: the decoder gets no further.
-fn scans(bytes: &[u8]) -> usize {
-    let (mut rest, mut scans) = (bytes.get(2..).unwrap_or_default(), 0);
-    loop {
-        // Whatever stands before a marker: padding, or the data of a scan.
-        let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff | RST0..=RST7))
-        else {
-            return scans;
+struct Frame {
+    size: (u32, u32),
+    components: u8,
+    is_held: bool,
+}
+
+impl Frame {
+    fn of(marker: u8, payload: &[u8]) -> Result<Frame, BadImage> {
+        let is_progressive = match marker {
+            SOF0 | SOF1 => false,
+            SOF2 => true,
+            _ => return Err(broken("it is neither sequential nor progressive")),
         };
-        let marker = rest[at + 1];
-        rest = &rest[at + 2..];
-        match marker {
-            EOI => return scans,
-            // Without a segment.
-            TEM | SOI => continue,
-            SOS => scans += 1,
-            _ => {}
+        let &[precision, h1, h0, w1, w0, components, ..] = payload else { return Err(broken(Malformed::Cut)) };
+        if precision != 8 {
+            return Err(broken("it has not eight bits"));
         }
-        let Some(&[high, low]) = rest.get(..2) else { return scans };
-        rest = rest.get(usize::from(u16::from_be_bytes([high, low])).max(2)..).unwrap_or_default();
+        let [width, height] = [[w1, w0], [h1, h0]].map(|length| u32::from(u16::from_be_bytes(length)));
+        Ok(Frame { size: (width, height), components, is_held: is_progressive })
     }
 }
 
-/// As a screen would show it, more or less: without the profile of a printer.
+impl From<Malformed> for BadImage {
+    fn from(malformed: Malformed) -> BadImage {
+        broken(malformed)
+    }
+}
+
+fn pixels(bytes: &[u8], head: &Head) -> Result<Pixels, BadImage> {
+    let mut decoder = Decompress::new_mem(bytes).map_err(broken)?;
+    let read = (decoder.width() as u32, decoder.height() as u32, decoder.components().len());
+    if read != (head.size.0, head.size.1, usize::from(head.components)) {
+        return Err(broken("its head can be read in two ways"));
+    }
+    decoder.scale(head.eighths());
+    let image = match decoder.image().map_err(broken)? {
+        Format::RGB(decoder) => lines(decoder, rgb),
+        Format::Gray(decoder) => {
+            lines(decoder, |(width, height), bytes| GrayImage::from_raw(width, height, bytes).map(DynamicImage::from))
+        }
+        Format::CMYK(decoder) => lines(decoder, |size, bytes| rgb(size, rgb_of(&bytes))),
+    };
+    Ok(Pixels::of(image?))
+}
+
+fn lines(
+    mut decoder: DecompressStarted<&[u8]>,
+    image: impl FnOnce((u32, u32), Vec<u8>) -> Option<DynamicImage>,
+) -> Result<DynamicImage, BadImage> {
+    let size = (decoder.width() as u32, decoder.height() as u32);
+    let bytes = decoder.read_scanlines().map_err(broken)?;
+    image(size, bytes).ok_or_else(|| broken("it has fewer pixels than its head says"))
+}
+
+fn rgb((width, height): (u32, u32), bytes: Vec<u8>) -> Option<DynamicImage> {
+    RgbImage::from_raw(width, height, bytes).map(DynamicImage::from)
+}
+
+/// As a screen would show it, more or less: without the profile of a printer. What is stored is how much of each ink is missing, as all programs do that make such images.
 fn rgb_of(cmyk: &[u8]) -> Vec<u8> {
-    let light = |ink: u8, key: u8| (u16::from(255 - ink) * u16::from(255 - key) / 255) as u8;
+    let light = |lack: u8, key: u8| (u16::from(lack) * u16::from(key) / 255) as u8;
     let pixels = cmyk.chunks_exact(4);
     pixels.flat_map(|pixel| [light(pixel[0], pixel[3]), light(pixel[1], pixel[3]), light(pixel[2], pixel[3])]).collect()
+}
+
+/// What was said by unwinding.
+fn reason(why: &(dyn Any + Send)) -> String {
+    why.downcast_ref::<String>().cloned().unwrap_or_else(|| "the decoder gave up".into())
 }

@@ -238,6 +238,53 @@ fn a_lossless_jpeg_is_refused() {
     assert!(matches!(look(&lossless, Kind::Jpeg), Err(BadImage::Broken(_))));
 }
 
+/// A JPEG whose components have other identifiers in the frame than are in the scan, or fewer of them.
+fn with_scan(jpeg: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut bytes = jpeg.to_vec();
+    let scan = bytes.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    change(&mut bytes[scan..]);
+    bytes
+}
+
+#[test]
+fn a_jpeg_that_has_to_be_held_is_bounded_by_its_pixels() {
+    // 6,000 by 6,000 pixels of three components, of which the head says that they come one after the other, or a little of each.
+    for marker in [0xc0, 0xc2] {
+        let mut held = with_scan(&jpeg(64, 48), |scan| scan[4] = 1);
+        let frame = held.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        held[frame + 1] = marker;
+        held[frame + 5..frame + 9].copy_from_slice(&[0x17, 0x70, 0x17, 0x70]);
+        assert_eq!(look(&held, Kind::Jpeg), Err(BadImage::Deep(6 * 36_000_000)));
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_end_is_cut_off() {
+    let whole = jpeg(64, 48);
+    assert!(matches!(look(&whole[..whole.len() - 1], Kind::Jpeg), Err(BadImage::Broken(_))));
+    assert!(matches!(look(&whole[..whole.len() - 2], Kind::Jpeg), Err(BadImage::Broken(_))));
+    assert!(look(&[&whole[..], b"a film"].concat(), Kind::Jpeg).is_ok());
+}
+
+#[test]
+fn what_the_decoder_of_jpeg_refuses_is_broken() {
+    // A component that the frame does not have; the library says so by unwinding.
+    let foreign = with_scan(&jpeg(64, 48), |scan| scan[5] = 77);
+    let Err(BadImage::Broken(why)) = look(&foreign, Kind::Jpeg) else { panic!("it is taken") };
+    assert!(why.contains("libjpeg"), "{why}");
+}
+
+#[test]
+fn inks_are_shown_as_light() {
+    let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_CMYK);
+    encoder.set_size(300, 200);
+    let mut encoder = encoder.start_compress(Vec::new()).unwrap();
+    // What is missing of cyan, magenta, yellow and black: red.
+    encoder.write_scanlines(&[250, 10, 30, 255].repeat(300 * 200)).unwrap();
+    let looked = look(&encoder.finish().unwrap(), Kind::Jpeg).unwrap();
+    assert!(is_red(thumbnail(&looked).get_pixel(120, 80).0));
+}
+
 #[test]
 fn flipped_bytes_never_panic() {
     let images = [
