@@ -60,6 +60,11 @@ fn make_way() {
     let _ = rustix::process::nice(NICE);
 }
 
+/// Lets those go first that wait for this core: however much a thread makes way, the kernel leaves it there for milliseconds once it runs.
+pub(crate) fn give_way() {
+    std::thread::yield_now();
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
