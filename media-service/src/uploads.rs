@@ -24,7 +24,7 @@ pub struct Quota {
     pub bytes: u64,
     /// Uploads that are not complete.
     pub open: u64,
-    /// Bytes of all, those that are declared included.
+    /// Bytes of all, those that are declared included; each has at least [`LEAST`].
     pub total_bytes: u64,
 }
 
@@ -65,6 +65,9 @@ pub struct Made {
 
 /// Bytes of what is kept beside what is known of it: for a clip of a few seconds, an object of its own would cost many times what it has.
 pub const SHORT: u64 = 16 * 1024;
+
+/// Bytes that an upload counts at least, one that has failed included until it is removed: what is known of it takes room too, and a million tiny ones take gigabytes.
+pub const LEAST: u64 = 4096;
 
 /// How an operation fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +208,11 @@ fn fenced() -> UploadError {
     UploadError::Unavailable("it is being looked for what refers to it".into())
 }
 
+/// The bytes that an upload counts.
+fn counted(bytes: u64, has_failed: bool) -> u64 {
+    if has_failed { LEAST } else { bytes.max(LEAST) }
+}
+
 /// Whether a user who has so much may begin another upload.
 fn check_quota(declared: &Declared, quota: &Quota, (open, total): (u64, u64)) -> Result<()> {
     let refuse = |why: String| Err(UploadError::Quota(why));
@@ -212,7 +220,7 @@ fn check_quota(declared: &Declared, quota: &Quota, (open, total): (u64, u64)) ->
         refuse(format!("{} bytes are more than {}", declared.bytes, quota.bytes))
     } else if open >= quota.open {
         refuse(format!("{open} uploads are under way: complete some first, or wait until they expire"))
-    } else if total.saturating_add(declared.bytes) > quota.total_bytes {
+    } else if total.saturating_add(counted(declared.bytes, false)) > quota.total_bytes {
         refuse(format!("{total} bytes are stored already, and there may be {}", quota.total_bytes))
     } else {
         Ok(())

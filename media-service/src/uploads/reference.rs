@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
 
-use super::{Made, Quota, Result, State, Upload, UploadError, Uploads, check_quota, fenced, millis, unknown};
+use super::{Made, Quota, Result, State, Upload, UploadError, Uploads, check_quota, counted, fenced, millis, unknown};
 use crate::declared::Declared;
 use crate::parts::Parts;
 
@@ -80,11 +80,12 @@ impl Reference {
             return Ok(known.upload.clone());
         }
         let of_user = || all.values().filter(|known| known.upload.owner == *owner);
-        let counted = |known: &&Known| !matches!(known.upload.state, State::Failed(_));
         let is_open = |known: &&Known| matches!(known.upload.state, State::Open(_));
         // What is complete from the start is never under way.
         let open = if made.is_some() { 0 } else { of_user().filter(is_open).count() as u64 };
-        let total = of_user().filter(counted).map(|known| known.upload.declared.bytes).sum();
+        let total = of_user()
+            .map(|Known { upload, .. }| counted(upload.declared.bytes, matches!(upload.state, State::Failed(_))))
+            .sum();
         check_quota(declared, quota, (open, total))?;
         let id = MediaId::new(now_ms, all.len() as u128);
         let state = match made {

@@ -36,8 +36,9 @@ impl Database {
     pub(super) fn assert_counts_are_exact(&self) {
         let kept = self.0.sql("SELECT user_id, open, bytes FROM media_owners ORDER BY user_id");
         let there = self.0.sql(
-            "SELECT user_id, count(*) FILTER (WHERE media IS NULL), sum(bytes) FROM media_uploads
-            WHERE failed IS NULL GROUP BY user_id ORDER BY user_id",
+            "SELECT user_id, count(*) FILTER (WHERE media IS NULL AND failed IS NULL),
+            sum(CASE WHEN failed IS NULL THEN GREATEST(bytes, 4096) ELSE 4096 END)
+            FROM media_uploads GROUP BY user_id ORDER BY user_id",
         );
         assert_eq!(kept, there);
         let strays = "SELECT count(*) FROM media_parts p LEFT JOIN media_uploads u ON u.id = p.upload

@@ -5,7 +5,7 @@ use tern_proto::{MediaId, UserId};
 
 use crate::declared::{Declared, Kind, Sha256};
 use crate::parts::Parts;
-use crate::uploads::{Made, State, Upload};
+use crate::uploads::{Made, State, Upload, counted};
 
 /// A row, as protobuf.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -69,8 +69,7 @@ impl Row {
 
     /// What it counts.
     pub(super) fn usage(&self) -> Usage {
-        let counts = self.failed() == Code::Ok;
-        Usage { open: self.is_open().into(), bytes: if counts { self.bytes } else { 0 } }
+        Usage { open: self.is_open().into(), bytes: counted(self.bytes, self.failed() != Code::Ok) }
     }
 
     pub(super) fn end(&mut self, became: Result<Made, Code>) {

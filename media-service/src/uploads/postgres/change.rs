@@ -12,7 +12,7 @@ use super::lane::{Stopped, Work};
 use super::row::{FENCED, Key, Row, judge_lease};
 use crate::declared::Declared;
 use crate::parts::Parts;
-use crate::uploads::{Made, Quota, State, Upload, UploadError, check_quota};
+use crate::uploads::{Made, Quota, State, Upload, UploadError, check_quota, counted};
 
 /// What drops the parts of an upload may take so long: the server gives up then, too.
 const DROP: Duration = Duration::from_secs(8);
@@ -70,24 +70,25 @@ impl Work for Begin {
             on.execute(&sql.insert_upload, [&new, &owner, &bytes, &sha256, &kind, &part_bytes, &parts, &self.due_ms]);
         let made = self.made.clone().map(|made| made.under(id));
         let open = i64::from(made.is_none());
+        let counts = counted(self.declared.bytes, false).cast_signed();
         let complete = async {
             match &made {
                 Some(made) => became(on, new, Ok(made), self.due_ms).await,
                 None => Ok(0),
             }
         };
-        let (forgotten, inserted, completed, counted, committed) = tokio::join!(
+        let (forgotten, inserted, completed, added, committed) = tokio::join!(
             biased;
             forget,
             insert,
             complete,
-            on.execute(&sql.count, [&owner, &open, &bytes]),
+            on.execute(&sql.count, [&owner, &open, &counts]),
             on.commit(),
         );
         forgotten?;
         inserted?;
         completed?;
-        counted?;
+        added?;
         committed?;
         let state = match made {
             Some(made) => State::Complete(made),

@@ -12,7 +12,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use crate::declared::{Declared, Sha256};
 use crate::parts::Parts;
-use crate::uploads::{Made, State, Upload, UploadError, fenced, unknown};
+use crate::uploads::{Made, State, Upload, UploadError, counted, fenced, unknown};
 
 /// In the place of the time at which it has outlived its own.
 pub(super) const FENCED: i64 = 0;
@@ -105,11 +105,12 @@ impl Row {
 
     /// What it counts of its owner's quota: open uploads, bytes.
     pub(super) fn usage(&self) -> (i64, i64) {
-        match self.upload.state {
-            State::Open(_) => (1, self.upload.declared.bytes.cast_signed()),
-            State::Complete(_) => (0, self.upload.declared.bytes.cast_signed()),
-            State::Failed(_) => (0, 0),
-        }
+        let (is_open, has_failed) = match self.upload.state {
+            State::Open(_) => (1, false),
+            State::Complete(_) => (0, false),
+            State::Failed(_) => (0, true),
+        };
+        (is_open, counted(self.upload.declared.bytes, has_failed).cast_signed())
     }
 }
 
