@@ -1,7 +1,7 @@
 //! The object store: merged bytes, under the id of their media. They never change.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +58,14 @@ pub struct ObjectError(#[from] object_store::Error);
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
-    /// Of a directory, which blocks.
-    apart: Option<Apart>,
+    directory: Option<Directory>,
+}
+
+/// Where the store is a directory, which blocks.
+#[derive(Clone)]
+struct Directory {
+    apart: Apart,
+    at: PathBuf,
 }
 
 impl Objects {
@@ -69,7 +75,12 @@ impl Objects {
     /// The disk refuses.
     pub fn in_directory(at: &Path) -> anyhow::Result<Objects> {
         let objects = Objects::shared(at)?;
-        remove_unfinished(&at.join("media"))?;
+        for spread in std::fs::read_dir(at.join("media"))? {
+            let spread = spread?.path();
+            if spread.is_dir() {
+                remove_staged(&spread, "")?;
+            }
+        }
         Ok(objects)
     }
 
@@ -81,7 +92,8 @@ impl Objects {
         directory::make(at)?;
         directory::make(&at.join("media"))?;
         let store = LocalFileSystem::new_with_prefix(at)?.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Objects { store: Arc::new(store), apart: Some(Apart::new(THREADS)?) })
+        let directory = Directory { apart: Apart::new(THREADS)?, at: at.to_owned() };
+        Ok(Objects { store: Arc::new(store), directory: Some(directory) })
     }
 
     /// Objects in a bucket.
@@ -109,7 +121,7 @@ impl Objects {
         if let Some(endpoint) = &bucket.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        let objects = Objects { store: Arc::new(builder.build()?), apart: None };
+        let objects = Objects { store: Arc::new(builder.build()?), directory: None };
         objects.check().await.map(|()| objects)
     }
 
@@ -133,9 +145,9 @@ impl Objects {
     /// [`ObjectError`].
     pub async fn put(&self, id: MediaId, bytes: Bytes) -> Result<(), ObjectError> {
         let store = self.store.clone();
-        match &self.apart {
-            Some(apart) => {
-                let put = apart.handle().spawn(put_in_pieces(store, key(id), bytes));
+        match &self.directory {
+            Some(directory) => {
+                let put = directory.apart.handle().spawn(directory.clone().put(store, key(id), bytes));
                 put.await.unwrap_or_else(|source| Err(Error::JoinError { source }))?;
             }
             None => drop(store.put(&key(id), bytes.into()).await?),
@@ -180,26 +192,41 @@ impl Objects {
     }
 }
 
-/// Into a directory. To write megabytes at once takes a core for milliseconds, in which the kernel lets nobody else have it.
-async fn put_in_pieces(store: Arc<dyn ObjectStore>, key: Key, bytes: Bytes) -> object_store::Result<()> {
-    let mut upload = store.put_multipart(&key).await?;
+impl Directory {
+    async fn put(self, store: Arc<dyn ObjectStore>, key: Key, bytes: Bytes) -> object_store::Result<()> {
+        let stored = write_in_pieces(&*store, &key, bytes).await;
+        if stored.is_err() {
+            // What could not be synced or renamed stays otherwise, once more for each time that it is tried. Another replica that is about to rename the same tries again.
+            let path = self.at.join(key.as_ref());
+            let name = key.filename().unwrap_or_default();
+            if let Some(spread) = path.parent()
+                && let Err(error) = remove_staged(spread, name)
+            {
+                tracing::error!(%error, %key, "what was to become an object stays in the store");
+            }
+        }
+        stored
+    }
+}
+
+/// To write megabytes at once takes a core for milliseconds, in which the kernel lets nobody else have it.
+async fn write_in_pieces(store: &dyn ObjectStore, key: &Key, bytes: Bytes) -> object_store::Result<()> {
+    let mut upload = store.put_multipart(key).await?;
     for start in (0..bytes.len()).step_by(WRITTEN) {
         upload.put_part(bytes.slice(start..bytes.len().min(start + WRITTEN)).into()).await?;
     }
     upload.complete().await.map(drop)
 }
 
-/// What a process that died was writing. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
-fn remove_unfinished(media: &Path) -> std::io::Result<()> {
-    for spread in std::fs::read_dir(media)? {
-        let spread = spread?.path();
-        if !spread.is_dir() {
-            continue;
-        }
-        for file in std::fs::read_dir(spread)? {
-            let file = file?;
-            if file.file_name().to_string_lossy().contains('#') {
-                std::fs::remove_file(file.path())?;
+/// Removes what was to become objects of a name, or of any. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
+fn remove_staged(spread: &Path, name: &str) -> std::io::Result<()> {
+    for file in std::fs::read_dir(spread)? {
+        let file = file?;
+        if file.file_name().to_string_lossy().split_once('#').is_some_and(|(of, _)| name.is_empty() || of == name) {
+            // Whoever wrote it may have removed or renamed it just now.
+            match std::fs::remove_file(file.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
     }
@@ -229,5 +256,20 @@ mod tests {
             let read: Vec<Bytes> = objects.read(id, 0..length as u64).await.unwrap().try_collect().await.unwrap();
             assert_eq!(read.concat(), whole, "{length} bytes");
         }
+    }
+    #[tokio::test]
+    async fn what_cannot_become_an_object_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let objects = Objects::in_directory(directory.path()).unwrap();
+        let id: MediaId = format!("{:032x}", 7).parse().unwrap();
+        // A directory that is not empty cannot be replaced.
+        let taken = directory.path().join(key(id).as_ref());
+        std::fs::create_dir_all(taken.join("in the way")).unwrap();
+        for _ in 0..3 {
+            objects.put(id, vec![7; WRITTEN + 1].into()).await.unwrap_err();
+        }
+        assert_eq!(std::fs::read_dir(taken.parent().unwrap()).unwrap().count(), 1);
+        std::fs::remove_dir_all(&taken).unwrap();
+        objects.put(id, vec![7; WRITTEN + 1].into()).await.unwrap();
     }
 }
