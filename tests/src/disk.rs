@@ -168,7 +168,8 @@ impl Disk {
     fn shrink(&self) -> anyhow::Result<()> {
         call(Command::new("fsfreeze").arg("--freeze").arg(self.top()))?;
         let shrunk = used_kib(&self.back()).and_then(|kib| self.resize(kib * 1024));
-        call(Command::new("fsfreeze").arg("--unfreeze").arg(self.top()))?;
+        // Whatever interrupts this program interrupts what it calls.
+        until_done(|| call(Command::new("fsfreeze").arg("--unfreeze").arg(self.top())).map(drop))?;
         shrunk
     }
 

@@ -22,7 +22,7 @@ pub(crate) use what::What;
 
 /// What `--help` of `send-image` says at its end.
 pub(crate) const HELP_IMAGE: &str = "\
-A FILE may be a directory: then all images in it are sent, by name; what else is in it, directories too, is left out. What a file is, is seen by its content. Interrupted, the same command goes on: what the server has \
+A FILE may be a directory: then all images in it are sent, by name; what else is in it, directories too, is left out. What a file is, is seen by its content: JPEG, PNG, WebP or GIF, of 32 MiB and 40 million pixels at most. It is sent as it is, with what it tells of where it was taken, unless the server is set to drop that. Interrupted, the same command goes on: what the server has \
 already of an image is not sent again, and no image is sent twice. A run that has come to its end, with whatever exit code but 1 and 3, is forgotten: the same command then sends its images again.
 
 Exit codes:
@@ -105,7 +105,7 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
         let note = format!("{} {} {}", args.to, begun.name(), args.text);
         if let Some(at) = noted.iter().position(|noted| *noted == note) {
             noted.swap_remove(at);
-            eprintln!("tern {command}: {}: sent by the run before", path.display());
+            eprintln!("tern {command}: {}: put into the outbox by an earlier run", path.display());
             continue;
         }
         // The outbox is told of below.
