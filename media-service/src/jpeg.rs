@@ -6,6 +6,9 @@
 const RES: u8 = 0xbf;
 const RST0: u8 = 0xd0;
 const RST7: u8 = 0xd7;
+/// Frames, and some tables of codes.
+pub(crate) const SOF0: u8 = 0xc0;
+pub(crate) const SOF15: u8 = 0xcf;
 pub(crate) const SOI: u8 = 0xd8;
 pub(crate) const EOI: u8 = 0xd9;
 pub(crate) const SOS: u8 = 0xda;
@@ -22,7 +25,7 @@ pub(crate) enum Malformed {
     Broken(&'static str),
 }
 
-/// Markers and what belongs to each, to the first end of an image, or to the end of the bytes if that is in a scan.
+/// Markers and what belongs to each, to the first end of an image.
 ///
 /// Padding before a marker is passed over, and so are bytes that should not be there: decoders do the same.
 pub(crate) struct Segments<'a> {
@@ -46,7 +49,7 @@ impl<'a> Iterator for Segments<'a> {
         }
         let segment = self.segment();
         self.is_over = match &segment {
-            Ok(segment) => segment.marker == EOI || segment.marker == SOS && self.rest.is_empty(),
+            Ok(segment) => segment.marker == EOI,
             Err(_) => true,
         };
         Some(segment)
@@ -72,7 +75,7 @@ impl<'a> Segments<'a> {
         // It counts itself.
         let payload = u16::from_be_bytes(*length).checked_sub(2);
         let payload = self.take(payload.ok_or(Malformed::Broken("a segment is shorter than its length"))?.into())?;
-        let data = if marker == SOS { self.data() } else { &[] };
+        let data = if marker == SOS { self.data()? } else { &[] };
         Ok(Segment { marker, payload, data })
     }
 
@@ -82,13 +85,13 @@ impl<'a> Segments<'a> {
         Ok(*marker)
     }
 
-    /// To the next marker that is not of the data itself, or to the end.
+    /// To the next marker that is not of the data itself.
     ///
     /// A marker without meaning is of the data: there a bit has flipped, and what decoders make of it is theirs.
-    fn data(&mut self) -> &'a [u8] {
+    fn data(&mut self) -> Result<&'a [u8], Malformed> {
         let is_marker = |behind| !matches!(behind, 0..=RES | RST0..=RST7 | 0xff);
-        let bytes = self.ones_before(is_marker).unwrap_or(self.rest.len());
-        self.rest.split_off(..bytes).unwrap_or_default()
+        let bytes = self.ones_before(is_marker).ok_or(Malformed::Cut)?;
+        self.take(bytes)
     }
 
     /// Where the first byte of all ones is with such a byte behind it.

@@ -4,7 +4,7 @@
 //! has heard of is dropped. Of EXIF the orientation alone is kept, and only if it is not upright: without it the image
 //! would be shown lying. What stands behind the end of an image is dropped: telephones put videos and previews there.
 
-mod exif;
+pub(crate) mod exif;
 mod gif;
 mod jpeg;
 mod png;

@@ -1,9 +1,8 @@
 //! JPEG, decoded at eighths of its size where that is enough for a thumbnail: that is most of the work saved.
 //!
-//! The decoder is libjpeg's, in C. So all that its head says is judged here before it sees a byte.
+//! The decoder is libjpeg's, in C. So what it would take, in memory and in time, is judged here before it sees a byte.
 
-use std::any::Any;
-use std::panic::catch_unwind;
+use std::panic::{catch_unwind, resume_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -12,30 +11,32 @@ use mozjpeg::decompress::{DecompressStarted, Format};
 
 use super::pixels::Pixels;
 use super::{BadImage, DECODED_BYTES, Decoded, THUMBNAIL_SIDE, broken, check_size};
-use crate::jpeg::{APP1, EOI, Malformed, SOS, Segments};
+use crate::apart;
+use crate::jpeg::{APP1, Malformed, SOF0, SOF15, SOS, Segments};
+use crate::strip::exif::PREFIX;
 
 /// Scans of one image: encoders make some ten, and each goes over the whole of it.
 const SCANS: usize = 64;
 /// In how many parts of its size an image can be decoded.
 const EIGHTHS: u32 = 8;
+/// Lines of what is decoded that are made at once.
+const LINES: usize = 8;
 
 // Frames, by ITU-T T.81, table B.1.
-const SOF0: u8 = 0xc0;
 const SOF1: u8 = 0xc1;
 const SOF2: u8 = 0xc2;
-const SOF15: u8 = 0xcf;
 /// Among them, and no frames: codes, an extension, and codes for arithmetic.
 const NO_FRAMES: [u8; 3] = [0xc4, 0xc8, 0xcc];
-
-/// What stands before the block of EXIF.
-const EXIF: &[u8] = b"Exif\0\0";
 
 /// Decodes an image, at a scale at which it is still larger than its thumbnail.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, BadImage> {
     let head = Head::of(bytes)?;
     head.check()?;
-    // What it cannot decode the library says by unwinding.
-    let pixels = catch_unwind(|| pixels(bytes, &head)).unwrap_or_else(|why| Err(broken(reason(&*why))))?;
+    let pixels = catch_unwind(|| pixels(bytes, &head)).unwrap_or_else(|why| match why.downcast_ref::<String>() {
+        // What it cannot decode the library says by unwinding.
+        Some(said) if said.starts_with("libjpeg") => Err(broken(said)),
+        _ => resume_unwind(why),
+    })?;
     Ok(Decoded { pixels, size: head.size, orientation: head.orientation })
 }
 
@@ -51,7 +52,7 @@ struct Head {
 
 impl Head {
     fn of(bytes: &[u8]) -> Result<Head, BadImage> {
-        let (mut frame, mut scans, mut orientation, mut has_end) = (None, 0, Orientation::NoTransforms, false);
+        let (mut frame, mut scans, mut orientation) = (None, 0, Orientation::NoTransforms);
         for segment in Segments::of(bytes)? {
             let segment = segment?;
             match (segment.marker, segment.payload) {
@@ -67,19 +68,14 @@ impl Head {
                     frame.is_held |= payload.first().is_none_or(|&components| components < frame.components);
                 }
                 // An orientation that cannot be read is none; of several blocks decoders take the last.
-                (APP1, payload) if scans == 0 && payload.starts_with(EXIF) => {
-                    orientation = Orientation::from_exif_chunk(&payload[EXIF.len()..]).unwrap_or(orientation);
+                (APP1, payload) if scans == 0 && payload.starts_with(PREFIX) => {
+                    orientation = Orientation::from_exif_chunk(&payload[PREFIX.len()..]).unwrap_or(orientation);
                 }
-                (EOI, _) => has_end = true,
                 _ => {}
             }
         }
-        match frame {
-            Some(Frame { size, components, is_held }) if has_end => {
-                Ok(Head { size, components, is_held, scans, orientation })
-            }
-            _ => Err(broken(Malformed::Cut)),
-        }
+        let Frame { size, components, is_held } = frame.ok_or_else(|| broken("it has no frame"))?;
+        Ok(Head { size, components, is_held, scans, orientation })
     }
 
     /// Whether the decoder's work is bounded: of its own it takes as many scans as there are, and what it holds in memory is the whole before it scales.
@@ -150,7 +146,12 @@ fn lines(
     image: impl FnOnce((u32, u32), Vec<u8>) -> Option<DynamicImage>,
 ) -> Result<DynamicImage, BadImage> {
     let size = (decoder.width() as u32, decoder.height() as u32);
-    let bytes = decoder.read_scanlines().map_err(broken)?;
+    let mut bytes = vec![0; decoder.min_flat_buffer_size()];
+    let line = bytes.len() / decoder.height();
+    for lines in bytes.chunks_mut(LINES * line) {
+        decoder.read_scanlines_into(lines).map_err(broken)?;
+        apart::give_way();
+    }
     image(size, bytes).ok_or_else(|| broken("it has fewer pixels than its head says"))
 }
 
@@ -163,9 +164,4 @@ fn rgb_of(cmyk: &[u8]) -> Vec<u8> {
     let light = |lack: u8, key: u8| (u16::from(lack) * u16::from(key) / 255) as u8;
     let pixels = cmyk.chunks_exact(4);
     pixels.flat_map(|pixel| [light(pixel[0], pixel[3]), light(pixel[1], pixel[3]), light(pixel[2], pixel[3])]).collect()
-}
-
-/// What was said by unwinding.
-fn reason(why: &(dyn Any + Send)) -> String {
-    why.downcast_ref::<String>().cloned().unwrap_or_else(|| "the decoder gave up".into())
 }

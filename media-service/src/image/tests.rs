@@ -238,7 +238,7 @@ fn a_lossless_jpeg_is_refused() {
     assert!(matches!(look(&lossless, Kind::Jpeg), Err(BadImage::Broken(_))));
 }
 
-/// A JPEG whose components have other identifiers in the frame than are in the scan, or fewer of them.
+/// A JPEG whose scan is changed, from its marker on.
 fn with_scan(jpeg: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut bytes = jpeg.to_vec();
     let scan = bytes.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
@@ -249,8 +249,8 @@ fn with_scan(jpeg: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 #[test]
 fn a_jpeg_that_has_to_be_held_is_bounded_by_its_pixels() {
     // 6,000 by 6,000 pixels of three components, of which the head says that they come one after the other, or a little of each.
-    for marker in [0xc0, 0xc2] {
-        let mut held = with_scan(&jpeg(64, 48), |scan| scan[4] = 1);
+    for (marker, components) in [(0xc0, 1), (0xc2, 3)] {
+        let mut held = with_scan(&jpeg(64, 48), |scan| scan[4] = components);
         let frame = held.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         held[frame + 1] = marker;
         held[frame + 5..frame + 9].copy_from_slice(&[0x17, 0x70, 0x17, 0x70]);

@@ -3,7 +3,7 @@
 //! Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6.4.
 
 /// Before the TIFF file in JPEG; in the chunks of PNG and WebP it should not be, but some write it there too.
-pub(super) const PREFIX: &[u8] = b"Exif\0\0";
+pub(crate) const PREFIX: &[u8] = b"Exif\0\0";
 
 const ORIENTATION: u16 = 0x0112;
 /// The type of its value.

@@ -3,11 +3,8 @@
 //! Source: ITU-T T.81, annex B; JFIF 1.02; for the other applications what libjpeg reads of them.
 
 use super::{Unstrippable, exif};
-use crate::jpeg::{APP1, EOI, SOI, SOS, Segment, Segments};
+use crate::jpeg::{APP1, EOI, SOF0, SOF15, SOI, SOS, Segment, Segments};
 
-/// The frame, and tables of codes: all of the sixteen are about pixels.
-const SOF0: u8 = 0xc0;
-const SOF15: u8 = 0xcf;
 /// The last of the tables that begin behind SOS.
 const EXP: u8 = 0xdf;
 const APP0: u8 = 0xe0;
