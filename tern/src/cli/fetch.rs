@@ -47,7 +47,8 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
     if out.is_terminal() {
         bail!("the bytes would go to the terminal: redirect stdout into a file");
     }
-    let uploads = Uploads::of(&args.client.options("fetch")?, "fetch");
+    let options = args.client.options("fetch")?;
+    let uploads = Uploads::of(&options, "fetch");
     match uploads.fetch(&args.id.to_string(), args.thumbnail, |bytes| out.write_all(bytes)).await {
         Ok(()) => {
             out.flush().context("stdout")?;
@@ -57,6 +58,6 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
             eprintln!("tern fetch: {message}");
             Ok(ExitCode::from(EXIT_NONE))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error).with_context(|| format!("asking {}", options.http)),
     }
 }

@@ -16,6 +16,7 @@ use tern_client::{Client, MessageState, Receive, Recipient, Sent, Status, StoreE
 use tern_proto::v1;
 
 use super::client_options::{ClientArgs, stopped};
+use super::connection::Connection;
 use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED};
 use what::Begun;
 pub(crate) use what::What;
@@ -83,7 +84,8 @@ pub(crate) async fn run(what: What, args: &Args) -> Result<ExitCode> {
     options.start = v1::Start::Heads;
     options.resend_failed = true;
     let (client, _inbox) = Client::open(options).await?;
-    let code = send_all(what, &client, args, &files).await;
+    let sending = Box::pin(send_all(what, &client, args, &files));
+    let code = Box::pin(Connection::new(what.command()).during(&client, sending)).await;
     client.close().await;
     code
 }
