@@ -257,6 +257,7 @@ mod tests {
             assert_eq!(read.concat(), whole, "{length} bytes");
         }
     }
+
     #[tokio::test]
     async fn what_cannot_become_an_object_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
