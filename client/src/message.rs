@@ -14,6 +14,8 @@ pub struct Outgoing {
     pub text: String,
     /// What it changes in a group, or makes one with.
     pub change: Option<v1::GroupChange>,
+    /// What it is about: the id of media, or the SHA-256 of a clip in hexadecimal digits; empty if it is about neither.
+    pub about: String,
     /// What became of it so far.
     pub state: MessageState,
 }

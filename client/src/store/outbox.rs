@@ -32,7 +32,8 @@ pub(crate) type Change = (u64, MessageState);
 
 const COLUMNS: &str = "SELECT id, recipient, text, state, code, reason, server_msg_id, conversation, seq, time_ms,
     (SELECT max(CASE WHEN r.kind = 2 THEN 2 ELSE 1 END) FROM receipts r
-     WHERE r.conversation = outbox.conversation AND r.seq >= outbox.seq AND r.member <> (SELECT user FROM me)), change
+     WHERE r.conversation = outbox.conversation AND r.seq >= outbox.seq AND r.member <> (SELECT user FROM me)), change,
+    media, clip_begin
     FROM outbox";
 
 impl Store {
@@ -102,7 +103,7 @@ impl Store {
                 client_msg_id,
                 to: row.get(1)?,
                 text: row.get(2)?,
-                change: change(row, 3)?,
+                change: decoded(row, 3)?,
                 again: row.get(4)?,
                 media: row.get(5)?,
                 chunk: None,
@@ -232,10 +233,14 @@ fn check(message: &v1::OutMessage) -> Result<(), StoreError> {
     }
 }
 
-fn change(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<v1::GroupChange>> {
+fn about(row: &Row<'_>) -> rusqlite::Result<String> {
+    let clip: Option<v1::MediaBegin> = decoded(row, 13)?;
+    clip.map_or_else(|| row.get(12), |clip| Ok(clip.sha256))
+}
+
+fn decoded<T: prost::Message + Default>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     let bytes: Option<Vec<u8>> = row.get(column)?;
-    let decode = |bytes: Vec<u8>| v1::GroupChange::decode(bytes.as_slice()).map_err(|_| rusqlite::Error::InvalidQuery);
-    bytes.map(decode).transpose()
+    bytes.map(|bytes| T::decode(bytes.as_slice()).map_err(|_| rusqlite::Error::InvalidQuery)).transpose()
 }
 
 fn sent(result: &v1::SendResult) -> Sent {
@@ -310,5 +315,5 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
         _ => MessageState::Sending,
     };
     let id = row.get::<_, i64>(0)? as u64;
-    Ok(Outgoing { id, to: row.get(1)?, text: row.get(2)?, change: change(row, 11)?, state })
+    Ok(Outgoing { id, to: row.get(1)?, text: row.get(2)?, change: decoded(row, 11)?, about: about(row)?, state })
 }

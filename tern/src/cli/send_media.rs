@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tern_client::{Client, MessageState, Receive, Recipient, Sent, Status, StoreError};
+use tern_client::{Client, MessageState, Outgoing, Receive, Recipient, Sent, Status, StoreError};
 use tern_proto::v1;
 
 use super::client_options::{ClientArgs, stopped};
@@ -52,6 +52,9 @@ Exit codes:
 
 Example:
   tern send-audio --as alice --to bob hello.amr";
+
+/// Messages that the outbox remembers.
+const REMEMBERED: usize = 10_000;
 
 /// From whom, to whom, what.
 #[derive(clap::Args, Debug)]
@@ -94,6 +97,7 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
     let command = what.command();
     // Of an interrupted run: what it has put into the outbox. A file that stands there twice was sent twice.
     let mut noted = client.notes().await?;
+    let mut earlier = client.outbox(if noted.is_empty() { 0 } else { REMEMBERED }).await?;
     let (mut bad, mut place) = (0, noted.len());
     for path in files {
         let begun = match what.begin(client, path).await? {
@@ -105,14 +109,18 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
             }
         };
         let note = format!("{} {} {}", args.to, begun.name(), args.text);
-        if let Some(at) = noted.iter().position(|noted| *noted == note) {
+        let id = if let Some(at) = noted.iter().position(|noted| *noted == note) {
             noted.swap_remove(at);
             eprintln!("tern {command}: {}: put into the outbox by an earlier run", path.display());
-            continue;
-        }
-        // The outbox is told of below.
-        let Some(id) = put(client, args, &begun, (place, note)).await? else { break };
-        place += 1;
+            // Where it is forgotten there is nothing to tell of it.
+            let Some(id) = take_earlier(&mut earlier, args, &begun.name()) else { continue };
+            id
+        } else {
+            // The outbox is told of below.
+            let Some(id) = put(client, args, &begun, (place, note)).await? else { break };
+            place += 1;
+            id
+        };
         match shown(client, path, &begun, id).await? {
             Some(MessageState::Sent(sent) | MessageState::Delivered(sent) | MessageState::Read(sent)) => {
                 tell(args, path, &begun.media(client, &sent).await?, &sent)?;
@@ -135,6 +143,12 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
         (0, _) => ExitCode::from(EXIT_BAD_LINE),
         _ => ExitCode::from(EXIT_REFUSED),
     })
+}
+
+/// The id of the message of an earlier run about this, the latest first.
+fn take_earlier(earlier: &mut Vec<Outgoing>, args: &Args, about: &str) -> Option<u64> {
+    let is_it = |sent: &Outgoing| sent.about == about && sent.to == args.to.as_str() && sent.text == args.text;
+    earlier.iter().rposition(is_it).map(|at| earlier.remove(at).id)
 }
 
 /// Puts the message into the outbox and gives its id; `None` if others failed before it.
