@@ -45,8 +45,7 @@ fn send(command: &str, file: fn(u32) -> Vec<u8>) -> Result<()> {
             // Also the client, in the middle of a file: the same command goes on.
             let _ = sender.child.kill();
             sender.child.wait()?;
-            sender =
-                Process::spawn(server.client(&args).arg(&folder).stdout(File::options().append(true).open(&told)?))?;
+            sender = Process::spawn(server.client(&args).arg(&folder).stdout(File::create(&told)?))?;
         }
         ensure!(kills < 500, "{command} comes to no end");
     }
@@ -62,6 +61,9 @@ fn send(command: &str, file: fn(u32) -> Vec<u8>) -> Result<()> {
     distinct.sort_unstable();
     distinct.dedup();
     ensure!(distinct.len() == FILES, "one has come twice: {ids:?}");
+    let mut printed = media_ids(&fs::read_to_string(&told)?);
+    printed.sort_unstable();
+    ensure!(printed == distinct, "the run that came to its end has printed {printed:?}, and {distinct:?} were sent");
     let mut sent: Vec<Vec<u8>> = (0..FILES as u32).map(file).collect();
     for id in &ids {
         let bytes = fetch(&server, "bob", id)?;
