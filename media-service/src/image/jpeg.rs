@@ -69,7 +69,8 @@ impl Head {
                 }
                 // An orientation that cannot be read is none; of several blocks decoders take the last.
                 (APP1, payload) if scans == 0 && payload.starts_with(PREFIX) => {
-                    orientation = Orientation::from_exif_chunk(&payload[PREFIX.len()..]).unwrap_or(orientation);
+                    let read = Orientation::from_exif_chunk(&payload[PREFIX.len()..]);
+                    orientation = read.unwrap_or(Orientation::NoTransforms);
                 }
                 _ => {}
             }

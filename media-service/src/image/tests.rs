@@ -134,6 +134,20 @@ fn every_orientation_is_made_upright() {
 }
 
 #[test]
+fn of_several_orientations_the_last_one_counts_also_if_it_cannot_be_read() {
+    let bytes = jpeg(400, 200);
+    // Each goes in front of those before it.
+    let mut unreadable = turned(&bytes, 6);
+    let mark = unreadable.windows(2).position(|pair| pair == b"MM").unwrap();
+    unreadable[mark..mark + 2].copy_from_slice(b"XX");
+    for (image, shown) in [(turned(&turned(&bytes, 1), 6), (400, 200)), (turned(&unreadable, 6), (400, 200))] {
+        let looked = look(&image, Kind::Jpeg).unwrap();
+        assert_eq!((looked.width, looked.height), shown);
+    }
+    assert_eq!(look(&turned(&turned(&bytes, 6), 1), Kind::Jpeg).unwrap().width, 200);
+}
+
+#[test]
 fn nothing_of_the_metadata_is_in_the_thumbnail() {
     let looked = look(&turned(&jpeg(400, 200), 6), Kind::Jpeg).unwrap();
     for trace in [&b"Exif"[..], b"GPS"] {
