@@ -78,7 +78,7 @@ impl Objects {
         for spread in std::fs::read_dir(at.join("media"))? {
             let spread = spread?.path();
             if spread.is_dir() {
-                remove_staged(&spread, "")?;
+                remove_staged(&spread, |_| true)?;
             }
         }
         Ok(objects)
@@ -200,7 +200,7 @@ impl Directory {
             let path = self.at.join(key.as_ref());
             let name = key.filename().unwrap_or_default();
             if let Some(spread) = path.parent()
-                && let Err(error) = remove_staged(spread, name)
+                && let Err(error) = remove_staged(spread, |of| of == name)
             {
                 tracing::error!(%error, %key, "what was to become an object stays in the store");
             }
@@ -218,11 +218,11 @@ async fn write_in_pieces(store: &dyn ObjectStore, key: &Key, bytes: Bytes) -> ob
     upload.complete().await.map(drop)
 }
 
-/// Removes what was to become objects of a name, or of any. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
-fn remove_staged(spread: &Path, name: &str) -> std::io::Result<()> {
+/// Removes what was to become objects of such names. The store gives an object its name when it is whole; until then it stands beside it, with a `#` and a number behind the name.
+fn remove_staged(spread: &Path, is_meant: impl Fn(&str) -> bool) -> std::io::Result<()> {
     for file in std::fs::read_dir(spread)? {
         let file = file?;
-        if file.file_name().to_string_lossy().split_once('#').is_some_and(|(of, _)| name.is_empty() || of == name) {
+        if file.file_name().to_string_lossy().split_once('#').is_some_and(|(of, _)| is_meant(of)) {
             // Whoever wrote it may have removed or renamed it just now.
             match std::fs::remove_file(file.path()) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

@@ -105,12 +105,8 @@ impl Row {
 
     /// What it counts of its owner's quota: open uploads, bytes.
     pub(super) fn usage(&self) -> (i64, i64) {
-        let (is_open, has_failed) = match self.upload.state {
-            State::Open(_) => (1, false),
-            State::Complete(_) => (0, false),
-            State::Failed(_) => (0, true),
-        };
-        (is_open, counted(self.upload.declared.bytes, has_failed).cast_signed())
+        let has_failed = matches!(self.upload.state, State::Failed(_));
+        (self.is_open().into(), counted(self.upload.declared.bytes, has_failed).cast_signed())
     }
 }
 
