@@ -9,7 +9,7 @@
 //! stop. Each time that neither link can be had counts as one failed attempt of every waiting message and query.
 
 use std::future::{Future, pending};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ const TOKENS: u32 = 2;
 
 /// Why [`Driver::serve`] ended.
 enum End {
-    /// The other link is dialled.
-    Dialled(LongLink),
+    /// The other link is dialled, and nothing is under way.
+    Dialled,
     Lost(LinkError),
     Left(Leave),
 }
@@ -95,7 +95,7 @@ impl Driver {
     async fn with_long_link(&mut self) -> Result<Stop, StoreError> {
         let address = self.options.long_link.clone();
         let mut end = match LongLink::connect(&address).await {
-            Ok(link) => self.serve(Transport::Long(link), pending()).await?,
+            Ok(link) => self.serve(Transport::Long(link), &mut Dial::never()).await?,
             Err(error) => End::Lost(error),
         };
         loop {
@@ -103,51 +103,51 @@ impl Driver {
                 Ok(at_least) => self.long_backoff.wait(at_least),
                 Err(stop) => return Ok(stop),
             };
-            let dial = dial(&address, wait, self.long_backoff.clone());
+            let dial = Dial::new(dial(address.clone(), wait, self.long_backoff.clone()));
             end = match self.fall_back(dial).await? {
-                Ok(link) => self.serve(Transport::Long(link), pending()).await?,
+                Ok(link) => self.serve(Transport::Long(link), &mut Dial::never()).await?,
                 Err(stop) => return Ok(stop),
             };
         }
     }
 
     /// Serves over the short link until the long one is dialled.
-    async fn fall_back(&mut self, dial: impl Future<Output = LongLink>) -> Result<Result<LongLink, Stop>, StoreError> {
-        let mut dial = pin!(dial);
+    async fn fall_back(&mut self, mut dial: Dial) -> Result<Result<LongLink, Stop>, StoreError> {
         loop {
+            if let Some(link) = dial.link.take() {
+                return Ok(Ok(link));
+            }
             let lanes = self.lanes();
             let wait = match self.serve(lanes, &mut dial).await? {
-                End::Dialled(link) => return Ok(Ok(link)),
+                End::Dialled => continue,
                 end => match self.judge(end) {
                     Ok(at_least) => self.short_backoff.wait(at_least),
                     Err(stop) => return Ok(Err(stop)),
                 },
             };
-            self.count_failed_round().await?;
-            tokio::select! {
-                link = &mut dial => return Ok(Ok(link)),
-                () = sleep(wait) => {}
+            // It is there when the short link broke under a request that it was to wait for.
+            if dial.link.is_none() {
+                self.count_failed_round().await?;
+                tokio::select! {
+                    () = dial.done() => {}
+                    () = sleep(wait) => {}
+                }
             }
         }
     }
 
     async fn with_short_link(&mut self) -> Result<Stop, StoreError> {
-        match self.fall_back(pending()).await? {
+        match self.fall_back(Dial::never()).await? {
             Ok(_) => Ok(Stop::Closed), // Not reached: nothing is dialled.
             Err(stop) => Ok(stop),
         }
     }
 
     /// Drives one link until it ends, or until `dial` gives the other one and nothing is under way.
-    async fn serve(
-        &mut self,
-        mut transport: Transport,
-        dial: impl Future<Output = LongLink>,
-    ) -> Result<End, StoreError> {
+    async fn serve(&mut self, mut transport: Transport, dial: &mut Dial) -> Result<End, StoreError> {
         let key = self.shared.store.call(|store| store.key()).await?;
         let mut session = Session::new(self.profile(transport.link()), key, Instant::now(), self.random.fork());
         session.set_full(self.shared.is_full(), Instant::now());
-        let (mut dial, mut dialled) = (pin!(dial), None);
         let shared = Arc::clone(&self.shared);
         // Whether the store may have messages or marks that are not under way.
         let mut work = true;
@@ -156,17 +156,15 @@ impl Driver {
             if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
                 break end;
             }
-            if dialled.is_none() {
+            if dial.link.is_none() {
                 self.ask(&mut session);
                 work = self.feed(&mut session, work).await?;
             }
             if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
                 break end;
             }
-            if session.is_idle()
-                && let Some(link) = dialled.take()
-            {
-                break End::Dialled(link);
+            if dial.link.is_some() && session.is_idle() {
+                break End::Dialled;
             }
             let deadline = session.deadline(Instant::now());
             tokio::select! {
@@ -182,7 +180,7 @@ impl Driver {
                     session.set_full(shared.is_full(), Instant::now());
                     work = true;
                 }
-                link = &mut dial, if dialled.is_none() => dialled = Some(link),
+                () = dial.done(), if dial.link.is_none() => {}
             }
         };
         self.give_up(&session, &end).await?;
@@ -384,18 +382,41 @@ impl Driver {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            End::Dialled(_) => f.write_str("the long link is back"),
+            End::Dialled => f.write_str("the long link is back"),
             End::Lost(error) => error.fmt(f),
             End::Left(leave) => leave.fmt(f),
         }
     }
 }
 
+/// The long link while it is dialled, and once it is there until it is taken: it may have to wait for the short link to end.
+struct Dial {
+    dialling: Pin<Box<dyn Future<Output = LongLink> + Send>>,
+    link: Option<LongLink>,
+}
+
+impl Dial {
+    fn new(dialling: impl Future<Output = LongLink> + Send + 'static) -> Dial {
+        Dial { dialling: Box::pin(dialling), link: None }
+    }
+
+    fn never() -> Dial {
+        Dial::new(pending())
+    }
+
+    /// Returns when the link is there; may be cancelled.
+    async fn done(&mut self) {
+        if self.link.is_none() {
+            self.link = Some(self.dialling.as_mut().await);
+        }
+    }
+}
+
 /// Connects after `wait`, and again until it succeeds.
-async fn dial(address: &str, mut wait: Duration, mut backoff: Backoff) -> LongLink {
+async fn dial(address: String, mut wait: Duration, mut backoff: Backoff) -> LongLink {
     loop {
         sleep(wait).await;
-        match LongLink::connect(address).await {
+        match LongLink::connect(&address).await {
             Ok(link) => return link,
             Err(_) => wait = backoff.wait(Duration::ZERO),
         }

@@ -5,7 +5,7 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::Fake;
+use fake::{Fake, HttpSends};
 use tempfile::TempDir;
 use tern_client::{
     Client, ClientOptions, EntryBody, Event, Inbox, Link, LinkState, MessageState, QueryError, Receive, Recipient,
@@ -156,6 +156,27 @@ async fn the_short_link_carries_everything_while_the_long_one_is_down() {
         state.last::<v1::ReadRequest>(Command::Read).is_some_and(|read| read.seq == 2)
     })
     .await;
+    client.close().await;
+}
+
+#[tokio::test]
+async fn the_long_link_is_taken_when_the_short_one_breaks_under_a_send() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    fake.state().refuse_long = true;
+    let (client, _inbox) = open(&fake, &data).await;
+    until(&client, "it falls back", |status| status.link == LinkState::Up(Link::Http)).await;
+    fake.state().http_sends = HttpSends::Held;
+    let id = client.send(&bob(), "held").await.unwrap();
+    fake.until("the send is under way", |state| state.held > 0).await;
+    fake.state().refuse_long = false;
+    fake.until("the long link is dialled", |state| state.taken_long > 0).await;
+    // Until the client has the link as well: it is not used before the send has ended.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(fake.state().count("long", Command::Hello), 0);
+    fake.state().http_sends = HttpSends::Cut;
+    until(&client, "it is sent", |status| status.link == LinkState::Up(Link::Tcp) && status.sending == 0).await;
+    assert_eq!(fake.state().order, [id]);
+    assert_eq!(fake.state().taken_long, 1, "the link that was dialled is the one in use");
     client.close().await;
 }
 

@@ -38,10 +38,27 @@ pub(crate) struct State {
     pub(crate) swallow: usize,
     /// The long link is cut at once.
     pub(crate) refuse_long: bool,
+    /// Long links that were taken.
+    pub(crate) taken_long: usize,
+    /// What happens to sends over HTTP.
+    pub(crate) http_sends: HttpSends,
+    /// Sends over HTTP that were held.
+    pub(crate) held: usize,
     /// Every hello is refused with this.
     pub(crate) refuse_hello: Option<v1::Code>,
     /// The token is for this user instead of alice.
     pub(crate) other_user: Option<&'static str>,
+}
+
+/// What happens to sends over HTTP.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum HttpSends {
+    #[default]
+    Served,
+    /// They wait.
+    Held,
+    /// Their connections are cut, and nothing is stored.
+    Cut,
 }
 
 /// The running server.
@@ -65,6 +82,7 @@ impl Fake {
         tokio::spawn(async move {
             while let Ok((stream, _)) = long.accept().await {
                 if !lock(&state).refuse_long {
+                    lock(&state).taken_long += 1;
                     tokio::spawn(serve_long(stream, Arc::clone(&state), pushes.subscribe()));
                 }
             }
@@ -305,6 +323,9 @@ async fn serve_http(mut stream: TcpStream, state: Arc<Mutex<State>>) {
         let Some(mut body) = read_http(&mut stream, &mut input).await else { return };
         let mut output = BytesMut::new();
         while let Some(request) = packet::decode(&mut body).unwrap() {
+            if request.known_command() == Some(Command::Send) && http_sends(&state).await == HttpSends::Cut {
+                return;
+            }
             wait(&request, &state).await;
             match lock(&state).answer("http", &request) {
                 Some(answer) => answer.encode(&mut output),
@@ -316,6 +337,17 @@ async fn serve_http(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             return;
         }
     }
+}
+
+/// Waits while sends over HTTP are held, and tells what happens to them then.
+async fn http_sends(state: &Mutex<State>) -> HttpSends {
+    if lock(state).http_sends == HttpSends::Held {
+        lock(state).held += 1;
+    }
+    while lock(state).http_sends == HttpSends::Held {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    lock(state).http_sends
 }
 
 /// A waiting check waits for an entry above its key.
