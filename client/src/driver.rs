@@ -68,17 +68,12 @@ impl Driver {
     /// Runs until the client is closed or has to stop.
     pub(crate) async fn run(mut self) {
         let mut stop = self.stop.clone();
-        let stopped = tokio::select! {
+        let mut ending = Ending { shared: Arc::clone(&self.shared), reason: Stop::Died };
+        ending.reason = tokio::select! {
             stopped = self.connect_for_ever() => stopped,
             // An error means that every handle is gone.
             _ = stop.wait_for(|stop| *stop) => Stop::Closed,
         };
-        tracing::debug!(reason = %stopped, "client stopped");
-        self.shared.queries.close(&stopped);
-        self.shared.status.send_modify(|status| {
-            (status.link, status.caught_up) = (LinkState::Stopped(stopped), false);
-        });
-        self.shared.arrived.notify_one();
     }
 
     async fn connect_for_ever(&mut self) -> Stop {
@@ -156,9 +151,11 @@ impl Driver {
             if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
                 break end;
             }
+            // What is held until after this is looked at again then, however long the look takes.
+            let looked = Instant::now();
             if dial.link.is_none() {
-                self.ask(&mut session);
-                work = self.feed(&mut session, work).await?;
+                self.ask(&mut session, looked);
+                work = self.feed(&mut session, work, looked).await?;
             }
             if let Some(end) = self.perform(&mut session, &mut transport, &mut work).await? {
                 break end;
@@ -166,7 +163,7 @@ impl Driver {
             if dial.link.is_some() && session.is_idle() {
                 break End::Dialled;
             }
-            let deadline = session.deadline(Instant::now());
+            let deadline = session.deadline(looked);
             tokio::select! {
                 packets = transport.receive() => match packets {
                     Ok(packets) => packets.iter().for_each(|packet| session.on_packet(packet, Instant::now())),
@@ -188,8 +185,7 @@ impl Driver {
     }
 
     /// Gives the session the next query.
-    fn ask(&self, session: &mut Session) {
-        let now = Instant::now();
+    fn ask(&self, session: &mut Session, now: Instant) {
         if session.wants_query(now)
             && let Some((number, command, body)) = self.shared.queries.next()
         {
@@ -198,8 +194,7 @@ impl Driver {
     }
 
     /// Gives the session what waits in the store; tells whether there may be more.
-    async fn feed(&mut self, session: &mut Session, work: bool) -> Result<bool, StoreError> {
-        let now = Instant::now();
+    async fn feed(&mut self, session: &mut Session, work: bool, now: Instant) -> Result<bool, StoreError> {
         let (batch, read) = (session.wants_batch(now), session.wants_read(now));
         if !work || !(batch || read) {
             return Ok(work);
@@ -209,6 +204,7 @@ impl Driver {
             Ok((batch, if read { store.next_read()? } else { None }))
         };
         let (waiting, mark) = self.shared.store.call(look).await?;
+        let now = Instant::now();
         let found = !waiting.messages.is_empty() || mark.is_some();
         if !waiting.messages.is_empty() {
             session.send(waiting, now);
@@ -386,6 +382,23 @@ impl std::fmt::Display for End {
             End::Lost(error) => error.fmt(f),
             End::Left(leave) => leave.fmt(f),
         }
+    }
+}
+
+/// Tells who waits for the client that it has stopped, also if its task has panicked.
+struct Ending {
+    shared: Arc<Shared>,
+    reason: Stop,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        tracing::debug!(reason = %self.reason, "client stopped");
+        self.shared.queries.close(&self.reason);
+        self.shared.status.send_modify(|status| {
+            (status.link, status.caught_up) = (LinkState::Stopped(self.reason.clone()), false);
+        });
+        self.shared.arrived.notify_one();
     }
 }
 

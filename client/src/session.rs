@@ -225,7 +225,7 @@ impl Session {
         self.pump(now);
     }
 
-    /// The next moment for [`Session::on_tick`].
+    /// The next moment for [`Session::on_tick`]. `now` is when it was last asked what it wants, so that nothing is held and forgotten.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let replies = self.in_flight.iter().map(|request| request.until);
         let question = (self.is_open() && self.receives()).then(|| self.next_question()).flatten();

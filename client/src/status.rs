@@ -67,6 +67,9 @@ pub enum Stop {
     /// The local store failed.
     #[error("{0}")]
     Store(String),
+    /// Its task has panicked, in this library or in the provider of the token, or its runtime has ended. To open it again is to go on.
+    #[error("the client's task has died")]
+    Died,
 }
 
 impl Status {

@@ -20,18 +20,20 @@ use crate::link::{LinkError, ShortLink};
 const LANES: usize = 4;
 /// How long a small request is said to take where that cannot be measured.
 const FAR: Duration = Duration::from_secs(1);
-/// Bytes that are fetched at once.
-const FETCH_BYTES: u64 = 512 * 1024;
+/// Bytes that are fetched at once where the link is fast, and where it is slow.
+const FETCH_BYTES: (u64, u64) = (512 * 1024, 8 * 1024);
 
-/// Asks until there is an answer, at most [`ATTEMPTS`] times. Not a function: futures of closures that borrow cannot be told to be `Send`.
+/// Asks until there is an answer, at most [`ATTEMPTS`] times, and each time but the first over a new link, with the token of then. Not a function: futures of
+/// closures that borrow cannot be told to be `Send`.
 macro_rules! retried {
-    ($ask:expr) => {{
+    ($uploads:ident, $link:ident, $ask:expr) => {{
         let mut retries = Retries::new();
         loop {
             match $ask {
                 Ok(answer) => break answer,
                 Err(error) => retries.after(error).await?,
             }
+            $link = $uploads.link();
         }
     }};
 }
@@ -92,7 +94,7 @@ impl Uploads {
         let part_bytes = part_bytes(self.round_trip(&mut link).await);
         let request =
             v1::MediaBegin { bytes: bytes.len() as u64, sha256: digest(&bytes), r#type: media_type.into(), part_bytes };
-        let upload = retried!(link.media_begin(&request).await);
+        let upload = retried!(self, link, link.media_begin(&request).await);
         let there = AtomicU32::new(upload.parts - upload.left.min(upload.parts));
         progress(there.load(Ordering::Relaxed), upload.parts);
         let brought = || progress(there.fetch_add(1, Ordering::Relaxed) + 1, upload.parts);
@@ -100,11 +102,18 @@ impl Uploads {
         while stands.media.is_none() {
             let missing: VecDeque<u32> = stands.missing.iter().flat_map(|run| run.first..=run.last).collect();
             if missing.is_empty() {
-                return Ok(retried!(link.media_complete(&upload.id).await));
+                return Ok(retried!(self, link, link.media_complete(&upload.id).await));
             }
             let (missing, at_once) = (Mutex::new(missing), Turns::new());
             let at_once = &at_once;
-            let lane = || Lane { link: self.link(), upload: &upload, bytes: &bytes, missing: &missing, at_once };
+            let lane = || Lane {
+                uploads: self,
+                link: self.link(),
+                upload: &upload,
+                bytes: &bytes,
+                missing: &missing,
+                at_once,
+            };
             let lanes = [lane(), lane(), lane(), lane()].map(|lane| lane.run(&brought));
             let [first, second, third, fourth] = lanes;
             let (first, second, third, fourth) = tokio::try_join!(first, second, third, fourth)?;
@@ -112,7 +121,7 @@ impl Uploads {
             stands = match last {
                 Some(last) => last,
                 // More were missing than one answer lists.
-                None => retried!(link.media_upload(&upload.id).await),
+                None => retried!(self, link, link.media_upload(&upload.id).await),
             };
         }
         Ok(stands)
@@ -130,9 +139,15 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         let mut link = self.link();
         let path = if thumbnail { format!("/v1/media/{id}/thumbnail") } else { format!("/v1/media/{id}") };
-        let mut at = 0;
+        let (mut at, (mut step, least)) = (0, FETCH_BYTES);
         loop {
-            let (bytes, length) = retried!(link.media_range(&path, at, FETCH_BYTES).await);
+            let (bytes, length) = retried!(self, link, {
+                let answer = link.media_range(&path, at, step).await;
+                if matches!(answer, Err(LinkError::Timeout)) {
+                    step = (step / 4).max(least);
+                }
+                answer
+            });
             take(&bytes).map_err(UploadError::NotTaken)?;
             at += bytes.len() as u64;
             if at >= length {
@@ -199,6 +214,7 @@ impl Turns {
 
 /// Brings parts, one after the other.
 struct Lane<'a> {
+    uploads: &'a Uploads,
     link: ShortLink,
     upload: &'a v1::MediaUpload,
     bytes: &'a Bytes,
@@ -221,7 +237,7 @@ impl Lane<'_> {
                     match self.link.media_part(&self.upload.id, index, part.clone()).await {
                         Ok(told) => break told,
                         Err(error) => {
-                            if matches!(error, LinkError::Timeout) {
+                            if is_slow(&error) {
                                 self.at_once.lose(turn);
                             }
                             error
@@ -229,6 +245,7 @@ impl Lane<'_> {
                     }
                 };
                 retries.after(error).await?;
+                self.link = self.uploads.link();
             };
             last = Some(told);
             brought();
@@ -241,21 +258,32 @@ impl Lane<'_> {
     }
 }
 
+/// Whether a part has not got through in time, as this side sees it or the server does.
+fn is_slow(error: &LinkError) -> bool {
+    matches!(error, LinkError::Timeout | LinkError::Refused { code: Code::BadBody, .. })
+}
+
 /// The failures of one request.
 struct Retries {
     backoff: Backoff,
     left: u32,
+    /// There may be a newer token.
+    new_token: bool,
 }
 
 impl Retries {
     fn new() -> Retries {
-        Retries { backoff: Backoff::new(fastrand::Rng::new()), left: ATTEMPTS }
+        Retries { backoff: Backoff::new(fastrand::Rng::new()), left: ATTEMPTS, new_token: true }
     }
 
     /// Waits before the next attempt, if there is to be one.
     async fn after(&mut self, error: LinkError) -> Result<(), UploadError> {
         let told = match error {
-            LinkError::Refused { code, message, .. } if !code.is_retryable() => {
+            LinkError::Refused { code: Code::TokenExpired, .. } if self.new_token => {
+                self.new_token = false;
+                Duration::ZERO
+            }
+            LinkError::Refused { code, message, .. } if !may_succeed(code) => {
                 return Err(UploadError::Refused { code, message });
             }
             LinkError::Refused { retry_after, .. } => retry_after,
@@ -268,6 +296,11 @@ impl Retries {
         sleep(self.backoff.wait(told)).await;
         Ok(())
     }
+}
+
+/// Whether the same request may succeed later. What is wrong with a body or a part has happened on the way: they are made right here.
+fn may_succeed(code: Code) -> bool {
+    code.is_retryable() || matches!(code, Code::TooManyRequests | Code::BadBody | Code::BadPart)
 }
 
 #[cfg(test)]

@@ -243,6 +243,20 @@ async fn a_displaced_client_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_client_whose_task_has_died() {
+    let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
+    let mut broken = options(&fake, &data);
+    broken.token = Token::provider(|| panic!("no token"));
+    let (client, mut inbox) = Client::open(broken).await.unwrap();
+    let id = client.send(&bob(), "later").await.unwrap();
+    assert_eq!(timeout(PATIENCE, inbox.next()).await.unwrap().unwrap(), None);
+    assert_eq!(client.settled(id).await.unwrap(), Some(MessageState::Sending));
+    assert_eq!(client.status().borrow().stopped(), Some(&Stop::Died));
+    assert!(client.conversations().await.is_err());
+    client.close().await;
+}
+
+#[tokio::test]
 async fn a_refused_token_stops_the_client_and_keeps_the_outbox() {
     let (fake, data) = (Fake::start().await, TempDir::new().unwrap());
     fake.state().refuse_hello = Some(v1::Code::BadToken);

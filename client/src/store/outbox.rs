@@ -109,7 +109,8 @@ impl Store {
                 chunk: None,
             };
             bytes += message.encoded_len() + FRAME_BYTES;
-            if bytes > BATCH_BYTES {
+            // One that is too long by itself goes alone, and fails, and holds back nobody.
+            if bytes > BATCH_BYTES && !batch.messages.is_empty() {
                 break;
             }
             batch.messages.push(message);
