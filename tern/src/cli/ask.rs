@@ -76,7 +76,7 @@ fn unanswered(error: QueryError) -> Error {
 }
 
 /// Writes to stdout. Whoever reads it may have seen enough.
-fn print(text: &[u8]) -> Result<()> {
+pub(super) fn print(text: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("stdout"),

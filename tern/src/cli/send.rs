@@ -10,6 +10,7 @@ pub(super) mod lines;
 mod progress;
 mod resume;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -89,7 +90,9 @@ struct Sending<'a> {
 impl Sending<'_> {
     /// Takes up what an earlier run left.
     async fn start<'a>(client: &'a Client, args: &Args) -> Result<Sending<'a>> {
-        let notes = if args.fresh { Vec::new() } else { client.notes().await? };
+        // What is typed is never that of an earlier run again.
+        let is_new = args.fresh || std::io::stdin().is_terminal();
+        let notes = if is_new { Vec::new() } else { client.notes().await? };
         let resume = Resume::new(&args.to, notes);
         let status = client.status();
         let left = status.borrow().sending;
@@ -108,23 +111,34 @@ impl Sending<'_> {
             eprintln!("tern send: {} messages failed after all attempts; run again to send them", status.failed);
             return Ok(ExitCode::from(EXIT_FAILED));
         }
-        if let Some(bad) = bad_line {
-            eprintln!("tern send: {bad}; the lines before it are sent");
-            return Ok(ExitCode::from(EXIT_BAD_LINE));
+        match &bad_line {
+            Some(bad) => eprintln!("tern send: {bad}; no line behind it is sent"),
+            None => self.client.clear_notes().await?,
         }
-        self.client.clear_notes().await?;
         if status.refused > 0 {
             let last = self.refusal().await?;
             eprintln!("tern send: refused by the server: {} of the messages, the last one: {last}", status.refused);
             return Ok(ExitCode::from(EXIT_REFUSED));
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if bad_line.is_some() { ExitCode::from(EXIT_BAD_LINE) } else { ExitCode::SUCCESS })
     }
 
     /// Puts the lines into the outbox; ends with the input, with a line that cannot be sent, or with a failed message.
     async fn take_input(&mut self, to: &Recipient) -> Result<Option<BadLine>> {
         let mut lines = Lines::of_stdin()?;
-        while let Some(batch) = lines.next().await {
+        loop {
+            let batch = tokio::select! {
+                batch = lines.next() => batch,
+                // Shown, and a reason to end, while nothing comes as well.
+                _ = self.status.changed() => {
+                    self.until(|_| true).await?;
+                    if self.status.borrow().failed > 0 {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+            };
+            let Some(batch) = batch else { break };
             match batch {
                 Ok(batch) => {
                     let new = self.resume.skip_known(batch);

@@ -98,7 +98,7 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
     // Of an interrupted run: what it has put into the outbox. A file that stands there twice was sent twice.
     let mut noted = client.notes().await?;
     let mut earlier = client.outbox(if noted.is_empty() { 0 } else { REMEMBERED }).await?;
-    let (mut bad, mut place) = (0, noted.len());
+    let (mut bad, mut refused, mut place) = (0, false, noted.len());
     for path in files {
         let begun = match what.begin(client, path).await? {
             Ok(begun) => begun,
@@ -123,13 +123,20 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
         };
         match shown(client, path, &begun, id).await? {
             Some(MessageState::Sent(sent) | MessageState::Delivered(sent) | MessageState::Read(sent)) => {
-                tell(args, path, &begun.media(client, &sent).await?, &sent)?;
+                // It is sent, whatever comes of the question.
+                match begun.media(client, &sent).await {
+                    Ok(media) => tell(args, path, &media, &sent)?,
+                    Err(error) => eprintln!("tern {command}: {}: sent, but {error:#}", path.display()),
+                }
             }
             Some(MessageState::Refused(why)) => {
+                refused = true;
                 let why = super::group::because(why);
                 eprintln!("tern {command}: {}: refused by the server: {why}", path.display());
             }
-            Some(MessageState::Failed(_) | MessageState::Sending) | None => break,
+            Some(MessageState::Failed(_) | MessageState::Sending) => break,
+            // Forgotten among many others, so it has been settled.
+            None => {}
         }
     }
     let status = all_settled(client).await?;
@@ -138,9 +145,10 @@ async fn send_all(what: What, client: &Client, args: &Args, files: &[PathBuf]) -
         return Ok(ExitCode::from(EXIT_FAILED));
     }
     client.clear_notes().await?;
-    Ok(match (status.refused, bad) {
-        (0, 0) => ExitCode::SUCCESS,
-        (0, _) => ExitCode::from(EXIT_BAD_LINE),
+    // The count is of this run alone.
+    Ok(match (refused || status.refused > 0, bad) {
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(EXIT_BAD_LINE),
         _ => ExitCode::from(EXIT_REFUSED),
     })
 }
@@ -201,12 +209,12 @@ struct Told<'a> {
 
 fn tell(args: &Args, path: &Path, media: &v1::Media, sent: &Sent) -> Result<()> {
     let file = path.display().to_string();
-    if args.json {
+    let line = if args.json {
         let told =
             Told { file, media, conversation: &sent.conversation, seq: sent.seq, server_msg_id: sent.server_msg_id };
-        println!("{}", serde_json::to_string(&told)?);
+        serde_json::to_string(&told)?
     } else {
-        println!("{}  {}  {file}", media.id, super::line::extent(media));
-    }
-    Ok(())
+        format!("{}  {}  {file}", media.id, super::line::extent(media))
+    };
+    super::ask::print(format!("{line}\n").as_bytes())
 }
