@@ -423,13 +423,14 @@ pub trait Storage: Send + Sync + 'static {
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable>;
 
     /// The conversations with a message that refers to this media, ascending by name, behind `after`; at most `limit`. Each with the position of the newest such
-    /// message. They stay when retention takes the message away.
+    /// message. They stay when retention takes the message away. With a `reader` those alone in which this user may see that message.
     ///
     /// # Errors
     /// [`Unavailable`] when the store has failed.
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable>;

@@ -104,10 +104,11 @@ impl Storage for Reference {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
-        Ok(self.state().references(media, after, limit))
+        Ok(self.state().references(media, reader, after, limit))
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

@@ -108,10 +108,11 @@ impl Storage for InTurn {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
-        self.next().references(media, after, limit).await
+        self.next().references(media, reader, after, limit).await
     }
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {

@@ -9,9 +9,6 @@ use tern_proto::v1::{self, Code, OutMessage};
 use tern_proto::{MediaId, Refusal, UserId};
 use tern_storage::{Storage, Unavailable};
 
-/// Conversations that are looked at in one go.
-const STEP: usize = 100;
-
 /// What the messages are about, by their places: `None` where that is nothing, or need not be known any more. Else the media, [`Code::NoSuchMedia`], or a
 /// retryable code.
 pub(crate) async fn of(
@@ -47,6 +44,8 @@ async fn clip(media: Option<&dyn MediaApi>, sender: &UserId, chunk: &v1::Chunk) 
     let clip = media.clip(sender, chunk.clip.clone().unwrap_or_default()).await;
     clip.map_err(|refused| match refused.code {
         code @ (Code::UploadIncomplete | Code::BadDigest | Code::MediaQuota) => code,
+        // Its time was over just before its last chunk: its client brings all of them again.
+        Code::NoSuchMedia | Code::MediaExpired => Code::UploadIncomplete,
         code if code.is_retryable() => Code::Unavailable,
         _ => Code::BadMedia,
     })
@@ -70,31 +69,10 @@ async fn referred(
 
 /// Whether the user may see a message that is about the media.
 pub(crate) async fn sees(storage: &dyn Storage, user: &UserId, media: MediaId) -> Result<bool, Unavailable> {
-    let mut after = None;
-    loop {
-        let references = storage.references(media, after.as_ref(), STEP).await?;
-        let found = references.len();
-        for (conversation, seq) in references {
-            let sees = match conversation.pair() {
-                Some(pair) => pair.contains(user),
-                None => {
-                    let group = storage.conversation(&conversation).await?;
-                    let members = group.map(|group| group.members).unwrap_or_default();
-                    members.iter().any(|member| member.user == *user && member.joined <= seq)
-                }
-            };
-            if sees {
-                return Ok(true);
-            }
-            after = Some(conversation);
-        }
-        if found < STEP {
-            return Ok(false);
-        }
-    }
+    Ok(!storage.references(media, Some(user), None, 1).await?.is_empty())
 }
 
 /// Whether any message is about the media.
 pub(crate) async fn is_referred_to(storage: &dyn Storage, media: MediaId) -> Result<bool, Unavailable> {
-    Ok(!storage.references(media, None, 1).await?.is_empty())
+    Ok(!storage.references(media, None, None, 1).await?.is_empty())
 }

@@ -164,6 +164,10 @@ impl Replicas {
             replica.falls_ill();
             tried.push(replica.address);
             last = Some(status);
+            if Instant::now() >= until {
+                // Another one would not answer either in no time, and be taken for ill.
+                break;
+            }
             let longest = BACK_OFF.mul_f64(fastrand::f64()) * attempt as u32;
             sleep(longest.min(until.saturating_duration_since(Instant::now()))).await;
         }

@@ -27,7 +27,7 @@ fn about(from: &str, client_msg_id: u64, to: &str, text: &str, media: Option<v1:
 }
 
 async fn references(store: &dyn Storage, number: u128) -> Vec<(String, u64)> {
-    let all = store.references(MediaId::from_u128(number), None, 100).await.expect("available");
+    let all = store.references(MediaId::from_u128(number), None, None, 100).await.expect("available");
     all.into_iter().map(|(conversation, seq)| (conversation.to_string(), seq)).collect()
 }
 
@@ -81,8 +81,8 @@ pub async fn references_are_found_by_media(place: &dyn Place) {
     }
     assert_eq!(references(&*store, 7).await, [("alice:bob".to_owned(), 3), ("alice:carol".to_owned(), 1)]);
     assert_eq!(references(&*store, 8).await, [("alice:bob".to_owned(), 2)]);
-    let first = store.references(MediaId::from_u128(7), None, 1).await.expect("available");
-    let rest = store.references(MediaId::from_u128(7), Some(&first[0].0), 9).await.expect("available");
+    let first = store.references(MediaId::from_u128(7), None, None, 1).await.expect("available");
+    let rest = store.references(MediaId::from_u128(7), None, Some(&first[0].0), 9).await.expect("available");
     assert_eq!((first.len(), rest), (1, vec![(conversation("alice:carol"), 1)]));
 }
 

@@ -71,7 +71,11 @@ async fn run(place: &dyn Place, restart_every: Option<usize>) {
             let request = author.history(&twins);
             twins.compare_history(request, &context).await;
             for media in author.media {
-                twins.compare_references(MediaId::from_u128(media), &context).await;
+                let media = MediaId::from_u128(media);
+                twins.compare_references(media, None, &context).await;
+                for user in &author.users {
+                    twins.compare_references(media, Some(user), &context).await;
+                }
             }
         }
     }
@@ -337,12 +341,14 @@ impl Twins {
         assert_eq!(history, wanted, "{context}");
     }
 
-    async fn compare_references(&self, media: MediaId, context: &str) {
-        let references = self.engine.references(media, None, usize::MAX).await.expect("available");
-        let wanted = self.reference.references(media, None, usize::MAX).await.expect("available");
+    async fn compare_references(&self, media: MediaId, reader: Option<&UserId>, context: &str) {
+        let references = self.engine.references(media, reader, None, usize::MAX).await.expect("available");
+        let wanted = self.reference.references(media, reader, None, usize::MAX).await.expect("available");
         let mut wanted: Vec<_> = wanted.into_iter().map(|(id, seq)| (self.name_of_engine(&id), seq)).collect();
         wanted.sort_unstable();
-        assert_eq!(references, wanted, "{context}: {media}");
+        assert_eq!(references, wanted, "{context}: {media} for {reader:?}");
+        let first = self.engine.references(media, reader, None, 1).await.expect("available");
+        assert_eq!(first[..], wanted[..wanted.len().min(1)], "{context}: {media} for {reader:?}");
     }
 
     async fn compare_device(&self, device: &Device, context: &str) {

@@ -1,15 +1,18 @@
-//! A user's conversations, and who is in one: read from the decider, which is ahead of what is visible.
+//! A user's conversations, who is in one, and in which one may see media: read from the decider, which is ahead of what is visible.
 //!
 //! So each look says up to where the log must be visible before the answer may be given ([`Seen`]).
 
 use std::collections::BTreeSet;
 
-use tern_proto::{ConversationId, UserId};
+use tern_proto::{ConversationId, MediaId, UserId};
 
 use super::conversation::Kept;
 use super::conversations::Conversations;
 use super::{Failure, Shared};
 use crate::Listed;
+
+/// References that are looked at in one go.
+const REFERENCES: usize = 1_000;
 
 /// What was looked up in the decider.
 pub(super) struct Seen<T> {
@@ -62,6 +65,40 @@ impl Shared {
                 return Ok(Seen { value, noted: self.decider().noted });
             }
         }
+    }
+
+    /// The conversations with a message that refers to this media, and if there is a `reader` in which that user may see it; at most `limit`.
+    pub(super) fn references(
+        &self,
+        media: MediaId,
+        reader: Option<&UserId>,
+        after: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Seen<Vec<(ConversationId, u64)>>, Failure> {
+        let mut value = Vec::new();
+        let mut after = after.cloned();
+        loop {
+            let page = self.references.of(&self.index, media, after.as_ref(), limit.min(REFERENCES))?;
+            let found = page.len();
+            after = page.last().map(|(id, _)| id.clone());
+            for (id, seq) in page {
+                if value.len() < limit && self.sees(reader, &id, seq)? {
+                    value.push((id, seq));
+                }
+            }
+            if found < limit.min(REFERENCES) || value.len() >= limit {
+                return Ok(Seen { value, noted: self.decider().noted });
+            }
+        }
+    }
+
+    fn sees(&self, reader: Option<&UserId>, id: &ConversationId, seq: u64) -> Result<bool, Failure> {
+        let Some(reader) = reader else { return Ok(true) };
+        if let Some(pair) = id.pair() {
+            return Ok(pair.contains(reader));
+        }
+        let looked = self.look(id, |known| known.member(reader).is_some_and(|member| member.joined <= seq))?;
+        Ok(looked.value.unwrap_or_default())
     }
 
     /// What the index says, changed by what it does not have yet. In this order: what enters the index in between is seen twice, and not missed.

@@ -330,11 +330,13 @@ impl Storage for Embedded {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
-        let after = after.cloned();
-        self.blocking(move |shared| Ok(shared.references.of(&shared.index, media, after.as_ref(), limit)?)).await
+        let (reader, after) = (reader.cloned(), after.cloned());
+        let look = move |shared: &Shared| shared.references(media, reader.as_ref(), after.as_ref(), limit);
+        Ok(self.settled(look).await?.1)
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

@@ -4,6 +4,7 @@ use prost::Message as _;
 use tern_postgres::Failure;
 use tern_proto::key::CLASSES;
 use tern_proto::{ConversationId, v1};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use super::connection::Connection;
@@ -133,11 +134,17 @@ pub(super) async fn other(connection: &Connection, look: &Look) -> Result<Other,
             })))
         }
         Look::History(request, _) => history(connection, request).await.map(Other::History),
-        Look::References(media, after, limit, _) => {
+        Look::References(media, reader, after, limit, _) => {
             let media = media.as_u128().to_be_bytes();
             let after = after.as_ref().map_or("", |after| after.as_str());
             let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-            let rows = client.query(&statements.references, &[&&media[..], &after, &limit]).await?;
+            let rows = match reader {
+                None => client.query(&statements.references, &[&&media[..], &after, &limit]).await?,
+                Some(reader) => {
+                    let asked: [&(dyn ToSql + Sync); 4] = [&&media[..], &after, &limit, &reader.as_str()];
+                    client.query(&statements.references_for, &asked).await?
+                }
+            };
             let reference = |row: &Row| Ok((conversation_id(row.get(0))?, version(row, 1)));
             Ok(Other::References(rows.iter().map(reference).collect::<Result<_, Failure>>()?))
         }

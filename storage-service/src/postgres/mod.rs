@@ -177,10 +177,11 @@ impl Storage for Postgres {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
-        self.look(|answer| Look::References(media, after.cloned(), limit, answer)).await
+        self.look(|answer| Look::References(media, reader.cloned(), after.cloned(), limit, answer)).await
     }
 
     async fn retain(&self, now_ms: i64) -> Result<Retained, Unavailable> {

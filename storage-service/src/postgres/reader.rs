@@ -34,7 +34,7 @@ pub(super) enum Look {
     Conversations(UserId, Option<ConversationId>, usize, Answer<Vec<Listed>>),
     Conversation(ConversationId, Answer<Option<Conversation>>),
     History(HistoryRequest, Answer<History>),
-    References(MediaId, Option<ConversationId>, usize, Answer<Vec<(ConversationId, u64)>>),
+    References(MediaId, Option<UserId>, Option<ConversationId>, usize, Answer<Vec<(ConversationId, u64)>>),
     Ready(Answer<()>),
 }
 

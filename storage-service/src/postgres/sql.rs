@@ -185,4 +185,10 @@ tern_postgres::statements! {
     references: "
         SELECT conversation, seq FROM media_references WHERE media = $1::bytea AND conversation > $2::text
         ORDER BY conversation LIMIT $3::int8";
+    /// The same, of those that a user may see.
+    references_for: "
+        SELECT r.conversation, r.seq
+        FROM media_references r JOIN members m ON m.conversation = r.conversation AND m.user_id = $4::text
+        WHERE r.media = $1::bytea AND r.conversation > $2::text AND m.joined <= r.seq
+        ORDER BY r.conversation LIMIT $3::int8";
 }

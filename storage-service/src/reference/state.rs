@@ -130,11 +130,17 @@ impl State {
     pub(super) fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Vec<(ConversationId, u64)> {
+        let sees = |id: &ConversationId, seq: u64, reader: &UserId| {
+            let members = self.conversations.get(id).map(|conversation| &conversation.state.members[..]);
+            members.unwrap_or_default().iter().any(|member| member.user == *reader && member.joined <= seq)
+        };
         let of_media =
             self.references.iter().filter(|((of, id), _)| *of == media && after.is_none_or(|after| id > after));
+        let of_media = of_media.filter(|((_, id), seq)| reader.is_none_or(|reader| sees(id, **seq, reader)));
         of_media.map(|((_, id), seq)| (id.clone(), *seq)).take(limit).collect()
     }
 

@@ -207,11 +207,13 @@ impl Storage for Client {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
         let after = after.map(ConversationId::to_string).unwrap_or_default();
-        let look = rpc::ReferencesLook { media: media.to_string(), after, limit: limit as u64 };
+        let reader = reader.map(UserId::to_string).unwrap_or_default();
+        let look = rpc::ReferencesLook { media: media.to_string(), after, limit: limit as u64, reader };
         match self.look(Look::References(look)).await? {
             Seen::References(references) => convert::to_references(references).map_err(|_| odd()),
             _ => Err(odd()),

@@ -108,7 +108,9 @@ async fn answer(storage: &dyn Storage, look: rpc::Look) -> Result<Result<Seen, U
         Look::References(look) => {
             let after = if look.after.is_empty() { None } else { Some(convert::conversation(&look.after)?) };
             let media = look.media.parse().map_err(|_| NotUnderstood("a media id"))?;
-            let references = storage.references(media, after.as_ref(), convert::size(look.limit)).await;
+            let reader = if look.reader.is_empty() { None } else { Some(convert::user(&look.reader)?) };
+            let limit = convert::size(look.limit);
+            let references = storage.references(media, reader.as_ref(), after.as_ref(), limit).await;
             references.map(|references| Seen::References(convert::references(references)))
         }
         Look::Ready(_) => storage.ready().await.map(|()| Seen::Ready(true)),

@@ -30,6 +30,10 @@ use crate::{Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls under way with sends: few, so that they are large where there is much.
 const SENDS: usize = 1;
+/// The same with messages about media: more, for a call lasts as long as the slowest clip in it.
+const SENDS_ABOUT_MEDIA: usize = 4;
+/// Calls under way that ask who may see media.
+const MEDIA: usize = 2;
 /// Calls under way that are answered at once.
 const QUICK: usize = 1;
 /// Calls under way about routes: one, so that none overtakes another.
@@ -47,6 +51,8 @@ pub struct Client {
     /// With messages about media, for which another service is asked first: no text waits for that.
     sends_about_media: Batcher<rpc::Ask, rpc::Answer>,
     quick: Batcher<rpc::Ask, rpc::Answer>,
+    /// About media: apart from the others, for it may stand in many conversations.
+    media: Batcher<rpc::Ask, rpc::Answer>,
     /// Where links are: apart from the others, because what keeps that may be slow.
     routes: Batcher<rpc::Ask, rpc::Answer>,
     /// By user.
@@ -73,8 +79,9 @@ impl Client {
         let durability = AtomicI32::new(v1::Durability::Unspecified.into());
         Client {
             sends: batcher("sync_send", SENDS, &replicas),
-            sends_about_media: batcher("sync_send_media", SENDS, &replicas),
+            sends_about_media: batcher("sync_send_media", SENDS_ABOUT_MEDIA, &replicas),
             quick: batcher("sync_quick", QUICK, &replicas),
+            media: batcher("sync_media", MEDIA, &replicas),
             routes: batcher("sync_routes", ROUTES, &replicas),
             acks: std::array::from_fn(|home| batcher("sync_ack", ACKS, &Arc::new(replicas.at_home(home)))),
             reads: std::array::from_fn(|home| batcher("sync_read", READS, &Arc::new(replicas.at_home(home)))),
@@ -262,11 +269,11 @@ impl SyncApi for Client {
     }
 
     async fn sees_media(&self, device: &Device, media: MediaId) -> Result<bool, Refusal> {
-        wanted!(self.ask(&self.quick, Some(device), Ask::SeesMedia(media.to_string())).await?, SeesMedia)
+        wanted!(self.ask(&self.media, Some(device), Ask::SeesMedia(media.to_string())).await?, SeesMedia)
     }
 
     async fn refers_to(&self, media: MediaId) -> Result<bool, Refusal> {
-        wanted!(self.ask(&self.quick, None, Ask::RefersTo(media.to_string())).await?, RefersTo)
+        wanted!(self.ask(&self.media, None, Ask::RefersTo(media.to_string())).await?, RefersTo)
     }
 
     async fn members(&self, device: &Device, request: v1::MembersRequest) -> Result<v1::MembersReply, Refusal> {

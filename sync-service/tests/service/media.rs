@@ -167,10 +167,22 @@ async fn a_clip_that_is_refused_for_ever_stays_so() {
     shelf.clips.lock().unwrap().insert("a".into(), Err(Code::BadDigest));
     assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::BadDigest);
     assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::BadDigest);
-    shelf.clips.lock().unwrap().insert("b".into(), Err(Code::NoSuchMedia));
+    shelf.clips.lock().unwrap().insert("b".into(), Err(Code::BadBody));
     assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "b")).await.code(), Code::Conflict);
     assert_eq!(send(&stage, "alice/d1", speak(2, "bob", "b")).await.code(), Code::BadMedia);
     assert!(stage.peek("bob/d1", None).await.entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_clip_whose_time_is_over_is_brought_again() {
+    let (stage, shelf) = stage();
+    for over in [Code::MediaExpired, Code::NoSuchMedia] {
+        shelf.clips.lock().unwrap().insert("a".into(), Err(over));
+        assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::UploadIncomplete, "{over:?}");
+    }
+    let id = shelf.put(7, "alice").parse().unwrap();
+    shelf.clips.lock().unwrap().insert("a".into(), Ok(id));
+    assert_eq!(send(&stage, "alice/d1", speak(1, "bob", "a")).await.code(), Code::Ok);
 }
 
 // Invariant 16.

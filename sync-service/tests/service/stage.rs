@@ -94,10 +94,11 @@ impl Storage for Watched {
     async fn references(
         &self,
         media: MediaId,
+        reader: Option<&UserId>,
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Vec<(ConversationId, u64)>, Unavailable> {
-        self.reference.references(media, after, limit).await
+        self.reference.references(media, reader, after, limit).await
     }
 
     async fn history(&self, request: HistoryRequest) -> Result<History, Unavailable> {

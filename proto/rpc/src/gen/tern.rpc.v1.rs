@@ -249,6 +249,9 @@ pub struct ReferencesLook {
     pub after: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub limit: u64,
+    /// If given, those alone in which this user may see it.
+    #[prost(string, tag = "4")]
+    pub reader: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PageLook {

@@ -113,12 +113,12 @@ async fn references_outlive_their_segment_and_the_index() {
     let (store, _) = filled(small(dir.path())).await;
     store.retain(LATER).await.unwrap();
     assert!(!segments(dir.path()).contains(&0));
-    let wanted = store.references(media, None, 9).await.unwrap();
+    let wanted = store.references(media, None, None, 9).await.unwrap();
     assert_eq!(wanted.len(), 1);
     drop(store);
     fs::remove_file(dir.path().join("index.redb")).unwrap();
     let store = Embedded::open(small(dir.path())).unwrap();
-    assert_eq!(store.references(media, None, 9).await.unwrap(), wanted);
+    assert_eq!(store.references(media, None, None, 9).await.unwrap(), wanted);
 }
 
 #[tokio::test]
