@@ -1,8 +1,8 @@
 //! A voice clip that is whole: what it is, how long it lasts, about how loud it is over time. Pure, and light: nothing
 //! is decoded.
 //!
-//! What others sent is judged to its last byte: what is no part of the clip is refused, also behind its end, so that no
-//! file is a clip and something else besides. Two formats, AMR and SILK, need say neither how long they are nor
+//! What others sent is judged to its last byte: what is no part of the clip is refused, also behind its end. (Comments in
+//! Ogg and free boxes in MP4 are parts of it, whatever they say.) Two formats, AMR and SILK, need say neither how long they are nor
 //! where they end: cut off between two frames they are a shorter clip, and more frames behind them are a longer one.
 
 mod amr;

@@ -85,7 +85,7 @@ pub async fn all<O: Opened>(fresh: impl Fn() -> O) {
     what_is_not_complete_is_over_at_its_time(&fresh()).await;
     a_lease_keeps_what_is_complete(&fresh()).await;
     what_is_completed_late_has_its_lifetime_before_it(&fresh()).await;
-    what_is_fenced_is_begun_anew(&fresh()).await;
+    what_is_fenced_has_its_name_until_it_is_removed(&fresh()).await;
     concurrent_parts_are_all_there(&fresh()).await;
     of_two_other_parts_at_once_one_is_stored(&fresh()).await;
 }
@@ -353,16 +353,32 @@ async fn what_is_completed_late_has_its_lifetime_before_it(opened: &impl Opened)
     assert_eq!(uploads.end(upload.id, Err(Code::BadMedia), NOW + 47 * HOUR).await, Ok(ended), "it has ended before");
 }
 
-async fn what_is_fenced_is_begun_anew(opened: &impl Opened) {
+/// Or a message that is sent again, about a clip, would be about another one.
+async fn what_is_fenced_has_its_name_until_it_is_removed(opened: &impl Opened) {
     let uploads = opened.open().await;
-    let done = begin(&uploads, "alice", &declared(1, 900)).await;
-    uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
-    assert_eq!(lapsed(&uploads, NOW + DAY).await, [done.id]);
-    let anew = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + DAY).await.expect("it begins");
-    assert!(anew.id != done.id && missing(&anew) == [(0, 0)]);
+    let open = begin(&uploads, "alice", &declared(1, 900)).await;
+    let done = begin(&uploads, "alice", &declared(2, 900)).await;
+    let done = uploads.end(done.id, Ok(made(&done)), NOW).await.expect("it ends");
+    let again = async |declared| uploads.begin(&user("alice"), declared, &quota(), NOW + DAY).await;
+    for _ in 0..2 {
+        assert_eq!(lapsed(&uploads, NOW + DAY).await.len(), 2);
+        assert!(matches!(again(&done.declared).await, Err(UploadError::Unavailable(_))));
+        let made = uploads.make(&user("alice"), &done.declared, &quota(), made(&done), NOW + DAY).await;
+        assert!(matches!(made, Err(UploadError::Unavailable(_))), "{made:?}");
+        uploads.keep(done.id).await.expect("it is kept");
+        assert_eq!(again(&done.declared).await, Ok(done.clone()));
+        uploads.keep(done.id).await.expect("it is kept");
+        // Only what nobody refers to is ever fenced again.
+        assert_eq!(lapsed(&uploads, i64::MAX).await.len(), 2);
+    }
+    let anew = again(&open.declared).await.expect("it begins");
+    assert!(anew.id != open.id && missing(&anew) == [(0, 0)], "what is not complete is over");
     uploads.remove(done.id).await.expect("it is removed");
-    let again = uploads.begin(&user("alice"), &done.declared, &quota(), NOW + DAY).await.expect("it begins");
-    assert_eq!(again.id, anew.id, "the name belongs to the later one");
+    let anew = again(&done.declared).await.expect("it begins");
+    assert!(anew.id != done.id && missing(&anew) == [(0, 0)]);
+    uploads.remove(open.id).await.expect("it is removed");
+    uploads.remove(done.id).await.expect("what is removed needs no removing");
+    assert_eq!(again(&done.declared).await.map(|again| again.id), Ok(anew.id), "the name belongs to the later one");
 }
 
 /// What has outlived its time, in order.

@@ -17,14 +17,14 @@ use tern_proto::MediaId;
 use crate::apart::Apart;
 use crate::directory;
 
-/// Bytes that are read at once: who reads slowly keeps no request open.
-const PIECE: u64 = 1024 * 1024;
+/// Bytes that are read at once of a bucket, where each piece is a request, and of a directory. Who reads slowly keeps no more than one in memory, and no request open.
+const PIECES: (u64, u64) = (1024 * 1024, 128 * 1024);
 /// Bytes that are written into a directory at once.
 const WRITTEN: usize = 256 * 1024;
 /// The longest that a request to a bucket may take, with all its bytes.
 const REQUEST: Duration = Duration::from_secs(60);
-/// Threads that write into a directory.
-const THREADS: usize = 2;
+/// Threads that read and write in a directory.
+const THREADS: usize = 4;
 /// For so long a request to a bucket is made again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -146,10 +146,7 @@ impl Objects {
     pub async fn put(&self, id: MediaId, bytes: Bytes) -> Result<(), ObjectError> {
         let store = self.store.clone();
         match &self.directory {
-            Some(directory) => {
-                let put = directory.apart.handle().spawn(directory.clone().put(store, key(id), bytes));
-                put.await.unwrap_or_else(|source| Err(Error::JoinError { source }))?;
-            }
+            Some(directory) => directory.apart(directory.clone().put(store, key(id), bytes)).await?,
             None => drop(store.put(&key(id), bytes.into()).await?),
         }
         Ok(())
@@ -164,20 +161,31 @@ impl Objects {
         id: MediaId,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, ObjectError>>, ObjectError> {
-        let (store, key, end) = (self.store.clone(), key(id), range.end);
-        let first = store.get_range(&key, range.start..end.min(range.start.saturating_add(PIECE))).await?;
-        let rest = stream::try_unfold(range.start + first.len() as u64, move |from| {
-            let (store, key) = (store.clone(), key.clone());
-            async move {
-                if from >= end {
-                    return Ok(None);
-                }
-                let piece = store.get_range(&key, from..end.min(from.saturating_add(PIECE))).await?;
-                let next = from + piece.len().max(1) as u64;
-                Ok(Some((piece, next)))
+        let (end, objects) = (range.end, self.clone());
+        let first = objects.piece(id, range).await?;
+        let rest = stream::try_unfold((objects, first.end), move |(objects, from)| async move {
+            if from >= end {
+                return Ok(None);
             }
+            let Piece { bytes, end: next } = objects.piece(id, from..end).await?;
+            Ok(Some((bytes, (objects, next))))
         });
-        Ok(stream::once(async { Ok(first) }).chain(rest).boxed())
+        Ok(stream::once(async { Ok(first.bytes) }).chain(rest).boxed())
+    }
+
+    /// The first bytes of a range.
+    async fn piece(&self, id: MediaId, Range { start, end }: Range<u64>) -> Result<Piece, ObjectError> {
+        let (store, key, (of_bucket, of_directory)) = (self.store.clone(), key(id), PIECES);
+        let up_to = |bytes| start..end.min(start.saturating_add(bytes));
+        let bytes = match &self.directory {
+            Some(directory) => {
+                let range = up_to(of_directory);
+                directory.apart(async move { store.get_range(&key, range).await }).await?
+            }
+            None => store.get_range(&key, up_to(of_bucket)).await?,
+        };
+        let end = start + bytes.len().max(1) as u64;
+        Ok(Piece { bytes, end })
     }
 
     /// Removes the object; one that is not there is removed.
@@ -185,14 +193,33 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`].
     pub async fn remove(&self, id: MediaId) -> Result<(), ObjectError> {
-        match self.store.delete(&key(id)).await {
+        let (store, key) = (self.store.clone(), key(id));
+        let removed = match &self.directory {
+            Some(directory) => directory.apart(async move { store.delete(&key).await }).await,
+            None => store.delete(&key).await,
+        };
+        match removed {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
+/// Some bytes of an object, and where those behind them begin.
+struct Piece {
+    bytes: Bytes,
+    end: u64,
+}
+
 impl Directory {
+    /// Where waiting for the disk holds up nothing but media.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> object_store::Result<T> {
+        self.apart.handle().spawn(work).await.unwrap_or_else(|source| Err(Error::JoinError { source }))
+    }
+
     async fn put(self, store: Arc<dyn ObjectStore>, key: Key, bytes: Bytes) -> object_store::Result<()> {
         let stored = write_in_pieces(&*store, &key, bytes).await;
         if stored.is_err() {

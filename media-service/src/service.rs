@@ -1,9 +1,9 @@
 //! The service: each request judged, carried out against uploads and objects, answered.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,8 +28,8 @@ use crate::setup::Media;
 use crate::uploads::{Made, Quota, SHORT, State, Upload, UploadError, Uploads, unknown};
 use crate::{MediaApi, Opened, strip};
 
-/// Uploads that share a lock while one of them is completed.
-const SHARDS: usize = 64;
+/// Uploads beyond [`SHORT`] that are completed at the same time, and so are in memory as a whole, decoded or on their way to the object store.
+const STORING: usize = 8;
 /// Completions that may be under way; one more is refused.
 const COMPLETIONS: usize = 4_096;
 /// Bytes of audio that are looked at at once: that takes less than a thread.
@@ -45,22 +45,25 @@ pub struct MediaService {
 struct Shared {
     uploads: Arc<dyn Uploads>,
     objects: Objects,
-    /// Images that may be in memory as a whole, and decoded, at the same time.
+    /// Images that may be decoded at the same time.
     making: Semaphore,
+    /// At most [`STORING`].
+    storing: Semaphore,
     /// Completions under way, those included that nobody waits for any more.
     places: Arc<Semaphore>,
-    /// So that an upload is completed once in this process, and who comes second finds the result. By the id.
-    completing: [Mutex<()>; SHARDS],
+    /// So that an upload is completed once in this process, and who comes second finds the result.
+    completing: std::sync::Mutex<HashMap<MediaId, Arc<Mutex<()>>>>,
     strips_metadata: bool,
 }
 
 impl MediaService {
     /// A service that decodes so many images at the same time.
     pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, settings: &Media, makers: usize) -> Arc<MediaService> {
-        let completing = std::array::from_fn(|_| Mutex::default());
-        let (making, strips_metadata) = (Semaphore::new(makers.max(1)), settings.strips_metadata);
+        let completing = Default::default();
+        let (making, storing) = (Semaphore::new(makers.max(1)), Semaphore::new(STORING));
+        let strips_metadata = settings.strips_metadata;
         let places = Arc::new(Semaphore::new(COMPLETIONS));
-        let shared = Arc::new(Shared { uploads, objects, making, places, completing, strips_metadata });
+        let shared = Arc::new(Shared { uploads, objects, making, storing, places, completing, strips_metadata });
         Arc::new(MediaService { shared, quota: settings.quota, lifetime: settings.lifetime })
     }
 
@@ -75,12 +78,14 @@ impl MediaService {
         unknown(id, self.lifetime, unix_millis()).into()
     }
 
-    /// Stores a chunk.
-    async fn chunk(&self, user: &UserId, chunk: v1::Chunk) -> Result<(), Refusal> {
-        let declared = declared(&chunk.clip.unwrap_or_default())?;
+    /// Stores chunks of one clip.
+    async fn some(&self, user: &UserId, clip: v1::MediaBegin, chunks: Vec<(u32, Vec<u8>)>) -> Result<(), Refusal> {
+        let declared = declared(&clip)?;
         let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
         let upload = uploads.begin(user, &declared, &self.quota, now_ms).await?;
-        uploads.put(user, upload.id, chunk.index, chunk.bytes.into(), now_ms).await?;
+        let put = chunks.into_iter().map(|(index, bytes)| uploads.put(user, upload.id, index, bytes.into(), now_ms));
+        // Each of them, also where another one is refused.
+        join_all(put).await.into_iter().try_for_each(|stored| stored.map(drop))?;
         Ok(())
     }
 
@@ -168,9 +173,13 @@ impl MediaApi for MediaService {
         let told: HashSet<v1::MediaBegin> =
             chunks.iter().filter(is_told).filter_map(|chunk| chunk.clip.clone()).collect();
         let wholes = join_all(wholes.map(|Whole { clip, bytes }| self.whole(user, clip, bytes)));
-        let chunks = join_all(chunks.into_iter().map(|chunk| self.chunk(user, chunk)));
-        let (wholes, chunks) = join(wholes, chunks).await;
-        for refused in wholes.into_iter().chain(chunks).filter_map(Result::err) {
+        let mut clips: HashMap<v1::MediaBegin, Vec<(u32, Vec<u8>)>> = HashMap::new();
+        for v1::Chunk { clip, index, bytes } in chunks {
+            clips.entry(clip.unwrap_or_default()).or_default().push((index, bytes));
+        }
+        let some = join_all(clips.into_iter().map(|(clip, chunks)| self.some(user, clip, chunks)));
+        let (wholes, some) = join(wholes, some).await;
+        for refused in wholes.into_iter().chain(some).filter_map(Result::err) {
             tracing::debug!(code = refused.code.as_str_name(), "a chunk is not stored");
         }
         join_all(told.into_iter().map(|clip| self.stored(user, clip))).await.into_iter().flatten().collect()
@@ -212,9 +221,11 @@ impl Shared {
     async fn complete(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
         let declared = self.uploads.look(id, unix_millis()).await?.declared;
         let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
-        // A word does not wait for images, and whoever waits for a place holds up nobody.
-        let _making = if is_short(&declared) { None } else { Some(self.making.acquire().await.map_err(closed)?) };
-        let _first = self.completing[(id.as_u128() % SHARDS as u128) as usize].lock().await;
+        // One of those who complete the same, before it takes a place.
+        let turn = self.turn(id);
+        let _first = turn.lock().await;
+        // What the object store need not take does not wait for it.
+        let _storing = if declared.bytes > SHORT { Some(self.storing.acquire().await.map_err(closed)?) } else { None };
         let upload = self.uploads.look(id, unix_millis()).await?;
         match &upload.state {
             State::Open(parts) if parts.left() > 0 => {
@@ -225,9 +236,20 @@ impl Shared {
         }
     }
 
+    /// The lock of those who complete this upload.
+    fn turn(&self, id: MediaId) -> Arc<Mutex<()>> {
+        let mut turns = self.completing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody takes one but here.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(id).or_default().clone()
+    }
+
     /// Merges the parts, and stores what has become of them.
     async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
         let (declared, strips) = (upload.declared, self.strips_metadata);
+        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
+        // A word does not wait for images.
+        let making = if is_short(&declared) { None } else { Some(self.making.acquire().await.map_err(closed)?) };
         let bytes = match self.uploads.bytes(upload.id).await {
             // Another replica has ended it meanwhile.
             Err(UploadError::NoSuch) => return Ok(self.uploads.look(upload.id, unix_millis()).await?),
@@ -242,6 +264,7 @@ impl Shared {
                 Err(Code::BadMedia)
             })
         };
+        drop(making);
         let mut judged = match judged {
             Ok(judged) => judged,
             Err(code) => return Ok(self.uploads.end(upload.id, Err(code), unix_millis()).await?),

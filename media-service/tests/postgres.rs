@@ -278,7 +278,7 @@ async fn a_database_that_is_away_is_told_in_time_and_found_again() {
     );
     assert!(matches!(part, Err(UploadError::Unavailable(_))), "{part:?}");
     assert!(matches!(look, Err(UploadError::Unavailable(_))) && matches!(begin, Err(UploadError::Unavailable(_))));
-    assert!(asked.elapsed() < Duration::from_secs(11), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     database.0.server.launch().expect("it comes back");
     assert_eq!(put(&uploads, &upload, 1).await, Ok(0));
     assert!(matches!(uploads.look(upload.id, NOW).await.expect("it is there").state, State::Open(_)));
@@ -322,7 +322,7 @@ async fn a_database_that_does_not_answer_is_told_in_time() {
     let asked = Instant::now();
     let (part, look) = tokio::join!(put(&uploads, &upload, 1), uploads.look(upload.id, NOW));
     assert!(matches!((&part, &look), (Err(UploadError::Unavailable(_)), Err(UploadError::Unavailable(_)))), "{part:?}");
-    assert!(asked.elapsed() < Duration::from_secs(11), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     stalls.store(false, Ordering::Relaxed);
     assert_eq!(put(&uploads, &upload, 1).await, Ok(0));
 }

@@ -50,6 +50,8 @@ pub enum Fault {
     PartOverwritten,
     /// What has outlived its time is removed without asking whether a message is about it.
     MediaUnasked,
+    /// An upload is over after an eighth of its time.
+    ExpiresEarly,
     /// Media is handed to whoever asks.
     MediaForAll,
     /// A message about a clip is stored before all its chunks are.
@@ -80,7 +82,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 35] = [
+    pub const ALL: [(Fault, &'static str); 36] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -103,6 +105,7 @@ impl Fault {
         (Fault::PartUnwritten, "part-unwritten"),
         (Fault::PartOverwritten, "part-overwritten"),
         (Fault::MediaUnasked, "media-unasked"),
+        (Fault::ExpiresEarly, "expires-early"),
         (Fault::MediaForAll, "media-for-all"),
         (Fault::ClipUnfinished, "clip-unfinished"),
         (Fault::PartRolledBack, "part-rolled-back"),

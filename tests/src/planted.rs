@@ -20,6 +20,7 @@ fn scene(fault: Fault) -> Scene {
         Fault::PartUnwritten
         | Fault::PartOverwritten
         | Fault::MediaUnasked
+        | Fault::ExpiresEarly
         | Fault::MediaForAll
         | Fault::ClipUnfinished => Scene::Media,
         Fault::PartRolledBack => Scene::MediaCluster,
@@ -61,6 +62,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::PartUnwritten => &["14a"],
         Fault::PartOverwritten => &["14c"],
         Fault::MediaUnasked => &["14f"],
+        Fault::ExpiresEarly => &["14a", "14b", "14f"],
         Fault::MediaForAll => &["9"],
         Fault::ClipUnfinished => &["14h"],
         Fault::PartRolledBack => &["14a"],

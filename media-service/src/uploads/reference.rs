@@ -69,11 +69,14 @@ impl Reference {
         let mut all = self.all();
         let same = |known: &Known| {
             let other = Declared { part_bytes: declared.part_bytes, ..known.upload.declared };
-            let is_over = known.fenced || known.is_over(now_ms);
+            let is_over = known.is_over(now_ms);
             other == *declared && !matches!(known.upload.state, State::Failed(_)) && !is_over
         };
         let is_own = |known: &&mut Known| known.upload.owner == *owner;
         if let Some(known) = all.values_mut().filter(is_own).find(|known| same(known)) {
+            if known.is_complete() && known.fenced {
+                return Err(fenced());
+            }
             if known.is_complete() {
                 known.due_ms = known.due_ms.max(self.due_ms(now_ms));
             }

@@ -8,6 +8,7 @@ use prost::Message as _;
 use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable, TableDefinition, WriteTransaction};
 use tern_proto::v1::Code;
 use tern_proto::{MediaId, UserId};
+use tern_runtime::planted::{self, Fault};
 
 use super::Making;
 use super::handle::Handle;
@@ -72,7 +73,8 @@ impl Catalog {
     }
 
     fn due_ms(&self, now_ms: i64) -> i64 {
-        now_ms.saturating_add(millis(self.lifetime))
+        let lifetime = if planted::active(Fault::ExpiresEarly) { self.lifetime / 8 } else { self.lifetime };
+        now_ms.saturating_add(millis(lifetime))
     }
 
     pub(super) fn is_open(&self, id: MediaId) -> Result<bool> {
@@ -153,22 +155,27 @@ impl Catalog {
     }
 
     /// The upload of this user that has the name of this row, if it is still good.
-    fn named(&self, owner: &UserId, row: &Row, now_ms: i64) -> Result<Option<Upload>> {
-        let names = self.begin_read()?.open_table(NAMES)?;
-        let Some(id) = names.get((owner.as_str(), row.name().as_slice()))? else { return Ok(None) };
+    fn named(&self, owner: &UserId, row: &Row, now_ms: i64) -> std::result::Result<Option<Upload>, super::Failed> {
+        let names = self.begin_read()?.open_table(NAMES).map_err(CatalogError::from)?;
+        let named = names.get((owner.as_str(), row.name().as_slice())).map_err(CatalogError::from)?;
+        let Some(id) = named else { return Ok(None) };
         self.good(MediaId::from_u128(id.value()), now_ms)
     }
 
     /// The upload, if it can be gone on with; the lease of what is complete is renewed.
-    fn good(&self, id: MediaId, now_ms: i64) -> Result<Option<Upload>> {
+    ///
+    /// # Errors
+    /// It is complete, and being looked for what refers to it: what is begun anew meanwhile would be the same under another id.
+    fn good(&self, id: MediaId, now_ms: i64) -> std::result::Result<Option<Upload>, super::Failed> {
         let row = self.row(id)?;
         Ok(match row {
+            Some(row) if row.fenced && row.media.is_some() => return Err(fenced().into()),
             Some(row) if row.fenced || row.is_over(now_ms) => None,
             Some(row) if row.media.is_some() => match self.lease(id, now_ms) {
                 Ok(upload) => Some(upload),
-                // Fenced or removed meanwhile.
-                Err(super::Failed::Told(_)) => None,
-                Err(super::Failed::Catalog(error)) => return Err(error),
+                // Removed meanwhile.
+                Err(super::Failed::Told(UploadError::Expired | UploadError::NoSuch)) => None,
+                Err(failed) => return Err(failed),
             },
             Some(row) => Some(row.upload(id).ok_or(CatalogError::Damaged(id))?),
             None => None,
@@ -237,7 +244,11 @@ impl Catalog {
         if due.iter().any(|(due_ms, _)| *due_ms != FENCED) {
             let transaction = self.begin_write()?;
             for &(_, id) in due.iter().filter(|(due_ms, _)| *due_ms != FENCED) {
-                fence(&transaction, MediaId::from_u128(id), now_ms)?;
+                match fence(&transaction, MediaId::from_u128(id), now_ms) {
+                    // Told below, and left as it is.
+                    Err(CatalogError::Damaged(_)) => {}
+                    fenced => fenced?,
+                }
             }
             transaction.commit()?;
         }
@@ -355,14 +366,25 @@ fn insert(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> 
 }
 
 /// The upload of the name of this row, if it can be gone on with.
-fn begun(transaction: &WriteTransaction, row: &Row, now_ms: i64) -> Result<Option<(MediaId, Row)>> {
+///
+/// # Errors
+/// As [`Catalog::good`].
+fn begun(
+    transaction: &WriteTransaction,
+    row: &Row,
+    now_ms: i64,
+) -> std::result::Result<Option<(MediaId, Row)>, super::Failed> {
     let id = {
-        let names = transaction.open_table(NAMES)?;
-        let named = names.get((row.owner.as_str(), row.name().as_slice()))?;
+        let names = transaction.open_table(NAMES).map_err(CatalogError::from)?;
+        let named = names.get((row.owner.as_str(), row.name().as_slice())).map_err(CatalogError::from)?;
         named.map(|id| MediaId::from_u128(id.value()))
     };
     let Some(id) = id else { return Ok(None) };
-    let found = read(transaction, id)?.filter(|found| !found.fenced && !found.is_over(now_ms));
+    let found = read(transaction, id)?;
+    if found.as_ref().is_some_and(|found| found.fenced && found.media.is_some()) {
+        return Err(fenced().into());
+    }
+    let found = found.filter(|found| !found.fenced && !found.is_over(now_ms));
     Ok(found.map(|found| (id, found)))
 }
 
