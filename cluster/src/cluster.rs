@@ -315,7 +315,7 @@ impl Cluster {
         let (port, password) = (service.port.unwrap_or(0), self.password()?);
         let text = match service.kind {
             Kind::Redis => format!(
-                "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {}\nsave \"\"\nappendonly no\n",
+                "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {}\nsave \"\"\nappendonly no\nrepl-diskless-sync-delay 0\n",
                 self.dir.display()
             ),
             _ => {

@@ -90,6 +90,24 @@ fn a_group_is_measured_and_every_member_checked() {
 }
 
 #[test]
+fn images_and_clips_are_measured() {
+    let few = ["--bytes", "100000", "--seconds", "0.5", "--uploads", "3", "--pairs", "2", "--pairs-rate", "50"];
+    let (report, left) = bench(&[&["image"][..], &few].concat());
+    assert_eq!(left, 0, "the temporary directory is removed");
+    let images = &report["images"];
+    for field in ["server_cpu_s_per_million_parts", "parts_per_s"] {
+        assert!(images[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {report}");
+    }
+
+    let (report, _) = bench(&["audio", "--speakers", "3", "--seconds", "0.5", "--long-clip", "5"]);
+    let clips = &report["clips"];
+    assert_eq!(clips["clip_chunks"], 2, "two seconds, or nearly so, are two chunks: {report}");
+    for field in ["clips_per_s", "server_cpu_s_per_million_parts"] {
+        assert!(clips[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {report}");
+    }
+}
+
+#[test]
 fn many_senders_to_one_user_are_measured_beside_other_pairs() {
     let few = ["--senders", "5", "--rate", "100", "--pairs", "2", "--pairs-rate", "50", "--seconds", "0.5"];
     let (report, _) = bench(&[&["hot", "--warm", "0.1"][..], &few].concat());

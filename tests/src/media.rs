@@ -93,6 +93,7 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
             to: name(number + 1),
             judge: judge.clone(),
             lifetime,
+            began: Instant::now(),
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
         };
         artists.spawn(painter.paint_until(deadline));

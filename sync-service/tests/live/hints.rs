@@ -88,7 +88,7 @@ async fn gateway(urls: &str, id: u64) -> Gateway {
     tokio::spawn(hear(bus(urls).await, id, heard.clone(), stop));
     heard.until("missed").await;
     // The subscription may be a moment behind the connection.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
     Gateway { id, heard, _stopper: stopper }
 }
 
