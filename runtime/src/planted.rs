@@ -50,7 +50,7 @@ pub enum Fault {
     PartOverwritten,
     /// What has outlived its time is removed without asking whether a message is about it.
     MediaUnasked,
-    /// An upload is over after an eighth of its time.
+    /// An upload is over after a fortieth of its time.
     ExpiresEarly,
     /// Media is handed to whoever asks.
     MediaForAll,

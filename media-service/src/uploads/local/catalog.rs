@@ -73,7 +73,7 @@ impl Catalog {
     }
 
     fn due_ms(&self, now_ms: i64) -> i64 {
-        let lifetime = if planted::active(Fault::ExpiresEarly) { self.lifetime / 8 } else { self.lifetime };
+        let lifetime = if planted::active(Fault::ExpiresEarly) { self.lifetime / 40 } else { self.lifetime };
         now_ms.saturating_add(millis(lifetime))
     }
 
