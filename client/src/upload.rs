@@ -20,8 +20,10 @@ use crate::link::{LinkError, ShortLink};
 const LANES: usize = 4;
 /// How long a small request is said to take where that cannot be measured.
 const FAR: Duration = Duration::from_secs(1);
-/// Bytes that are fetched at once where the link is fast, and where it is slow.
-const FETCH_BYTES: (u64, u64) = (512 * 1024, 8 * 1024);
+/// Bytes that are fetched at once, at most.
+const FETCH_BYTES: u64 = 512 * 1024;
+/// The same where the link is slow.
+const FEW_BYTES: u64 = 8 * 1024;
 
 /// Asks until there is an answer, at most [`ATTEMPTS`] times, and each time but the first over a new link, with the token of then. Not a function: futures of
 /// closures that borrow cannot be told to be `Send`.
@@ -139,17 +141,18 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         let mut link = self.link();
         let path = if thumbnail { format!("/v1/media/{id}/thumbnail") } else { format!("/v1/media/{id}") };
-        let (mut at, (mut step, least)) = (0, FETCH_BYTES);
+        let (mut at, mut step) = (0, FETCH_BYTES);
         loop {
             let (bytes, length) = retried!(self, link, {
                 let answer = link.media_range(&path, at, step).await;
                 if matches!(answer, Err(LinkError::Timeout)) {
-                    step = (step / 4).max(least);
+                    step = (step / 4).max(FEW_BYTES);
                 }
                 answer
             });
             take(&bytes).map_err(UploadError::NotTaken)?;
             at += bytes.len() as u64;
+            step = (step * 2).min(FETCH_BYTES);
             if at >= length {
                 return Ok(());
             }
@@ -237,10 +240,13 @@ impl Lane<'_> {
                     match self.link.media_part(&self.upload.id, index, part.clone()).await {
                         Ok(told) => break told,
                         Err(error) => {
-                            if is_slow(&error) {
+                            // Also by the clock of the server, which has not got all of it.
+                            let is_slow =
+                                matches!(error, LinkError::Timeout | LinkError::Refused { code: Code::BadBody, .. });
+                            if is_slow {
                                 self.at_once.lose(turn);
                             }
-                            error
+                            if is_slow { LinkError::Timeout } else { error }
                         }
                     }
                 };
@@ -256,11 +262,6 @@ impl Lane<'_> {
     fn next(&self) -> Option<u32> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
-}
-
-/// Whether a part has not got through in time, as this side sees it or the server does.
-fn is_slow(error: &LinkError) -> bool {
-    matches!(error, LinkError::Timeout | LinkError::Refused { code: Code::BadBody, .. })
 }
 
 /// The failures of one request.
@@ -298,9 +299,9 @@ impl Retries {
     }
 }
 
-/// Whether the same request may succeed later. What is wrong with a body or a part has happened on the way: they are made right here.
+/// Whether the same request may succeed later. What is wrong with a part has happened on the way.
 fn may_succeed(code: Code) -> bool {
-    code.is_retryable() || matches!(code, Code::TooManyRequests | Code::BadBody | Code::BadPart)
+    code.is_retryable() || matches!(code, Code::TooManyRequests | Code::BadPart)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) struct Whole {
     pub(crate) bytes: Bytes,
 }
 
-/// Takes the clips out of the chunks that are here as a whole; each chunk that is left stands for itself.
+/// Takes the clips out of the chunks that are here as a whole.
 pub(crate) fn take_wholes(chunks: &mut Vec<v1::Chunk>) -> Vec<Whole> {
     let mut by_clip: HashMap<&v1::MediaBegin, Vec<&v1::Chunk>> = HashMap::new();
     for chunk in chunks.iter() {

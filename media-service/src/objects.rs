@@ -17,14 +17,16 @@ use tern_proto::MediaId;
 use crate::apart::Apart;
 use crate::directory;
 
-/// Bytes that are read at once of a bucket, where each piece is a request, and of a directory. Who reads slowly keeps no more than one in memory, and no request open.
-const PIECES: (u64, u64) = (1024 * 1024, 128 * 1024);
+/// Bytes that are read of a bucket at once: who reads slowly keeps no request open.
+const PIECE_OF_BUCKET: u64 = 1024 * 1024;
+/// The same of a directory, where it costs little: who reads slowly keeps no more in memory.
+const PIECE_OF_FILE: u64 = 128 * 1024;
 /// Bytes that are written into a directory at once.
 const WRITTEN: usize = 256 * 1024;
 /// The longest that a request to a bucket may take, with all its bytes.
 const REQUEST: Duration = Duration::from_secs(60);
-/// Threads that read and write in a directory.
-const THREADS: usize = 4;
+/// Threads that write into a directory, and as many that read there: who reads does not wait for a sync.
+const THREADS: usize = 2;
 /// For so long a request to a bucket is made again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -64,7 +66,8 @@ pub struct Objects {
 /// Where the store is a directory, which blocks.
 #[derive(Clone)]
 struct Directory {
-    apart: Apart,
+    writing: Apart,
+    reading: Apart,
     at: PathBuf,
 }
 
@@ -92,7 +95,8 @@ impl Objects {
         directory::make(at)?;
         directory::make(&at.join("media"))?;
         let store = LocalFileSystem::new_with_prefix(at)?.with_fsync(true).with_automatic_cleanup(true);
-        let directory = Directory { apart: Apart::new(THREADS)?, at: at.to_owned() };
+        let (writing, reading) = (Apart::new(THREADS)?, Apart::new(THREADS)?);
+        let directory = Directory { writing, reading, at: at.to_owned() };
         Ok(Objects { store: Arc::new(store), directory: Some(directory) })
     }
 
@@ -146,7 +150,7 @@ impl Objects {
     pub async fn put(&self, id: MediaId, bytes: Bytes) -> Result<(), ObjectError> {
         let store = self.store.clone();
         match &self.directory {
-            Some(directory) => directory.apart(directory.clone().put(store, key(id), bytes)).await?,
+            Some(directory) => apart(&directory.writing, directory.clone().put(store, key(id), bytes)).await?,
             None => drop(store.put(&key(id), bytes.into()).await?),
         }
         Ok(())
@@ -175,14 +179,14 @@ impl Objects {
 
     /// The first bytes of a range.
     async fn piece(&self, id: MediaId, Range { start, end }: Range<u64>) -> Result<Piece, ObjectError> {
-        let (store, key, (of_bucket, of_directory)) = (self.store.clone(), key(id), PIECES);
+        let (store, key) = (self.store.clone(), key(id));
         let up_to = |bytes| start..end.min(start.saturating_add(bytes));
         let bytes = match &self.directory {
             Some(directory) => {
-                let range = up_to(of_directory);
-                directory.apart(async move { store.get_range(&key, range).await }).await?
+                let range = up_to(PIECE_OF_FILE);
+                apart(&directory.reading, async move { store.get_range(&key, range).await }).await?
             }
-            None => store.get_range(&key, up_to(of_bucket)).await?,
+            None => store.get_range(&key, up_to(PIECE_OF_BUCKET)).await?,
         };
         let end = start + bytes.len().max(1) as u64;
         Ok(Piece { bytes, end })
@@ -195,7 +199,7 @@ impl Objects {
     pub async fn remove(&self, id: MediaId) -> Result<(), ObjectError> {
         let (store, key) = (self.store.clone(), key(id));
         let removed = match &self.directory {
-            Some(directory) => directory.apart(async move { store.delete(&key).await }).await,
+            Some(directory) => apart(&directory.writing, async move { store.delete(&key).await }).await,
             None => store.delete(&key).await,
         };
         match removed {
@@ -211,15 +215,15 @@ struct Piece {
     end: u64,
 }
 
-impl Directory {
-    /// Where waiting for the disk holds up nothing but media.
-    async fn apart<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> object_store::Result<T> {
-        self.apart.handle().spawn(work).await.unwrap_or_else(|source| Err(Error::JoinError { source }))
-    }
+/// Does it where waiting for the disk holds up nothing else.
+async fn apart<T: Send + 'static>(
+    threads: &Apart,
+    work: impl Future<Output = object_store::Result<T>> + Send + 'static,
+) -> object_store::Result<T> {
+    threads.handle().spawn(work).await.unwrap_or_else(|source| Err(Error::JoinError { source }))
+}
 
+impl Directory {
     async fn put(self, store: Arc<dyn ObjectStore>, key: Key, bytes: Bytes) -> object_store::Result<()> {
         let stored = write_in_pieces(&*store, &key, bytes).await;
         if stored.is_err() {

@@ -16,7 +16,7 @@ use tern_proto::v1::Code;
 use tern_proto::{MediaId, Refusal, UserId, limits, v1};
 use tern_runtime::clock::unix_millis;
 use tern_runtime::planted::{self, Fault};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{AcquireError, Mutex, Semaphore};
 
 use crate::apart;
 use crate::audio::{self, Heard};
@@ -30,6 +30,8 @@ use crate::{MediaApi, Opened, strip};
 
 /// Uploads beyond [`SHORT`] that are completed at the same time, and so are in memory as a whole, decoded or on their way to the object store.
 const STORING: usize = 8;
+/// The same of clips that are looked at at once.
+const WORDS: usize = 64;
 /// Completions that may be under way; one more is refused.
 const COMPLETIONS: usize = 4_096;
 /// Bytes of audio that are looked at at once: that takes less than a thread.
@@ -49,6 +51,8 @@ struct Shared {
     making: Semaphore,
     /// At most [`STORING`].
     storing: Semaphore,
+    /// At most [`WORDS`].
+    words: Semaphore,
     /// Completions under way, those included that nobody waits for any more.
     places: Arc<Semaphore>,
     /// So that an upload is completed once in this process, and who comes second finds the result.
@@ -60,10 +64,10 @@ impl MediaService {
     /// A service that decodes so many images at the same time.
     pub fn new(uploads: Arc<dyn Uploads>, objects: Objects, settings: &Media, makers: usize) -> Arc<MediaService> {
         let completing = Default::default();
-        let (making, storing) = (Semaphore::new(makers.max(1)), Semaphore::new(STORING));
-        let strips_metadata = settings.strips_metadata;
+        let (making, strips_metadata) = (Semaphore::new(makers.max(1)), settings.strips_metadata);
+        let (storing, words) = (Semaphore::new(STORING), Semaphore::new(WORDS));
         let places = Arc::new(Semaphore::new(COMPLETIONS));
-        let shared = Arc::new(Shared { uploads, objects, making, storing, places, completing, strips_metadata });
+        let shared = Arc::new(Shared { uploads, objects, making, storing, words, places, completing, strips_metadata });
         Arc::new(MediaService { shared, quota: settings.quota, lifetime: settings.lifetime })
     }
 
@@ -79,7 +83,12 @@ impl MediaService {
     }
 
     /// Stores chunks of one clip.
-    async fn some(&self, user: &UserId, clip: v1::MediaBegin, chunks: Vec<(u32, Vec<u8>)>) -> Result<(), Refusal> {
+    async fn put_chunks(
+        &self,
+        user: &UserId,
+        clip: v1::MediaBegin,
+        chunks: Vec<(u32, Vec<u8>)>,
+    ) -> Result<(), Refusal> {
         let declared = declared(&clip)?;
         let (uploads, now_ms) = (&self.shared.uploads, unix_millis());
         let upload = uploads.begin(user, &declared, &self.quota, now_ms).await?;
@@ -177,9 +186,9 @@ impl MediaApi for MediaService {
         for v1::Chunk { clip, index, bytes } in chunks {
             clips.entry(clip.unwrap_or_default()).or_default().push((index, bytes));
         }
-        let some = join_all(clips.into_iter().map(|(clip, chunks)| self.some(user, clip, chunks)));
-        let (wholes, some) = join(wholes, some).await;
-        for refused in wholes.into_iter().chain(some).filter_map(Result::err) {
+        let put = join_all(clips.into_iter().map(|(clip, chunks)| self.put_chunks(user, clip, chunks)));
+        let (wholes, put) = join(wholes, put).await;
+        for refused in wholes.into_iter().chain(put).filter_map(Result::err) {
             tracing::debug!(code = refused.code.as_str_name(), "a chunk is not stored");
         }
         join_all(told.into_iter().map(|clip| self.stored(user, clip))).await.into_iter().flatten().collect()
@@ -219,13 +228,8 @@ impl MediaApi for MediaService {
 
 impl Shared {
     async fn complete(&self, id: MediaId) -> Result<v1::MediaUpload, Refusal> {
-        let declared = self.uploads.look(id, unix_millis()).await?.declared;
-        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
-        // One of those who complete the same, before it takes a place.
         let turn = self.turn(id);
         let _first = turn.lock().await;
-        // What the object store need not take does not wait for it.
-        let _storing = if declared.bytes > SHORT { Some(self.storing.acquire().await.map_err(closed)?) } else { None };
         let upload = self.uploads.look(id, unix_millis()).await?;
         match &upload.state {
             State::Open(parts) if parts.left() > 0 => {
@@ -247,15 +251,17 @@ impl Shared {
     /// Merges the parts, and stores what has become of them.
     async fn make(&self, upload: Upload) -> Result<Upload, Refusal> {
         let (declared, strips) = (upload.declared, self.strips_metadata);
-        let closed = |_| Refusal::new(Code::Unavailable, "the server stops");
-        // A word does not wait for images.
-        let making = if is_short(&declared) { None } else { Some(self.making.acquire().await.map_err(closed)?) };
+        // A word does not wait for images, and what the object store need not take does not wait for it.
+        let is_short = is_short(&declared);
+        let places = if is_short { &self.words } else { &self.storing };
+        let _storing = if declared.bytes > SHORT { Some(places.acquire().await.map_err(stops)?) } else { None };
+        let making = if is_short { None } else { Some(self.making.acquire().await.map_err(stops)?) };
         let bytes = match self.uploads.bytes(upload.id).await {
             // Another replica has ended it meanwhile.
             Err(UploadError::NoSuch) => return Ok(self.uploads.look(upload.id, unix_millis()).await?),
             bytes => bytes?,
         };
-        let judged = if is_short(&declared) {
+        let judged = if is_short {
             judge(bytes, &declared, strips)
         } else {
             // What makes it panic would do so again.
@@ -291,6 +297,10 @@ impl Shared {
 /// Whether it is looked at in less time than a thread takes.
 fn is_short(declared: &Declared) -> bool {
     declared.kind.is_audio() && declared.bytes <= AT_ONCE
+}
+
+fn stops(_: AcquireError) -> Refusal {
+    Refusal::new(Code::Unavailable, "the server stops")
 }
 
 fn no_thread(error: std::io::Error) -> Refusal {

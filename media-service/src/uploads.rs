@@ -123,13 +123,13 @@ pub trait Uploads: Send + Sync + 'static {
     /// The upload of this user that was declared so and has not failed, or a new one if the quota allows it. The lease of one that is complete is renewed.
     ///
     /// # Errors
-    /// [`UploadError::Quota`], [`UploadError::Unavailable`].
+    /// [`UploadError::Quota`], [`UploadError::Unavailable`], also while one that is complete is fenced.
     async fn begin(&self, owner: &UserId, declared: &Declared, quota: &Quota, now_ms: i64) -> Result<Upload>;
 
     /// As [`Uploads::begin`], but a new one is complete from the start: this was made of bytes that were all there. Its id is set here.
     ///
     /// # Errors
-    /// [`UploadError::Quota`], [`UploadError::Unavailable`].
+    /// As [`Uploads::begin`].
     async fn make(&self, owner: &UserId, declared: &Declared, quota: &Quota, made: Made, now_ms: i64)
     -> Result<Upload>;
 
@@ -167,7 +167,7 @@ pub trait Uploads: Send + Sync + 'static {
     async fn lease(&self, id: MediaId, now_ms: i64) -> Result<Upload>;
 
     /// What has outlived its time: at most `limit`. It is fenced: what is not complete is taken for expired by everybody from then on, and of what is
-    /// complete no lease is renewed. It stays listed until it is kept or removed.
+    /// complete no lease is renewed, and its name is kept from others. It stays listed until it is kept or removed.
     ///
     /// # Errors
     /// [`UploadError::Unavailable`].

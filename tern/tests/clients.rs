@@ -73,6 +73,17 @@ fn a_bad_line_is_named_and_the_lines_before_it_are_sent() {
 }
 
 #[test]
+fn what_was_refused_in_an_earlier_run_is_not_taken_for_sent() {
+    let place = Place::new();
+    for input in [&b"one\n\xff\n"[..], &b"one\n\xff\n"[..], &b"one\n"[..]] {
+        let output = place.send_to("g/4128", &[], input);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{told}");
+        assert!(told.contains("refused by the server: 1 of the messages"), "{told}");
+    }
+}
+
+#[test]
 fn the_same_input_after_a_kill_doubles_nothing() {
     let place = Place::new();
     let mut first = Live::start(place.client(&["send", "--as", "alice", "--to", "bob"]));

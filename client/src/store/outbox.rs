@@ -109,7 +109,7 @@ impl Store {
                 chunk: None,
             };
             bytes += message.encoded_len() + FRAME_BYTES;
-            // One that is too long by itself goes alone, and fails, and holds back nobody.
+            // One that is too long by itself goes alone, and fails: else nothing would ever go.
             if bytes > BATCH_BYTES && !batch.messages.is_empty() {
                 break;
             }

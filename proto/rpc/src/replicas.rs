@@ -147,6 +147,10 @@ impl Replicas {
         for attempt in 0..ATTEMPTS {
             let Some(replica) = self.pick(&tried, until).await else { break };
             let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // No replica answers in no time, and each that is tried would be taken for ill.
+                break;
+            }
             let message = message.take().or_else(|| M::decode(&saved[..]).ok()).unwrap_or_default();
             let mut request = Request::new(message);
             request.set_timeout(left);
@@ -164,10 +168,6 @@ impl Replicas {
             replica.falls_ill();
             tried.push(replica.address);
             last = Some(status);
-            if Instant::now() >= until {
-                // Another one would not answer either in no time, and be taken for ill.
-                break;
-            }
             let longest = BACK_OFF.mul_f64(fastrand::f64()) * attempt as u32;
             sleep(longest.min(until.saturating_duration_since(Instant::now()))).await;
         }

@@ -75,10 +75,11 @@ impl Shared {
         after: Option<&ConversationId>,
         limit: usize,
     ) -> Result<Seen<Vec<(ConversationId, u64)>>, Failure> {
-        let mut value = Vec::new();
-        let mut after = after.cloned();
+        let (mut value, mut after) = (Vec::new(), after.cloned());
+        // Of what a reader may see there is little among much.
+        let step = if reader.is_some() { REFERENCES } else { limit.min(REFERENCES) };
         loop {
-            let page = self.references.of(&self.index, media, after.as_ref(), limit.min(REFERENCES))?;
+            let page = self.references.of(&self.index, media, after.as_ref(), step)?;
             let found = page.len();
             after = page.last().map(|(id, _)| id.clone());
             for (id, seq) in page {
@@ -86,7 +87,7 @@ impl Shared {
                     value.push((id, seq));
                 }
             }
-            if found < limit.min(REFERENCES) || value.len() >= limit {
+            if found < step || value.len() >= limit {
                 return Ok(Seen { value, noted: self.decider().noted });
             }
         }

@@ -25,6 +25,8 @@ use super::client_options::{ClientArgs, stopped};
 
 /// Unacknowledged messages at a time.
 const WINDOW: usize = 1_024;
+/// Messages that the outbox remembers.
+pub(super) const REMEMBERED: usize = 10_000;
 
 /// A line cannot be sent.
 pub(super) const EXIT_BAD_LINE: u8 = 2;
@@ -42,7 +44,7 @@ the same input given again goes on where it stopped.
 Exit codes:
   0   every line is acknowledged by the server
   1   it could not start, or the server or the local store refused to go on
-  2   a line is longer than 16384 bytes or not UTF-8: named on stderr; the lines before it are acknowledged
+  2   a line is longer than 16384 bytes or not UTF-8: named on stderr; the lines before it are acknowledged, unless it is 4
   3   messages failed after 12 attempts, all that waited together; they stay in the outbox, and the next run sends them first
   4   the server refused messages for good
   64  the command line is wrong
@@ -84,6 +86,8 @@ struct Sending<'a> {
     client: &'a Client,
     status: watch::Receiver<Status>,
     resume: Resume,
+    /// The latest messages to the same recipient, newest first, if an earlier run was interrupted: whether each was refused.
+    earlier: Vec<bool>,
     progress: Progress,
 }
 
@@ -93,13 +97,16 @@ impl Sending<'_> {
         // What is typed is never that of an earlier run again.
         let is_new = args.fresh || std::io::stdin().is_terminal();
         let notes = if is_new { Vec::new() } else { client.notes().await? };
+        let remembered = client.outbox(if notes.is_empty() { 0 } else { REMEMBERED }).await?;
+        let to_same = remembered.iter().rev().filter(|message| message.to == args.to.as_str());
+        let earlier = to_same.map(|message| matches!(message.state, MessageState::Refused(_))).collect();
         let resume = Resume::new(&args.to, notes);
         let status = client.status();
         let left = status.borrow().sending;
         if left > 0 {
             eprintln!("tern send: sending first {left} messages that an earlier run left");
         }
-        Ok(Sending { client, status, resume, progress: Progress::new() })
+        Ok(Sending { client, status, resume, earlier, progress: Progress::new() })
     }
 
     async fn run(mut self, args: &Args) -> Result<ExitCode> {
@@ -115,9 +122,12 @@ impl Sending<'_> {
             Some(bad) => eprintln!("tern send: {bad}; no line behind it is sent"),
             None => self.client.clear_notes().await?,
         }
-        if status.refused > 0 {
+        // Also those of the lines that an earlier run has sent.
+        let earlier = self.earlier.iter().take(self.resume.skipped()).filter(|refused| **refused).count() as u64;
+        let refused = status.refused + earlier;
+        if refused > 0 {
             let last = self.refusal().await?;
-            eprintln!("tern send: refused by the server: {} of the messages, the last one: {last}", status.refused);
+            eprintln!("tern send: refused by the server: {refused} of the messages, the last one: {last}");
             return Ok(ExitCode::from(EXIT_REFUSED));
         }
         Ok(if bad_line.is_some() { ExitCode::from(EXIT_BAD_LINE) } else { ExitCode::SUCCESS })
@@ -202,7 +212,7 @@ impl Sending<'_> {
 
     /// Why, at the latest refusal.
     async fn refusal(&self) -> Result<&'static str> {
-        let latest = self.client.outbox(WINDOW).await?;
+        let latest = self.client.outbox(REMEMBERED).await?;
         let code = latest.iter().rev().find_map(|message| match message.state {
             MessageState::Refused(code) => Some(super::group::because(code)),
             _ => None,

@@ -17,7 +17,7 @@ use tern_proto::v1;
 
 use super::client_options::{ClientArgs, stopped};
 use super::connection::Connection;
-use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED};
+use super::send::{EXIT_BAD_LINE, EXIT_FAILED, EXIT_REFUSED, REMEMBERED};
 use what::Begun;
 pub(crate) use what::What;
 
@@ -53,9 +53,6 @@ Exit codes:
 Example:
   tern send-audio --as alice --to bob hello.amr";
 
-/// Messages that the outbox remembers.
-const REMEMBERED: usize = 10_000;
-
 /// From whom, to whom, what.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -67,7 +64,7 @@ pub(crate) struct Args {
     /// A text beside each
     #[arg(long, value_name = "TEXT", default_value = "")]
     text: String,
-    /// Print a line of JSON for each that is acknowledged
+    /// Print a line of JSON for each that is acknowledged, unless the server cannot be asked what it has made of a clip
     #[arg(long)]
     json: bool,
     /// The files, or directories of them

@@ -246,8 +246,8 @@ impl Catalog {
             for &(_, id) in due.iter().filter(|(due_ms, _)| *due_ms != FENCED) {
                 match fence(&transaction, MediaId::from_u128(id), now_ms) {
                     // Told below, and left as it is.
-                    Err(CatalogError::Damaged(_)) => {}
-                    fenced => fenced?,
+                    Ok(()) | Err(CatalogError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
                 }
             }
             transaction.commit()?;

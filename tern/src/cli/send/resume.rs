@@ -82,6 +82,11 @@ impl Resume {
         std::mem::take(&mut self.held)
     }
 
+    /// Lines that an earlier run has put into the outbox.
+    pub(super) fn skipped(&self) -> usize {
+        self.skipped
+    }
+
     fn tell(&self) {
         if self.skipped > 0 {
             let what = "lines are those of an interrupted run and already in its outbox; they are not sent twice";
