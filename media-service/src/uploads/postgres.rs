@@ -126,7 +126,8 @@ impl Postgres {
         let (owner, declared, quota, due_ms) = (owner.clone(), *declared, *quota, self.due_ms(now_ms));
         // Whoever begins again needs no lock.
         let named = self.read(FindNamed { owner: owner.clone(), declared }).await?;
-        if let Some(row) = named.filter(|row| row.can_be_gone_on_with(now_ms))
+        if let Some(row) = named
+            && row.can_be_gone_on_with(now_ms)?
             && (row.is_open() || self.is_long_enough(row.due_ms, now_ms))
         {
             return Ok(row.upload);

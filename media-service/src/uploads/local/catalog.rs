@@ -165,12 +165,11 @@ impl Catalog {
     /// The upload, if it can be gone on with; the lease of what is complete is renewed.
     ///
     /// # Errors
-    /// It is complete, and being looked for what refers to it: what is begun anew meanwhile would be the same under another id.
+    /// As [`Row::can_be_gone_on_with`].
     fn good(&self, id: MediaId, now_ms: i64) -> std::result::Result<Option<Upload>, super::Failed> {
         let row = self.row(id)?;
         Ok(match row {
-            Some(row) if row.fenced && row.media.is_some() => return Err(fenced().into()),
-            Some(row) if row.fenced || row.is_over(now_ms) => None,
+            Some(row) if !row.can_be_gone_on_with(now_ms)? => None,
             Some(row) if row.media.is_some() => match self.lease(id, now_ms) {
                 Ok(upload) => Some(upload),
                 // Removed meanwhile.
@@ -368,7 +367,7 @@ fn insert(transaction: &WriteTransaction, id: MediaId, row: &Row) -> Result<()> 
 /// The upload of the name of this row, if it can be gone on with.
 ///
 /// # Errors
-/// As [`Catalog::good`].
+/// As [`Row::can_be_gone_on_with`].
 fn begun(
     transaction: &WriteTransaction,
     row: &Row,
@@ -380,12 +379,10 @@ fn begun(
         named.map(|id| MediaId::from_u128(id.value()))
     };
     let Some(id) = id else { return Ok(None) };
-    let found = read(transaction, id)?;
-    if found.as_ref().is_some_and(|found| found.fenced && found.media.is_some()) {
-        return Err(fenced().into());
+    match read(transaction, id)? {
+        Some(found) if found.can_be_gone_on_with(now_ms)? => Ok(Some((id, found))),
+        _ => Ok(None),
     }
-    let found = found.filter(|found| !found.fenced && !found.is_over(now_ms));
-    Ok(found.map(|found| (id, found)))
 }
 
 fn usage_of(transaction: &WriteTransaction, owner: &str) -> Result<Usage> {

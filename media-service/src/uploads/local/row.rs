@@ -5,7 +5,7 @@ use tern_proto::{MediaId, UserId};
 
 use crate::declared::{Declared, Kind, Sha256};
 use crate::parts::Parts;
-use crate::uploads::{Made, State, Upload, counted};
+use crate::uploads::{Made, State, Upload, UploadError, counted, fenced};
 
 /// A row, as protobuf.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -65,6 +65,17 @@ impl Row {
     /// Whether nobody gets it any more.
     pub(super) fn is_over(&self, now_ms: i64) -> bool {
         self.media.is_none() && (self.fenced || self.due_ms <= now_ms)
+    }
+
+    /// Whether whoever begins it again goes on with it.
+    ///
+    /// # Errors
+    /// It is complete, and being looked for what refers to it: what is begun anew meanwhile would be the same under another id.
+    pub(super) fn can_be_gone_on_with(&self, now_ms: i64) -> Result<bool, UploadError> {
+        if self.fenced && self.media.is_some() {
+            return Err(fenced());
+        }
+        Ok(!self.is_over(now_ms))
     }
 
     /// What it counts.

@@ -12,7 +12,7 @@ use super::lane::{Stopped, Work};
 use super::row::{FENCED, Key, Row, judge_lease};
 use crate::declared::Declared;
 use crate::parts::Parts;
-use crate::uploads::{Made, Quota, State, Upload, UploadError, check_quota, counted, fenced};
+use crate::uploads::{Made, Quota, State, Upload, UploadError, check_quota, counted};
 
 /// What drops the parts of an upload may take so long: the server gives up then, too.
 const DROP: Duration = Duration::from_secs(8);
@@ -50,9 +50,7 @@ impl Work for Begin {
         let used = used?.ok_or(Failure::Damaged("the row of an owner"))?;
         let used = (used.get::<_, i64>(0).cast_unsigned(), used.get::<_, i64>(1).cast_unsigned());
         let over = match named {
-            Some(row) if row.can_be_gone_on_with(self.now_ms) => return self.go_on(row, on).await,
-            // What is begun anew meanwhile would be the same under another id.
-            Some(row) if row.is_fenced() && row.is_complete() => return Err(fenced().into()),
+            Some(row) if row.can_be_gone_on_with(self.now_ms)? => return self.go_on(row, on).await,
             over => over,
         };
         // What is complete from the start is never under way.

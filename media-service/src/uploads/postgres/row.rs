@@ -99,8 +99,14 @@ impl Row {
     }
 
     /// Whether whoever begins it again goes on with it.
-    pub(super) fn can_be_gone_on_with(&self, now_ms: i64) -> bool {
-        !self.is_fenced() && !self.is_over(now_ms)
+    ///
+    /// # Errors
+    /// It is complete, and being looked for what refers to it: what is begun anew meanwhile would be the same under another id.
+    pub(super) fn can_be_gone_on_with(&self, now_ms: i64) -> Result<bool, UploadError> {
+        if self.is_fenced() && self.is_complete() {
+            return Err(fenced());
+        }
+        Ok(!self.is_over(now_ms))
     }
 
     /// What it counts of its owner's quota: open uploads, bytes.
