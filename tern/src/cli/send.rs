@@ -137,27 +137,20 @@ impl Sending<'_> {
     async fn take_input(&mut self, to: &Recipient) -> Result<Option<BadLine>> {
         let mut lines = Lines::of_stdin()?;
         loop {
-            let batch = tokio::select! {
-                batch = lines.next() => batch,
-                // Shown, and a reason to end, while nothing comes as well.
-                _ = self.status.changed() => {
-                    self.until(|_| true).await?;
-                    if self.status.borrow().failed > 0 {
-                        return Ok(None);
+            tokio::select! {
+                batch = lines.next() => match batch {
+                    Some(Ok(batch)) => {
+                        let new = self.resume.skip_known(batch);
+                        self.enqueue(to, new).await?;
                     }
-                    continue;
-                }
-            };
-            let Some(batch) = batch else { break };
-            match batch {
-                Ok(batch) => {
-                    let new = self.resume.skip_known(batch);
-                    self.enqueue(to, new).await?;
-                }
-                Err(bad) => {
-                    self.end_of_input(to).await?;
-                    return Ok(Some(bad));
-                }
+                    Some(Err(bad)) => {
+                        self.end_of_input(to).await?;
+                        return Ok(Some(bad));
+                    }
+                    None => break,
+                },
+                // Shown, and a reason to end, while nothing comes as well.
+                _ = self.status.changed() => self.until(|_| true).await?,
             }
             if self.status.borrow().failed > 0 {
                 return Ok(None);
