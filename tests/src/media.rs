@@ -94,6 +94,7 @@ pub(crate) async fn play(plan: &Plan, directory: &Path) -> Result<Verdict> {
             judge: judge.clone(),
             lifetime,
             began: Instant::now(),
+            completed: Instant::now(),
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
         };
         artists.spawn(painter.paint_until(deadline));

@@ -27,6 +27,8 @@ pub(super) struct Painter {
     pub(super) lifetime: Duration,
     /// When the upload under way was begun, at the earliest.
     pub(super) began: Instant,
+    /// When it became complete, at the earliest.
+    pub(super) completed: Instant,
     pub(super) random: fastrand::Rng,
 }
 
@@ -90,6 +92,9 @@ impl Painter {
         let mut completed = None;
         while let Some(index) = order.pop() {
             let bytes = parts[index as usize];
+            if completed.is_none() {
+                self.completed = Instant::now();
+            }
             // Now and then two at the same time.
             let told = if self.random.u32(..5) == 0 {
                 let mut other = self.own.clone();
@@ -198,9 +203,9 @@ impl Painter {
         self.began.elapsed() >= self.lifetime * 3 / 4
     }
 
-    /// The server may have begun to forget it, whenever it became complete.
+    /// The server may have begun to forget what is complete.
     fn is_late(&self) -> bool {
-        self.began.elapsed() > self.lifetime / 2
+        self.completed.elapsed() > self.lifetime / 2
     }
 
     /// `what` was asked for.
