@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
 use crate::Gateway;
-use crate::registry::{Leading, Presence};
+use crate::registry::{Leading, Led, Presence};
 use crate::request::{Answer, Reply, Request, busy, millis, refusal};
 use crate::signal::Signal;
 
@@ -107,13 +107,13 @@ impl Gateway {
         let device = self.authenticate(&token, &request.device_id)?;
         let waiter = self.registry.wait(&device);
         // Before anything is read, so that nothing can come unheard after it. The link itself takes the place of another one only when the hello has succeeded.
-        let leading = match &waiter {
-            Some(waiter) => waiter.lead(&*self.sync).await,
-            None => Leading::Perhaps,
+        let led = match &waiter {
+            Some(waiter) => waiter.lead(&*self.sync, since).await,
+            None => Led::nothing(Leading::Perhaps),
         };
         let mut reply = self.hello(&device, &request).await?;
         reply.session = session;
-        let presence = self.registry.register(device, session, since, signal, leading, waiter);
+        let presence = self.registry.register(device, session, since, signal, led, waiter);
         Ok(Greeting { reply, presence })
     }
 
@@ -143,7 +143,7 @@ impl Gateway {
         let deadline = Instant::now() + wait;
         // Listens before it asks, so that nothing can come unheard between the two.
         let waiter = self.registry.wait(device).ok_or_else(|| busy("too many checks of this user wait already"))?;
-        waiter.lead(&*self.sync).await;
+        waiter.lead(&*self.sync, Instant::now()).await;
         loop {
             let reply = self.sync.check(device, request).await?;
             if reply.pending || reply.key_order() != v1::KeyOrder::None || Instant::now() >= deadline {

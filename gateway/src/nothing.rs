@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tern_proto::{Key, MediaId, v1};
-use tern_sync::{Device, Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
+use tern_sync::{Device, Held, Kept, Pushed, Refusal, Route, SyncApi, Welcome};
 
 use crate::{Gateway, Registry, Settings, TokenVerifier};
 
@@ -53,7 +53,7 @@ impl SyncApi for Nothing {
     async fn push(&self, _: &Device, _: &Key) -> Result<Pushed, Refusal> {
         unreachable!()
     }
-    async fn keep_routes(&self, _: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+    async fn keep_routes(&self, _: Vec<Kept>) -> Result<Vec<Held>, Refusal> {
         unreachable!()
     }
     async fn leave_routes(&self, _: Vec<(Device, Route)>) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tern_proto::{DeviceId, UserId};
 use tern_runtime::metrics::Metrics;
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, GatewayId, Hints, Kept, News, Route, SyncApi};
+use tern_sync::{Came, Device, GatewayId, Hints, Kept, News, Route, SyncApi};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -57,9 +57,18 @@ struct Listener {
     signal: Arc<Signal>,
     /// When it came.
     since: Instant,
+    /// The same where the routes are kept, as far as that was told.
+    came: Option<Came>,
     leading: Leading,
     /// Of a session: whether it has taken the place of its device.
     has_place: bool,
+}
+
+/// What a hello has learned of its routes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Led {
+    pub(crate) leading: Leading,
+    pub(crate) came: Option<Came>,
 }
 
 /// Whether hints are led to a listener, as far as is known.
@@ -128,17 +137,18 @@ impl Registry {
         })
     }
 
-    /// Enters a session whose hello came at `since` and was accepted. `waiter` is that of the hello, and `leading` whether hints were led to it.
+    /// Enters a session whose hello came at `since` and was accepted. `waiter` is that of the hello, and `led` whether hints were led to it.
     pub(crate) fn register(
         self: &Arc<Registry>,
         device: Device,
         session: u64,
         since: Instant,
         signal: Arc<Signal>,
-        leading: Leading,
+        Led { leading, came }: Led,
         waiter: Option<Waiter>,
     ) -> Presence {
-        let own = Listener { since, leading, ..Listener::new(Kind::Session, session, &device, Arc::clone(&signal)) };
+        let own =
+            Listener { since, came, leading, ..Listener::new(Kind::Session, session, &device, Arc::clone(&signal)) };
         {
             let mut shard = self.shard(&device.user);
             let here = shard.entry(device.user.clone()).or_default();
@@ -253,6 +263,7 @@ impl Listener {
             device: device.id.clone(),
             signal,
             since: Instant::now(),
+            came: None,
             leading: Leading::No,
             has_place: false,
         }
@@ -342,17 +353,17 @@ impl Drop for Presence {
 }
 
 impl Waiter {
-    /// Has hints led to it, where there are routes. What is to be thought of a session that follows on it: [`Leading::Perhaps`] if that has failed, and hints go astray.
-    pub(crate) async fn lead(&self, sync: &dyn SyncApi) -> Leading {
-        let Some(route) = self.registry.route(Kind::Waiter, self.id) else { return Leading::No };
+    /// Has hints led to it, where there are routes. What is to be thought of a session that follows on it, whose hello came at `since`: [`Leading::Perhaps`] if that has failed, and hints go astray.
+    pub(crate) async fn lead(&self, sync: &dyn SyncApi, since: Instant) -> Led {
+        let Some(route) = self.registry.route(Kind::Waiter, self.id) else { return Led::nothing(Leading::No) };
         self.is_led.store(true, Ordering::Relaxed);
-        let kept = Kept { device: self.device.clone(), route, age: Duration::ZERO };
+        let kept = Kept { device: self.device.clone(), route, age: since.elapsed(), came: None };
         self.registry.led(&kept, Leading::Yes);
         match sync.keep_routes(vec![kept]).await {
-            Ok(_) => Leading::No,
+            Ok(held) => Led { leading: Leading::No, came: held.first().and_then(|held| held.came) },
             Err(refused) => {
                 tracing::debug!(%refused, "hints may go astray until the routes are kept again");
-                Leading::Perhaps
+                Led::nothing(Leading::Perhaps)
             }
         }
     }
@@ -365,6 +376,13 @@ impl Waiter {
     /// Waits for a hint since the creation or the last answer; `false` if waiting makes no sense any more.
     pub(crate) async fn hint(&self) -> bool {
         self.signal.raised().await & STOP == 0
+    }
+}
+
+impl Led {
+    /// Where nothing was said of when it came.
+    pub(crate) fn nothing(leading: Leading) -> Led {
+        Led { leading, came: None }
     }
 }
 
@@ -392,7 +410,8 @@ mod tests {
     fn enter(registry: &Arc<Registry>, device: &Device, session: u64) -> (Presence, Arc<Signal>) {
         let signal = Arc::new(Signal::default());
         let (since, waiter) = (Instant::now(), registry.wait(device));
-        let mut presence = registry.register(device.clone(), session, since, Arc::clone(&signal), Leading::No, waiter);
+        let mut presence =
+            registry.register(device.clone(), session, since, Arc::clone(&signal), Led::nothing(Leading::No), waiter);
         presence.take_place();
         (presence, signal)
     }
@@ -446,7 +465,8 @@ mod tests {
         let came_first = Instant::now();
         let (_young, young_signal) = enter(&registry, &d1, 2);
         let (waiter, late_signal) = (registry.wait(&d1), Arc::new(Signal::default()));
-        let mut late = registry.register(d1.clone(), 1, came_first, Arc::clone(&late_signal), Leading::No, waiter);
+        let mut late =
+            registry.register(d1.clone(), 1, came_first, Arc::clone(&late_signal), Led::nothing(Leading::No), waiter);
         assert_eq!((young_signal.clear(), late_signal.clear()), (0, 0), "it may have ended already");
         late.take_place();
         assert_eq!((young_signal.clear(), late_signal.clear()), (0, DISPLACED));

@@ -72,6 +72,8 @@ pub enum Fault {
     HintTakenForDelivery,
     /// In a cluster: of two links of a device the older has the place.
     OlderLinkStays,
+    /// In a cluster: a link is as old as the word of it says that comes, which may have been under way for long.
+    LinksDatedLate,
     /// In a cluster: a head in Redis, or that there is none, is taken for the real one.
     RedisHeadTrusted,
     /// In a cluster: a message that is said to be sent again, and of which Redis knows nothing, is stored as a new one.
@@ -82,7 +84,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault with the name by which it is switched on.
-    pub const ALL: [(Fault, &'static str); 36] = [
+    pub const ALL: [(Fault, &'static str); 37] = [
         (Fault::NoDedup, "no-dedup"),
         (Fault::DedupForgottenAtRestart, "dedup-forgotten-at-restart"),
         (Fault::AckBeforeCommit, "ack-before-commit"),
@@ -116,6 +118,7 @@ impl Fault {
         (Fault::NewsWithoutBeforeCheck, "news-without-before-check"),
         (Fault::HintTakenForDelivery, "hint-taken-for-delivery"),
         (Fault::OlderLinkStays, "older-link-stays"),
+        (Fault::LinksDatedLate, "links-dated-late"),
         (Fault::RedisHeadTrusted, "redis-head-trusted"),
         (Fault::DedupOnlyInRedis, "dedup-only-in-redis"),
         (Fault::RouteLeaveUnfenced, "route-leave-unfenced"),

@@ -5,7 +5,7 @@ use tern_proto::key::Key;
 use tern_proto::{MediaId, Refusal, UserId, v1};
 use tern_storage::Device;
 
-use crate::{Kept, News, Route, Standing};
+use crate::{Held, Kept, News, Route};
 
 /// What a hello learns; the gateway adds the session and the link's settings.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ pub trait SyncApi: Send + Sync + 'static {
     ///
     /// # Errors
     /// A retryable [`Refusal`] when that cannot be told; hints may go astray then.
-    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal>;
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Held>, Refusal>;
 
     /// Leads no more hints there. May have no effect: what is not kept again ends by itself.
     async fn leave_routes(&self, routes: Vec<(Device, Route)>);

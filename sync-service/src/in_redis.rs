@@ -86,7 +86,7 @@ impl Redis {
         let shared = Arc::new(Shared { current, broken, refused, asked: seconds(), failures: By::default() });
         tokio::spawn(keep_connected(Arc::downgrade(&shared), target));
         let scripts = Scripts {
-            keep: Script::new(routes::KEEP),
+            keep: Script::new(&routes::keep()),
             leave: Script::new(routes::LEAVE),
             raise: Script::new(recent::RAISE),
             look: Script::new(recent::LOOK),

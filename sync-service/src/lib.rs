@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use api::{Hints, Pushed, SyncApi, Welcome};
 pub use news::{News, Placed};
 pub use recent::{Recent, Risen};
-pub use routes::{GatewayId, Kept, Route, Routes, Standing};
+pub use routes::{Came, GatewayId, Held, Kept, Route, Routes, Standing};
 pub use service::SyncService;
 pub use tern_proto::Refusal;
 pub use tern_storage::Device;

@@ -6,6 +6,7 @@
 mod memory;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,11 +63,41 @@ pub struct Kept {
     pub device: Device,
     /// The link.
     pub route: Route,
-    /// For how long the link has been the device's: of two long links the younger has the place. Not by anybody's wall clock, since those differ.
+    /// For how long the link has been the device's, when this is said.
     pub age: Duration,
+    /// When it came, as was answered the last time.
+    pub came: Option<Came>,
+}
+
+/// When a link came, in microseconds of the clock of those who keep the routes: of two long links of a device the one that came last has the place.
+///
+/// An age alone would not do: it grows while the word of it is under way, and a word that was held up would make an old link younger than one that has come meanwhile. The first answer, which a link has
+/// before its hello is judged, dates the link for good: no hello that follows on the reply can be dated before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Came(NonZeroU64);
+
+impl Came {
+    /// As it was told; nobody came at 0.
+    pub fn of(micros: u64) -> Option<Came> {
+        NonZeroU64::new(micros).map(Came)
+    }
+
+    /// To be told.
+    pub fn micros(self) -> u64 {
+        self.0.get()
+    }
 }
 
 /// What has become of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whether it leads to its link now.
+    pub standing: Standing,
+    /// When its link came, to be said with it from now on.
+    pub came: Option<Came>,
+}
+
+/// Whether a route leads to its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It stood, and does.
@@ -75,16 +106,18 @@ pub enum Standing {
     New,
     /// A younger link of the device has its place.
     Displaced,
+    /// It is not kept: when its long link came was not said, or not by the clock as it is now, which may have been set, or the word was under way for long. To be asked again with what was answered.
+    Undated,
 }
 
 /// Keeps the routes. One that is not kept again in time is forgotten.
 #[async_trait]
 pub trait Routes: Send + Sync + 'static {
-    /// Keeps each route for a while, and tells what has become of it. A long link takes the place of an older one of the device, which is returned beside.
+    /// Keeps each route for a while, and tells what has become of it. A long link takes the place of an older one of the device, which is returned beside. A wait has no place, and need not be dated.
     ///
     /// # Errors
     /// [`Away`]: some of them may be kept and others not.
-    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away>;
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Held, Option<Route>)>, Away>;
 
     /// Removes routes that stand; one that was displaced is left as it is.
     ///
@@ -98,6 +131,9 @@ pub trait Routes: Send + Sync + 'static {
     /// [`Away`].
     async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away>;
 }
+
+/// So much may lie between when a link seems to have come by its age and when it was said to have come. More is a clock that was set, or a word that was under way for too long.
+pub(crate) const UNDATED: Duration = Duration::from_secs(1);
 
 /// How long a route is kept at a time, so that it is gone within its lifetime even where another device's renewal has to remove it.
 pub(crate) fn kept(lifetime: Duration) -> Duration {

@@ -27,7 +27,7 @@ use crate::reads::{ReadMark, Reads};
 use crate::recent::{Answer, Looked, Shortcuts, named};
 use crate::seen::Seen;
 use crate::{
-    Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations,
+    Held, Hints, Kept, Pushed, RECEIPT_PACE, Recent, Refusal, Route, Routes, Standing, SyncApi, Welcome, conversations,
     media, page, send,
 };
 
@@ -390,21 +390,22 @@ impl SyncApi for SyncService {
         }
     }
 
-    async fn keep_routes(&self, mut routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
-        let Some(all) = &self.routes else { return Ok(vec![Standing::Stands; routes.len()]) };
-        if planted::active(Fault::OlderLinkStays) {
-            let hour = Duration::from_secs(3600);
-            routes.iter_mut().for_each(|kept| kept.age = hour.saturating_sub(kept.age));
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Held>, Refusal> {
+        let Some(all) = &self.routes else {
+            return Ok(vec![Held { standing: Standing::Stands, came: None }; routes.len()]);
+        };
+        if planted::active(Fault::LinksDatedLate) {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..400))).await;
         }
         let kept = all.keep(&routes).await.map_err(|away| {
             tracing::debug!(%away, "routes are not kept");
             Refusal::new(Code::Unavailable, "the routes are away")
         })?;
-        let told = kept.into_iter().zip(&routes).map(|((standing, former), kept)| {
+        let told = kept.into_iter().zip(&routes).map(|((held, former), kept)| {
             if let Some(former) = former {
                 self.hints.displaced(&kept.device, former);
             }
-            standing
+            held
         });
         Ok(told.collect())
     }

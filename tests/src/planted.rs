@@ -31,6 +31,7 @@ fn scene(fault: Fault) -> Scene {
         | Fault::NewsWithoutBeforeCheck
         | Fault::HintTakenForDelivery
         | Fault::OlderLinkStays
+        | Fault::LinksDatedLate
         | Fault::RedisHeadTrusted
         | Fault::DedupOnlyInRedis
         | Fault::RouteLeaveUnfenced => Scene::Cluster,
@@ -72,7 +73,7 @@ fn shows_as(fault: Fault) -> &'static [&'static str] {
         Fault::FanOutLost => &["1a", "1c"],
         Fault::NewsWithoutBeforeCheck => &["4a"],
         Fault::HintTakenForDelivery => &["3d", "6b", "6c"],
-        Fault::OlderLinkStays => &["10c"],
+        Fault::OlderLinkStays | Fault::LinksDatedLate => &["10c"],
         Fault::RedisHeadTrusted => &["8b"],
         Fault::DedupOnlyInRedis => &["2a", "2d"],
         Fault::RouteLeaveUnfenced => &["8c"],

@@ -34,6 +34,16 @@ pub(super) struct Changes {
     left: Vec<(Device, Route)>,
 }
 
+/// A route that is to be kept again.
+struct Due {
+    kept: Kept,
+    /// When its listener came.
+    since: Instant,
+    /// What was known.
+    before: Leading,
+    signal: Arc<Signal>,
+}
+
 impl Registry {
     /// Has hints led to sessions as they come, and not when they have left; says so again for everybody here, each once in every `renewal` and never all at once; until the stop. Where
     /// several gateways are, each has to run this once.
@@ -62,7 +72,7 @@ impl Registry {
         let here = came.iter().filter_map(|(device, session)| {
             let shard = self.shard(&device.user);
             let is_it = |listener: &&Listener| listener.kind == Kind::Session && listener.id == *session;
-            self.kept(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
+            self.due(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
         });
         self.keep(here.collect(), sync).await;
         for left in left.chunks(AT_A_TIME) {
@@ -70,15 +80,15 @@ impl Registry {
         }
     }
 
-    fn all_kept(&self, shard: &Shard) -> Vec<(Kept, Leading, Arc<Signal>)> {
+    fn all_kept(&self, shard: &Shard) -> Vec<Due> {
         let of_user = |(user, here): (&UserId, &Vec<Listener>)| {
-            here.iter().filter_map(|listener| self.kept(user, listener)).collect::<Vec<_>>()
+            here.iter().filter_map(|listener| self.due(user, listener)).collect::<Vec<_>>()
         };
         lock(shard).iter().flat_map(of_user).collect()
     }
 
-    /// What is to be said of a listener, and what was known. Nothing of a wait to which nobody has had hints led, nor of a session that has not taken its place.
-    fn kept(&self, user: &UserId, listener: &Listener) -> Option<(Kept, Leading, Arc<Signal>)> {
+    /// What is to be said of a listener. Nothing of a wait to which nobody has had hints led, nor of a session that has not taken its place.
+    fn due(&self, user: &UserId, listener: &Listener) -> Option<Due> {
         let is_to_be_led = match listener.kind {
             Kind::Session => listener.has_place,
             Kind::Waiter => listener.leading != Leading::No,
@@ -87,33 +97,53 @@ impl Registry {
             return None;
         }
         let device = Device { user: user.clone(), id: listener.device.clone() };
-        let kept = Kept { device, route: self.route(listener.kind, listener.id)?, age: listener.since.elapsed() };
-        Some((kept, listener.leading, Arc::clone(&listener.signal)))
+        let route = self.route(listener.kind, listener.id)?;
+        let kept = Kept { device, route, age: Duration::ZERO, came: listener.came };
+        Some(Due { kept, since: listener.since, before: listener.leading, signal: Arc::clone(&listener.signal) })
     }
 
-    async fn keep(&self, here: Vec<(Kept, Leading, Arc<Signal>)>, sync: &dyn SyncApi) {
-        for some in here.chunks(AT_A_TIME) {
-            let standings = sync.keep_routes(some.iter().map(|(kept, ..)| kept.clone()).collect()).await;
-            for (at, (kept, before, signal)) in some.iter().enumerate() {
-                let standing = standings.as_ref().ok().and_then(|standings| standings.get(at));
-                match standing {
-                    Some(Standing::Displaced) => signal.set(DISPLACED),
-                    // It was lost, or may have been while nobody answered: hints may have been missed.
-                    Some(Standing::New) if *before != Leading::No => signal.set(HINT),
-                    Some(_) if *before == Leading::Perhaps => signal.set(HINT),
-                    Some(_) | None => {}
-                }
-                self.led(kept, if standing.is_some() { Leading::Yes } else { Leading::Perhaps });
+    async fn keep(&self, all: Vec<Due>, sync: &dyn SyncApi) {
+        let mut all = all.into_iter().peekable();
+        while all.peek().is_some() {
+            let some = all.by_ref().take(AT_A_TIME).collect();
+            let undated = self.keep_some(some, sync).await;
+            if !undated.is_empty() {
+                // What is undated again is kept with the next renewal.
+                self.keep_some(undated, sync).await;
             }
         }
     }
 
-    pub(super) fn led(&self, Kept { device, route, .. }: &Kept, leading: Leading) {
+    /// Those that were not kept for want of a date; they have one now.
+    async fn keep_some(&self, mut some: Vec<Due>, sync: &dyn SyncApi) -> Vec<Due> {
+        some.iter_mut().for_each(|due| due.kept.age = due.since.elapsed());
+        let held = sync.keep_routes(some.iter().map(|due| due.kept.clone()).collect()).await.unwrap_or_default();
+        let mut undated = Vec::new();
+        for (at, mut due) in some.into_iter().enumerate() {
+            let (held, before) = (held.get(at), due.before);
+            let standing = held.map(|held| held.standing).filter(|standing| *standing != Standing::Undated);
+            match standing {
+                Some(Standing::Displaced) => due.signal.set(DISPLACED),
+                // It was lost, or may have been while nobody answered: hints may have been missed.
+                Some(Standing::New) if before != Leading::No => due.signal.set(HINT),
+                Some(_) if before == Leading::Perhaps => due.signal.set(HINT),
+                Some(_) | None => {}
+            }
+            due.kept.came = held.and_then(|held| held.came).or(due.kept.came);
+            self.led(&due.kept, if standing.is_some() { Leading::Yes } else { Leading::Perhaps });
+            if held.is_some() && standing.is_none() {
+                undated.push(due);
+            }
+        }
+        undated
+    }
+
+    pub(super) fn led(&self, Kept { device, route, came, .. }: &Kept, leading: Leading) {
         let kind = if route.is_wait { Kind::Waiter } else { Kind::Session };
         let mut shard = self.shard(&device.user);
         let here = shard.get_mut(&device.user).into_iter().flatten();
         if let Some(listener) = here.into_iter().find(|listener| listener.kind == kind && listener.id == route.link) {
-            listener.leading = leading;
+            (listener.leading, listener.came) = (leading, *came);
         }
     }
 

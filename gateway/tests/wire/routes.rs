@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tern_proto::{Command, UserId, v1};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, GatewayId, Kept, Route, Routes as _, Standing};
+use tern_sync::{Device, GatewayId, Held, Kept, Route, Routes as _, Standing};
 
 use crate::bench::{Bench, LIFETIME, token};
 use crate::peer::{PATIENCE, Peer, hello, key};
@@ -40,14 +40,20 @@ fn waits(bench: &Bench, calls: &str) -> usize {
     bench.service.calls(calls).into_iter().flat_map(|call| call.ids).filter(|is_wait| *is_wait == 1).count()
 }
 
+/// A link of the device that has just come elsewhere.
+async fn keep(routes: &Memory, route: Route) -> (Held, Option<Route>) {
+    let undated = Kept { device: bob("d1"), route, age: Duration::ZERO, came: None };
+    let (Held { came, .. }, _) = routes.keep(std::slice::from_ref(&undated)).await.unwrap()[0];
+    routes.keep(&[Kept { came, ..undated }]).await.unwrap()[0]
+}
+
 /// The device comes to another gateway. The route whose place that takes.
 async fn come_elsewhere(routes: &Memory) -> (Route, Route) {
     let route = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
     // The old link's route is entered right behind its hello.
     lead_to(routes, &[GATEWAY]).await;
     loop {
-        let kept = Kept { device: bob("d1"), route, age: Duration::ZERO };
-        if let (_, Some(former)) = routes.keep(&[kept]).await.unwrap()[0] {
+        if let (_, Some(former)) = keep(routes, route).await {
             return (former, route);
         }
         routes.leave(&[(bob("d1"), route)]).await.unwrap();
@@ -159,12 +165,31 @@ async fn a_hello_whose_client_has_gone_displaces_nobody() {
     bench.service.reached("hello", 1).await;
     drop(peer);
     let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
-    let kept = Kept { device: bob("d1"), route: elsewhere, age: Duration::ZERO };
-    routes.keep(std::slice::from_ref(&kept)).await.unwrap();
+    keep(&routes, elsewhere).await;
     // The end of the link has to be there before the outcome of the hello.
     tokio::time::sleep(Duration::from_millis(100)).await;
     bench.service.release("hello");
     bench.service.reached("leave", 1).await;
     lead_to(&routes, &[OTHER]).await;
-    assert_eq!(routes.keep(&[kept]).await, Ok(vec![(Standing::Stands, None)]));
+    assert_eq!(keep(&routes, elsewhere).await.0.standing, Standing::Stands);
+}
+
+/// displaced-session: what is said of a link comes late, and the device is on another one by then, which stays.
+#[tokio::test]
+async fn a_word_of_an_old_link_that_was_held_up_displaces_nobody() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    bench.service.hold("hello");
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("hello", 1).await;
+    bench.service.hold("keep");
+    bench.service.release("hello");
+    let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
+    bench.service.reached("keep", 2).await;
+    let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
+    keep(&routes, elsewhere).await;
+    bench.service.release("keep");
+    is_displaced(&mut peer).await;
+    lead_to(&routes, &[OTHER]).await;
 }

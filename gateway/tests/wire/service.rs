@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tern_gateway::Registry;
 use tern_proto::{DeviceId, Key, MediaId, UserId, v1};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, Hints, Kept, News, Placed, Pushed, Refusal, Route, Routes as _, Standing, SyncApi, Welcome};
+use tern_sync::{Device, Held, Hints, Kept, News, Placed, Pushed, Refusal, Route, Routes as _, SyncApi, Welcome};
 use tokio::sync::Notify;
 
 pub(crate) const EPOCH: u64 = 9;
@@ -269,9 +269,9 @@ impl SyncApi for Service {
         })
     }
 
-    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Held>, Refusal> {
         self.arrive("keep", routes.iter().map(|kept| u64::from(kept.route.is_wait)).collect()).await?;
-        Ok(self.routes.keep(&routes).await.unwrap().into_iter().map(|(standing, _)| standing).collect())
+        Ok(self.routes.keep(&routes).await.unwrap().into_iter().map(|(held, _)| held).collect())
     }
 
     async fn leave_routes(&self, routes: Vec<(Device, Route)>) {

@@ -6,33 +6,40 @@ use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
 
 use super::Redis;
-use crate::routes::{distinct, name_of};
-use crate::{Away, Device, GatewayId, Kept, Route, Routes, Standing};
+use crate::routes::{Came, UNDATED, distinct, name_of};
+use crate::{Away, Device, GatewayId, Held, Kept, Route, Routes, Standing};
 
-/// A route is written as the run of the gateway, the link, since when it is the device's, and when it ends, in milliseconds of Redis's own clock. Whatever has ended goes away, and so does what
-/// ends later than anything can: the clock was set back. Answers what has become of the route, and the link whose place it took.
-pub(super) const KEEP: &str = "
+/// A route is written as the run of the gateway, the link, when that came, and when the route ends, in microseconds of Redis's own clock. Whatever has ended goes away, and so does what
+/// ends later than anything can: the clock was set back. Answers what has become of the route, the link whose place it took, and when its link came: of what was said and what its age says the
+/// earlier, since an age is too low by what the word of it took.
+const KEEP: &str = "
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local since = now - ARGV[3]
+local now = time[1] * 1000000 + time[2]
+local kept = ARGV[4] * 1000
+local came = now - ARGV[3]
+if string.sub(ARGV[1], 1, 1) ~= '?' then
+  local told = tonumber(ARGV[5])
+  if math.abs(came - told) > tonumber(ARGV[6]) then return {3, false, came} end
+  came = math.min(came, told)
+end
 local standing, former = 1, false
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local route, from, ends = string.match(all[at + 1], '^(%S+ %S+) (%d+) (%d+)$')
   ends = tonumber(ends)
-  if not route or ends <= now or ends > now + ARGV[4] then
+  if not route or ends <= now or ends > now + kept then
     redis.call('HDEL', KEYS[1], all[at])
   elseif all[at] == ARGV[1] then
     if route == ARGV[2] then standing = 0
-    elseif tonumber(from) > since then standing = 2
+    elseif tonumber(from) > came then standing = 2
     else former = route end
   end
 end
 if standing < 2 then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. string.format(' %.0f %.0f', since, now + ARGV[4]))
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. string.format(' %.0f %.0f', came, now + kept))
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
-return {standing, former}
+return {standing, former, came}
 ";
 
 pub(super) const LEAVE: &str = "
@@ -40,24 +47,38 @@ local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known and string.match(known, '^%S+ %S+') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
 ";
 
+/// The script that keeps a route.
+pub(super) fn keep() -> String {
+    if planted::active(Fault::OlderLinkStays) {
+        return KEEP.replace("tonumber(from) > came", "tonumber(from) < came");
+    }
+    if planted::active(Fault::LinksDatedLate) {
+        return KEEP.replace("~= '?'", "== ''");
+    }
+    KEEP.into()
+}
+
 #[async_trait]
 impl Routes for Redis {
-    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
-        let call = |Kept { device, route, age }: &Kept| {
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Held, Option<Route>)>, Away> {
+        let call = |Kept { device, route, age, came }: &Kept| {
             let mut call = self.scripts.keep.prepare_invoke();
             call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
-            call.arg(age.as_millis() as u64).arg(self.kept.as_millis() as u64);
+            call.arg(age.as_micros() as u64).arg(self.kept.as_millis() as u64);
+            call.arg(came.map_or(0, Came::micros)).arg(UNDATED.as_micros() as u64);
             call
         };
-        let answers: Vec<(u8, Option<String>)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
-        let told = |((standing, former), kept): ((u8, Option<String>), &Kept)| {
+        let answers: Vec<(u8, Option<String>, u64)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
+        let told = |((standing, former, came), kept): ((u8, Option<String>, u64), &Kept)| {
             let standing = match standing {
                 0 => Standing::Stands,
                 1 => Standing::New,
-                _ => Standing::Displaced,
+                2 => Standing::Displaced,
+                _ => Standing::Undated,
             };
             let former = former.and_then(|text| read(&text));
-            (standing, former.map(|(gateway, link)| Route { gateway, link, ..kept.route }))
+            let held = Held { standing, came: Came::of(came) };
+            (held, former.map(|(gateway, link)| Route { gateway, link, ..kept.route }))
         };
         Ok(answers.into_iter().zip(routes).map(told).collect())
     }

@@ -24,7 +24,7 @@ use tern_storage::Device;
 
 use crate::media::is_about_media;
 use crate::send::refusal;
-use crate::{Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
+use crate::{Came, Held, Kept, Pushed, Refusal, Route, Standing, SyncApi, Welcome};
 
 /// The longest wait for an answer, over all attempts. What the sync service waits for itself takes a little less.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -125,15 +125,21 @@ fn home(device: &Device) -> usize {
     hasher.finish() as usize % HOMES
 }
 
-pub(super) fn routed(device: &Device, route: Route, age: Duration) -> rpc::Routed {
+pub(super) fn routed(device: &Device, route: Route) -> rpc::Routed {
     let route = rpc::Route { gateway: route.gateway.number(), link: route.link, is_wait: route.is_wait };
-    rpc::Routed { device: Some(named(device)), route: Some(route), age_ms: age.as_millis() as u64 }
+    rpc::Routed { device: Some(named(device)), route: Some(route), ..rpc::Routed::default() }
+}
+
+fn dated(Kept { device, route, age, came }: &Kept) -> rpc::Routed {
+    let (age_us, came_us) = (age.as_micros() as u64, came.map_or(0, Came::micros));
+    rpc::Routed { age_us, came_us, ..routed(device, *route) }
 }
 
 fn standing(told: i32) -> Standing {
     match rpc::Standing::try_from(told) {
         Ok(rpc::Standing::Displaced) => Standing::Displaced,
         Ok(rpc::Standing::New) => Standing::New,
+        Ok(rpc::Standing::Undated) => Standing::Undated,
         _ => Standing::Stands,
     }
 }
@@ -289,19 +295,20 @@ impl SyncApi for Client {
         })
     }
 
-    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Standing>, Refusal> {
+    async fn keep_routes(&self, routes: Vec<Kept>) -> Result<Vec<Held>, Refusal> {
         let count = routes.len();
-        let routed = routes.iter().map(|Kept { device, route, age }| routed(device, *route, *age)).collect();
-        let answer = self.ask(&self.routes, None, Ask::KeepRoutes(rpc::Routes { routes: routed })).await?;
-        let kept = wanted!(answer, KeepRoutes)?.standings;
-        if kept.len() != count {
+        let dated = routes.iter().map(dated).collect();
+        let answer = self.ask(&self.routes, None, Ask::KeepRoutes(rpc::Routes { routes: dated })).await?;
+        let rpc::Kept { standings, came_us } = wanted!(answer, KeepRoutes)?;
+        if standings.len() != count || came_us.len() != count {
             return Err(odd());
         }
-        Ok(kept.into_iter().map(standing).collect())
+        let held = |(told, came)| Held { standing: standing(told), came: Came::of(came) };
+        Ok(standings.into_iter().zip(came_us).map(held).collect())
     }
 
     async fn leave_routes(&self, routes: Vec<(Device, Route)>) {
-        let routed = routes.iter().map(|(device, route)| routed(device, *route, Duration::ZERO)).collect();
+        let routed = routes.iter().map(|(device, route)| routed(device, *route)).collect();
         if let Err(refused) = self.ask(&self.routes, None, Ask::LeaveRoutes(rpc::Routes { routes: routed })).await {
             tracing::debug!(%refused, "routes end by themselves");
         }

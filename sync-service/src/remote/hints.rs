@@ -278,7 +278,7 @@ impl Waiting {
             put(to);
         };
         for (device, route) in &self.displaced {
-            add(route.gateway, ROUTED, &|told| told.hints.displaced.push(routed(device, *route, Duration::ZERO)));
+            add(route.gateway, ROUTED, &|told| told.hints.displaced.push(routed(device, *route)));
         }
         for Encoded { users, bytes, span } in &self.news {
             let to: BTreeSet<GatewayId> = users.iter().flat_map(&gateways).copied().collect();

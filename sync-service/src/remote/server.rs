@@ -15,7 +15,7 @@ use tern_rpc::{MESSAGE_BYTES, traces_of};
 use tern_storage::Device;
 use tracing::Instrument as _;
 
-use crate::{GatewayId, Kept, Pushed, Refusal, Route, Standing, SyncApi};
+use crate::{Came, GatewayId, Held, Kept, Pushed, Refusal, Route, Standing, SyncApi};
 
 /// The service in front of what decides.
 struct Server(Arc<dyn SyncApi>);
@@ -70,9 +70,8 @@ async fn answer(sync: &dyn SyncApi, ask: rpc::Ask) -> Result<rpc::Answer, Status
         }
         (Ask::KeepRoutes(of), _) => {
             let routes = of.routes.into_iter().map(kept).collect::<Result<_, _>>()?;
-            let standings = sync.keep_routes(routes).await;
-            let told = |standing| i32::from(told(standing));
-            standings.map(|all| Answer::KeepRoutes(rpc::Kept { standings: all.into_iter().map(told).collect() }))
+            let kept = sync.keep_routes(routes).await;
+            kept.map(|all| Answer::KeepRoutes(told(&all)))
         }
         (Ask::LeaveRoutes(of), _) => {
             let routes = of.routes.into_iter().map(routed).collect::<Result<_, _>>()?;
@@ -135,15 +134,20 @@ pub(super) fn routed(of: rpc::Routed) -> Result<(Device, Route), Status> {
 }
 
 fn kept(of: rpc::Routed) -> Result<Kept, Status> {
-    let age = Duration::from_millis(of.age_ms);
+    let (age, came) = (Duration::from_micros(of.age_us), Came::of(of.came_us));
     let (device, route) = routed(of)?;
-    Ok(Kept { device, route, age })
+    Ok(Kept { device, route, age, came })
 }
 
-fn told(standing: Standing) -> rpc::Standing {
-    match standing {
+fn told(all: &[Held]) -> rpc::Kept {
+    let standing = |held: &Held| match held.standing {
         Standing::Stands => rpc::Standing::Stands,
         Standing::New => rpc::Standing::New,
         Standing::Displaced => rpc::Standing::Displaced,
+        Standing::Undated => rpc::Standing::Undated,
+    };
+    rpc::Kept {
+        standings: all.iter().map(|held| standing(held).into()).collect(),
+        came_us: all.iter().map(|held| held.came.map_or(0, Came::micros)).collect(),
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tern_proto::UserId;
 use tokio::time::Instant;
 
-use super::{Away, GatewayId, Kept, Route, Routes, Standing, distinct, kept, name_of};
+use super::{Away, Came, GatewayId, Held, Kept, Route, Routes, Standing, UNDATED, distinct, kept, name_of};
 use crate::Device;
 
 /// By user, and then by name.
@@ -17,21 +17,26 @@ type Users = HashMap<UserId, HashMap<String, Known>>;
 #[derive(Clone, Copy)]
 struct Known {
     route: Route,
-    /// When its link became the device's.
-    since: Instant,
+    /// When its link came, in microseconds of the clock.
+    came: u64,
     ends: Instant,
 }
+
+/// What the clock shows at first: who came before it was started is dated too.
+const START: Duration = Duration::from_secs(365 * 86_400);
 
 /// Routes of one process.
 pub struct Memory {
     kept: Duration,
+    /// When its clock showed [`START`].
+    start: Instant,
     users: Mutex<Users>,
 }
 
 impl Memory {
     /// No routes yet; each is gone within the lifetime.
     pub fn new(lifetime: Duration) -> Memory {
-        Memory { kept: kept(lifetime), users: Mutex::default() }
+        Memory { kept: kept(lifetime), start: Instant::now(), users: Mutex::default() }
     }
 
     /// Every change is whole, so a panic elsewhere leaves nothing to repair.
@@ -39,25 +44,35 @@ impl Memory {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep_one(&self, Kept { device, route, age }: &Kept) -> (Standing, Option<Route>) {
+    fn keep_one(&self, Kept { device, route, age, came: told }: &Kept) -> (Held, Option<Route>) {
         let (now, mut users) = (Instant::now(), self.users());
         let routes = users.entry(device.user.clone()).or_default();
         routes.retain(|_, known| known.ends > now);
-        let since = now.checked_sub(*age).unwrap_or(now);
+        let seems = (START + (now - self.start)).saturating_sub(*age).as_micros() as u64;
+        let told = told.map_or(0, Came::micros);
+        if !route.is_wait && told.abs_diff(seems) > UNDATED.as_micros() as u64 {
+            return (Held { standing: Standing::Undated, came: Came::of(seems) }, None);
+        }
+        let came = if route.is_wait { seems } else { told.min(seems) };
         let before = routes.get(&name_of(device, *route)).copied();
         let other = before.filter(|before| before.route != *route);
-        if other.is_some_and(|other| other.since > since) {
-            return (Standing::Displaced, None);
+        let standing = match (before, other) {
+            (_, Some(other)) if other.came > came => Standing::Displaced,
+            (Some(_), None) => Standing::Stands,
+            _ => Standing::New,
+        };
+        let held = Held { standing, came: Came::of(came) };
+        if standing == Standing::Displaced {
+            return (held, None);
         }
-        routes.insert(name_of(device, *route), Known { route: *route, since, ends: now + self.kept });
-        let standing = if before.is_some() && other.is_none() { Standing::Stands } else { Standing::New };
-        (standing, other.map(|other| other.route))
+        routes.insert(name_of(device, *route), Known { route: *route, came, ends: now + self.kept });
+        (held, other.map(|other| other.route))
     }
 }
 
 #[async_trait]
 impl Routes for Memory {
-    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Standing, Option<Route>)>, Away> {
+    async fn keep(&self, routes: &[Kept]) -> Result<Vec<(Held, Option<Route>)>, Away> {
         Ok(routes.iter().map(|kept| self.keep_one(kept)).collect())
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tern_sync::in_redis::{Redis, Target};
 use tern_sync::routes::Memory;
-use tern_sync::{Device, GatewayId, Kept, Route, Routes, Standing};
+use tern_sync::{Away, Came, Device, GatewayId, Held, Kept, Route, Routes, Standing};
 
 use crate::recent;
 use crate::servers::{self, user};
@@ -24,21 +24,43 @@ pub(crate) fn link(gateway: u64, link: u64) -> Route {
 
 /// A link that is as young as can be.
 pub(crate) fn young(device: &Device, route: Route) -> Kept {
-    Kept { device: device.clone(), route, age: Duration::ZERO }
+    Kept { device: device.clone(), route, age: Duration::ZERO, came: None }
 }
 
 fn aged(device: &Device, route: Route, age: Duration) -> Kept {
     Kept { age, ..young(device, route) }
 }
 
-/// Keeps one route.
+/// Keeps one route, which is dated if need be.
 pub(crate) async fn keep(routes: &dyn Routes, kept: Kept) -> (Standing, Option<Route>) {
-    routes.keep(&[kept]).await.unwrap()[0]
+    match routes.keep(std::slice::from_ref(&kept)).await.unwrap()[0] {
+        (Held { standing: Standing::Undated, came }, None) => keep_dated(routes, Kept { came, ..kept }).await,
+        (Held { standing, .. }, former) => (standing, former),
+    }
+}
+
+/// Keeps them all, which are dated first.
+pub(crate) async fn keep_all(routes: &dyn Routes, all: &[Kept]) -> Result<(), Away> {
+    let held = routes.keep(all).await?;
+    let dated = |(kept, (held, _)): (&Kept, &(Held, _))| Kept { came: held.came, ..kept.clone() };
+    let dated: Vec<Kept> = all.iter().zip(&held).map(dated).collect();
+    routes.keep(&dated).await.map(drop)
+}
+
+/// When its link came.
+async fn date(routes: &dyn Routes, kept: &Kept) -> Option<Came> {
+    routes.keep(std::slice::from_ref(kept)).await.unwrap()[0].0.came
+}
+
+async fn keep_dated(routes: &dyn Routes, kept: Kept) -> (Standing, Option<Route>) {
+    let (Held { standing, .. }, former) = routes.keep(&[kept]).await.unwrap()[0];
+    (standing, former)
 }
 
 const NEW: (Standing, Option<Route>) = (Standing::New, None);
 const STANDS: (Standing, Option<Route>) = (Standing::Stands, None);
 const DISPLACED: (Standing, Option<Route>) = (Standing::Displaced, None);
+const UNDATED: (Standing, Option<Route>) = (Standing::Undated, None);
 
 async fn gateways(routes: &dyn Routes, of: &str) -> Vec<u64> {
     let found = routes.gateways(&[user(of)]).await.unwrap();
@@ -48,6 +70,8 @@ async fn gateways(routes: &dyn Routes, of: &str) -> Vec<u64> {
 async fn holds(routes: &dyn Routes) {
     leads_to_every_gateway(routes).await;
     displaced_session(routes).await;
+    a_word_of_an_old_link_that_was_held_up_displaces_nobody(routes).await;
+    is_dated_by_the_clock_as_it_is(routes).await;
     waits_stand_side_by_side(routes).await;
     ends_by_itself(routes).await;
 }
@@ -55,8 +79,11 @@ async fn holds(routes: &dyn Routes) {
 async fn leads_to_every_gateway(routes: &dyn Routes) {
     let (phone, laptop, other) = (device("alice/phone"), device("alice/laptop"), device("bob/phone"));
     let all = [young(&phone, link(0xa, 1)), young(&laptop, link(0xb, 1)), young(&other, link(0xb, 2))];
-    assert_eq!(routes.keep(&all).await, Ok(vec![NEW, NEW, NEW]));
-    assert_eq!(routes.keep(&all).await, Ok(vec![STANDS, STANDS, STANDS]));
+    for expected in [NEW, STANDS] {
+        for kept in &all {
+            assert_eq!(keep(routes, kept.clone()).await, expected);
+        }
+    }
     let found = routes.gateways(&[user("alice"), user("nobody"), user("bob")]).await.unwrap();
     let number = |all: Vec<GatewayId>| all.into_iter().map(GatewayId::number).collect();
     let numbers: Vec<Vec<u64>> = found.into_iter().map(number).collect();
@@ -88,6 +115,40 @@ async fn displaced_session(routes: &dyn Routes) {
     assert_eq!(keep(routes, aged(&phone, old, second * 9)).await, NEW);
     assert_eq!(keep(routes, aged(&phone, third, second * 4)).await, (Standing::New, Some(old)));
     routes.leave(&[(phone, third)]).await.unwrap();
+}
+
+/// displaced-session: what is said of a link before its hello is answered dates it, however late anything else that was said of it comes.
+async fn a_word_of_an_old_link_that_was_held_up_displaces_nobody(routes: &dyn Routes) {
+    let phone = device("grace/phone");
+    let (old, new) = (young(&phone, link(0xa, 1)), young(&phone, link(0xb, 1)));
+    let came = date(routes, &Kept { route: Route { is_wait: true, ..old.route }, ..old.clone() }).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(keep(routes, new.clone()).await, NEW);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // It was said when the link had just come.
+    assert_eq!(keep_dated(routes, Kept { came, ..old.clone() }).await, DISPLACED);
+    assert_eq!(keep(routes, Kept { age: Duration::from_millis(20), ..new.clone() }).await, STANDS);
+    let wait = Route { is_wait: true, ..old.route };
+    routes.leave(&[(phone.clone(), new.route), (phone, wait)]).await.unwrap();
+}
+
+/// A date that is not by the clock as it is now says nothing, and is told anew; of two dates that fit the earlier one is right.
+async fn is_dated_by_the_clock_as_it_is(routes: &dyn Routes) {
+    let (phone, route, second) = (device("heidi/phone"), link(0xa, 1), Duration::from_secs(1));
+    let of_age = |age, came| Kept { came, ..aged(&phone, route, age) };
+    assert_eq!(keep_dated(routes, of_age(second, None)).await, UNDATED);
+    let came = date(routes, &of_age(second, None)).await.unwrap();
+    for off in [-3_600_000_000, -2_000_000, 2_000_000, 3_600_000_000] {
+        let odd = Came::of(came.micros().wrapping_add_signed(off));
+        assert_eq!(keep_dated(routes, of_age(second, odd)).await, UNDATED, "{off}");
+    }
+    assert!(gateways(routes, "heidi").await.is_empty());
+    let later = Came::of(came.micros() + 500_000);
+    let (held, _) = routes.keep(&[of_age(second * 6 / 5, later)]).await.unwrap()[0];
+    assert!(held.standing == Standing::New && held.came.unwrap() < came, "{held:?} and not before {came:?}");
+    let (held, _) = routes.keep(&[of_age(second / 2, Some(came))]).await.unwrap()[0];
+    assert_eq!(held, Held { standing: Standing::Stands, came: Some(came) });
+    routes.leave(&[(phone.clone(), route)]).await.unwrap();
 }
 
 async fn waits_stand_side_by_side(routes: &dyn Routes) {

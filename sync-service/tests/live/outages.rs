@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tern_sync::in_redis::{Redis, Target};
 use tern_sync::{Routes, Standing};
 
-use crate::contract::{LIFETIME, device, keep, link, young};
+use crate::contract::{LIFETIME, device, keep, keep_all, link, young};
 use crate::servers::{self, PATIENCE, until_there, user};
 
 async fn routes_in(url: &str) -> Redis {
@@ -69,7 +69,7 @@ async fn a_master_of_the_cluster_dies() {
     let began = Instant::now();
     // Users of every part of the cluster.
     let links: Vec<_> = (0..32).map(|n| young(&device(&format!("user{n}/phone")), link(0xa, n))).collect();
-    while let Err(away) = routes.keep(&links).await {
+    while let Err(away) = keep_all(&routes, &links).await {
         assert!(began.elapsed() < PATIENCE, "the cluster does not get well: {away}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -87,7 +87,7 @@ async fn sentinels_promote_the_replica() {
     keep(&routes, young(&phone, route)).await;
     servers.master.kill();
     let began = Instant::now();
-    while routes.keep(&[young(&phone, route)]).await.is_err() {
+    while keep_all(&routes, &[young(&phone, route)]).await.is_err() {
         assert!(began.elapsed() < PATIENCE, "nobody is promoted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

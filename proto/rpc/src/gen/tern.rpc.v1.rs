@@ -1053,7 +1053,10 @@ pub struct Routed {
     pub route: ::core::option::Option<Route>,
     /// For how long the link has been the device's.
     #[prost(uint64, tag = "3")]
-    pub age_ms: u64,
+    pub age_us: u64,
+    /// When it came, as the answer before this one said; 0 if none did.
+    #[prost(uint64, tag = "4")]
+    pub came_us: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Routes {
@@ -1065,6 +1068,9 @@ pub struct Kept {
     /// What has become of each route, in their order.
     #[prost(enumeration = "Standing", repeated, tag = "1")]
     pub standings: ::prost::alloc::vec::Vec<i32>,
+    /// When the link of each came, by the clock of the keeper of routes.
+    #[prost(uint64, repeated, tag = "2")]
+    pub came_us: ::prost::alloc::vec::Vec<u64>,
 }
 /// A request that failed as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1112,6 +1118,8 @@ pub enum Standing {
     New = 2,
     /// A younger link of the device has its place.
     Displaced = 3,
+    /// It is not kept: when its link came was not said, or not by the clock as it is now.
+    Undated = 4,
 }
 impl Standing {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1124,6 +1132,7 @@ impl Standing {
             Self::Stands => "STANDING_STANDS",
             Self::New => "STANDING_NEW",
             Self::Displaced => "STANDING_DISPLACED",
+            Self::Undated => "STANDING_UNDATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1133,6 +1142,7 @@ impl Standing {
             "STANDING_STANDS" => Some(Self::Stands),
             "STANDING_NEW" => Some(Self::New),
             "STANDING_DISPLACED" => Some(Self::Displaced),
+            "STANDING_UNDATED" => Some(Self::Undated),
             _ => None,
         }
     }
