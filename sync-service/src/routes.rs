@@ -71,8 +71,9 @@ pub struct Kept {
 
 /// When a link came, in microseconds of the clock of those who keep the routes: of two long links of a device the one that came last has the place.
 ///
-/// An age alone would not do: it grows while the word of it is under way, and a word that was held up would make an old link younger than one that has come meanwhile. The first answer, which a link has
-/// before its hello is judged, dates the link for good: no hello that follows on the reply can be dated before it.
+/// An age alone would not do: it grows while the word of it is under way, and a word that was held up would make an old link younger than one that has come meanwhile. So a link is dated by an answer
+/// before its hello is judged, and nothing that follows on the reply can be dated before that. Of this date and what an age says the earlier one counts: a word that is late says a later one, and if the
+/// clock was set back the date is too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Came(NonZeroU64);
 
@@ -106,7 +107,7 @@ pub enum Standing {
     New,
     /// A younger link of the device has its place.
     Displaced,
-    /// It is not kept: when its long link came was not said, or not by the clock as it is now, which may have been set, or the word was under way for long. To be asked again with what was answered.
+    /// It is not kept: when its long link came was not said. To be asked again with what was answered.
     Undated,
 }
 
@@ -131,9 +132,6 @@ pub trait Routes: Send + Sync + 'static {
     /// [`Away`].
     async fn gateways(&self, users: &[UserId]) -> Result<Vec<Vec<GatewayId>>, Away>;
 }
-
-/// So much may lie between when a link seems to have come by its age and when it was said to have come. More is a clock that was set, or a word that was under way for too long.
-pub(crate) const UNDATED: Duration = Duration::from_secs(1);
 
 /// How long a route is kept at a time, so that it is gone within its lifetime even where another device's renewal has to remove it.
 pub(crate) fn kept(lifetime: Duration) -> Duration {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tern_proto::UserId;
 use tern_runtime::shutdown::Stop;
-use tern_sync::{Device, GatewayId, Kept, Route, Standing, SyncApi};
+use tern_sync::{Device, GatewayId, Held, Kept, Route, Standing, SyncApi};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -69,11 +69,7 @@ impl Registry {
     /// Tells who has come and who has left, in this order: a wait that has led hints to a hello leaves when its session has come.
     async fn tell(&self, routed: &Routed, sync: &dyn SyncApi) {
         let Changes { came, left } = std::mem::take(&mut *routed.changes());
-        let here = came.iter().filter_map(|(device, session)| {
-            let shard = self.shard(&device.user);
-            let is_it = |listener: &&Listener| listener.kind == Kind::Session && listener.id == *session;
-            self.due(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
-        });
+        let here = came.iter().filter_map(|(device, session)| self.due_of(device, *session));
         self.keep(here.collect(), sync).await;
         for left in left.chunks(AT_A_TIME) {
             sync.leave_routes(left.to_vec()).await;
@@ -85,6 +81,13 @@ impl Registry {
             here.iter().filter_map(|listener| self.due(user, listener)).collect::<Vec<_>>()
         };
         lock(shard).iter().flat_map(of_user).collect()
+    }
+
+    /// What is to be said of a session that may be here.
+    fn due_of(&self, device: &Device, session: u64) -> Option<Due> {
+        let shard = self.shard(&device.user);
+        let is_it = |listener: &&Listener| listener.kind == Kind::Session && listener.id == session;
+        self.due(&device.user, shard.get(&device.user)?.iter().find(is_it)?)
     }
 
     /// What is to be said of a listener. Nothing of a wait to which nobody has had hints led, nor of a session that has not taken its place.
@@ -107,33 +110,39 @@ impl Registry {
         while all.peek().is_some() {
             let some = all.by_ref().take(AT_A_TIME).collect();
             let undated = self.keep_some(some, sync).await;
-            if !undated.is_empty() {
-                // What is undated again is kept with the next renewal.
-                self.keep_some(undated, sync).await;
+            if undated.is_empty() {
+                continue;
             }
+            // They have a date now, and some of them may be gone.
+            let again = undated.iter().filter_map(|Kept { device, route, .. }| self.due_of(device, route.link));
+            self.keep_some(again.collect(), sync).await;
         }
     }
 
-    /// Those that were not kept for want of a date; they have one now.
-    async fn keep_some(&self, mut some: Vec<Due>, sync: &dyn SyncApi) -> Vec<Due> {
+    /// Those that were not kept for want of a date: sessions that came while nobody answered.
+    async fn keep_some(&self, mut some: Vec<Due>, sync: &dyn SyncApi) -> Vec<Kept> {
         some.iter_mut().for_each(|due| due.kept.age = due.since.elapsed());
-        let held = sync.keep_routes(some.iter().map(|due| due.kept.clone()).collect()).await.unwrap_or_default();
+        let answers = sync.keep_routes(some.iter().map(|due| due.kept.clone()).collect()).await.unwrap_or_default();
         let mut undated = Vec::new();
-        for (at, mut due) in some.into_iter().enumerate() {
-            let (held, before) = (held.get(at), due.before);
-            let standing = held.map(|held| held.standing).filter(|standing| *standing != Standing::Undated);
+        for (at, Due { mut kept, before, signal, .. }) in some.into_iter().enumerate() {
+            let Some(Held { standing, came }) = answers.get(at).copied() else {
+                self.led(&kept, Leading::Perhaps);
+                continue;
+            };
+            kept.came = came;
             match standing {
-                Some(Standing::Displaced) => due.signal.set(DISPLACED),
+                Standing::Undated => {
+                    self.led(&kept, Leading::Perhaps);
+                    undated.push(kept);
+                    continue;
+                }
+                Standing::Displaced => signal.set(DISPLACED),
                 // It was lost, or may have been while nobody answered: hints may have been missed.
-                Some(Standing::New) if before != Leading::No => due.signal.set(HINT),
-                Some(_) if before == Leading::Perhaps => due.signal.set(HINT),
-                Some(_) | None => {}
+                Standing::New if before != Leading::No => signal.set(HINT),
+                _ if before == Leading::Perhaps => signal.set(HINT),
+                Standing::New | Standing::Stands => {}
             }
-            due.kept.came = held.and_then(|held| held.came).or(due.kept.came);
-            self.led(&due.kept, if standing.is_some() { Leading::Yes } else { Leading::Perhaps });
-            if held.is_some() && standing.is_none() {
-                undated.push(due);
-            }
+            self.led(&kept, Leading::Yes);
         }
         undated
     }

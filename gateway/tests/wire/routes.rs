@@ -40,6 +40,11 @@ fn waits(bench: &Bench, calls: &str) -> usize {
     bench.service.calls(calls).into_iter().flat_map(|call| call.ids).filter(|is_wait| *is_wait == 1).count()
 }
 
+/// How many routes of sessions were in the calls to keep some.
+fn sessions(bench: &Bench) -> usize {
+    bench.service.calls("keep").into_iter().flat_map(|call| call.ids).filter(|is_wait| *is_wait == 0).count()
+}
+
 /// A link of the device that has just come elsewhere.
 async fn keep(routes: &Memory, route: Route) -> (Held, Option<Route>) {
     let undated = Kept { device: bob("d1"), route, age: Duration::ZERO, came: None };
@@ -186,10 +191,32 @@ async fn a_word_of_an_old_link_that_was_held_up_displaces_nobody() {
     bench.service.hold("keep");
     bench.service.release("hello");
     let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
-    bench.service.reached("keep", 2).await;
+    while sessions(&bench) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
     keep(&routes, elsewhere).await;
     bench.service.release("keep");
     is_displaced(&mut peer).await;
     lead_to(&routes, &[OTHER]).await;
+}
+
+/// A hello that came while nobody could date it: its link is dated when somebody can, and has a route then.
+#[tokio::test]
+async fn a_link_that_came_undated_is_dated_later() {
+    let routes = routes();
+    let bench = Bench::routed(GATEWAY, routes.clone());
+    bench.service.hold("hello");
+    bench.service.go_away(true);
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("hello", 1).await;
+    lead_to(&routes, &[]).await;
+    bench.service.go_away(false);
+    bench.service.release("hello");
+    let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
+    // Something may have been missed.
+    peer.expect(Command::Notify.number(), 0).await;
+    come_elsewhere(&routes).await;
+    is_displaced(&mut peer).await;
 }

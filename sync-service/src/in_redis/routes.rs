@@ -6,21 +6,18 @@ use tern_proto::UserId;
 use tern_runtime::planted::{self, Fault};
 
 use super::Redis;
-use crate::routes::{Came, UNDATED, distinct, name_of};
+use crate::routes::{Came, distinct, name_of};
 use crate::{Away, Device, GatewayId, Held, Kept, Route, Routes, Standing};
 
 /// A route is written as the run of the gateway, the link, when that came, and when the route ends, in microseconds of Redis's own clock. Whatever has ended goes away, and so does what
-/// ends later than anything can: the clock was set back. Answers what has become of the route, the link whose place it took, and when its link came: of what was said and what its age says the
-/// earlier, since an age is too low by what the word of it took.
+/// ends later than anything can: the clock was set back. Answers what has become of the route, the link whose place it took, and when its link came.
 const KEEP: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local kept = ARGV[4] * 1000
-local came = now - ARGV[3]
-if string.sub(ARGV[1], 1, 1) ~= '?' then
-  local told = tonumber(ARGV[5])
-  if math.abs(came - told) > tonumber(ARGV[6]) then return {3, false, came} end
-  came = math.min(came, told)
+local came, told = math.max(1, now - ARGV[3]), tonumber(ARGV[5])
+if told > 0 then came = math.min(came, told)
+elseif string.sub(ARGV[1], 1, 1) ~= '?' then return {3, false, came}
 end
 local standing, former = 1, false
 local all = redis.call('HGETALL', KEYS[1])
@@ -47,13 +44,17 @@ local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known and string.match(known, '^%S+ %S+') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
 ";
 
+/// What can be broken by name in it.
+const THE_YOUNGER_STAYS: &str = "tonumber(from) > came";
+const DATE: &str = "tonumber(ARGV[5])";
+
 /// The script that keeps a route.
 pub(super) fn keep() -> String {
     if planted::active(Fault::OlderLinkStays) {
-        return KEEP.replace("tonumber(from) > came", "tonumber(from) < came");
+        return KEEP.replace(THE_YOUNGER_STAYS, "tonumber(from) < came");
     }
     if planted::active(Fault::LinksDatedLate) {
-        return KEEP.replace("~= '?'", "== ''");
+        return KEEP.replace(DATE, "math.huge");
     }
     KEEP.into()
 }
@@ -65,7 +66,7 @@ impl Routes for Redis {
             let mut call = self.scripts.keep.prepare_invoke();
             call.key(key(&device.user)).arg(name_of(device, *route)).arg(written(*route));
             call.arg(age.as_micros() as u64).arg(self.kept.as_millis() as u64);
-            call.arg(came.map_or(0, Came::micros)).arg(UNDATED.as_micros() as u64);
+            call.arg(came.map_or(0, Came::micros));
             call
         };
         let answers: Vec<(u8, Option<String>, u64)> = self.each(&routes.iter().map(call).collect::<Vec<_>>()).await?;
@@ -121,6 +122,11 @@ fn read(text: &str) -> Option<(GatewayId, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_broken_in_the_script_is_there() {
+        assert_eq!([THE_YOUNGER_STAYS, DATE].map(|part| KEEP.matches(part).count()), [1, 1]);
+    }
 
     #[test]
     fn a_route_is_read_as_it_was_written() {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tern_proto::UserId;
 use tokio::time::Instant;
 
-use super::{Away, Came, GatewayId, Held, Kept, Route, Routes, Standing, UNDATED, distinct, kept, name_of};
+use super::{Away, Came, GatewayId, Held, Kept, Route, Routes, Standing, distinct, kept, name_of};
 use crate::Device;
 
 /// By user, and then by name.
@@ -45,15 +45,15 @@ impl Memory {
     }
 
     fn keep_one(&self, Kept { device, route, age, came: told }: &Kept) -> (Held, Option<Route>) {
-        let (now, mut users) = (Instant::now(), self.users());
+        let mut users = self.users();
+        let now = Instant::now();
         let routes = users.entry(device.user.clone()).or_default();
         routes.retain(|_, known| known.ends > now);
         let seems = (START + (now - self.start)).saturating_sub(*age).as_micros() as u64;
-        let told = told.map_or(0, Came::micros);
-        if !route.is_wait && told.abs_diff(seems) > UNDATED.as_micros() as u64 {
+        if !route.is_wait && told.is_none() {
             return (Held { standing: Standing::Undated, came: Came::of(seems) }, None);
         }
-        let came = if route.is_wait { seems } else { told.min(seems) };
+        let came = told.map_or(seems, |told| told.micros().min(seems));
         let before = routes.get(&name_of(device, *route)).copied();
         let other = before.filter(|before| before.route != *route);
         let standing = match (before, other) {

@@ -1052,10 +1052,10 @@ pub struct Routed {
     #[prost(message, optional, tag = "2")]
     pub route: ::core::option::Option<Route>,
     /// For how long the link has been the device's.
-    #[prost(uint64, tag = "3")]
+    #[prost(uint64, tag = "4")]
     pub age_us: u64,
     /// When it came, as the answer before this one said; 0 if none did.
-    #[prost(uint64, tag = "4")]
+    #[prost(uint64, tag = "5")]
     pub came_us: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1118,7 +1118,7 @@ pub enum Standing {
     New = 2,
     /// A younger link of the device has its place.
     Displaced = 3,
-    /// It is not kept: when its link came was not said, or not by the clock as it is now.
+    /// It is not kept: when its link came was not said.
     Undated = 4,
 }
 impl Standing {
