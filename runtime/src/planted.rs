@@ -72,7 +72,7 @@ pub enum Fault {
     HintTakenForDelivery,
     /// In a cluster: of two links of a device the older has the place.
     OlderLinkStays,
-    /// In a cluster: a link is as old as the word of it says that comes, which may have been under way for long.
+    /// In a cluster: each word of a link dates it anew, and as late as if the word had been under way for up to two seconds.
     LinksDatedLate,
     /// In a cluster: a head in Redis, or that there is none, is taken for the real one.
     RedisHeadTrusted,

@@ -394,9 +394,6 @@ impl SyncApi for SyncService {
         let Some(all) = &self.routes else {
             return Ok(vec![Held { standing: Standing::Stands, came: None }; routes.len()]);
         };
-        if planted::active(Fault::LinksDatedLate) {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(..400))).await;
-        }
         let kept = all.keep(&routes).await.map_err(|away| {
             tracing::debug!(%away, "routes are not kept");
             Refusal::new(Code::Unavailable, "the routes are away")
