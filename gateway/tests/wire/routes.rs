@@ -35,14 +35,27 @@ async fn lead_to(routes: &Memory, wanted: &[u64]) {
     }
 }
 
+/// A link of bob's whose hello is held.
+async fn before_its_hello_is_judged(bench: &Bench) -> Peer {
+    bench.service.hold("hello");
+    let mut peer = bench.connect().await;
+    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
+    bench.service.reached("hello", 1).await;
+    peer
+}
+
 /// How many routes of waits were in these calls.
 fn waits(bench: &Bench, calls: &str) -> usize {
-    bench.service.calls(calls).into_iter().flat_map(|call| call.ids).filter(|is_wait| *is_wait == 1).count()
+    told(bench, calls, 1)
 }
 
 /// How many routes of sessions were in the calls to keep some.
 fn sessions(bench: &Bench) -> usize {
-    bench.service.calls("keep").into_iter().flat_map(|call| call.ids).filter(|is_wait| *is_wait == 0).count()
+    told(bench, "keep", 0)
+}
+
+fn told(bench: &Bench, calls: &str, is_wait: u64) -> usize {
+    bench.service.calls(calls).into_iter().flat_map(|call| call.ids).filter(|of| *of == is_wait).count()
 }
 
 /// A link of the device that has just come elsewhere.
@@ -75,10 +88,7 @@ async fn is_displaced(peer: &mut Peer) {
 async fn a_link_has_a_route_before_its_hello_is_judged_and_until_it_ends() {
     let routes = routes();
     let bench = Bench::routed(GATEWAY, routes.clone());
-    bench.service.hold("hello");
-    let mut peer = bench.connect().await;
-    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
-    bench.service.reached("hello", 1).await;
+    let mut peer = before_its_hello_is_judged(&bench).await;
     lead_to(&routes, &[GATEWAY]).await;
     bench.service.release("hello");
     let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
@@ -164,10 +174,7 @@ async fn a_link_whose_route_was_lost_looks_for_what_it_has_missed() {
 async fn a_hello_whose_client_has_gone_displaces_nobody() {
     let routes = routes();
     let bench = Bench::routed(GATEWAY, routes.clone());
-    bench.service.hold("hello");
-    let mut peer = bench.connect().await;
-    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
-    bench.service.reached("hello", 1).await;
+    let peer = before_its_hello_is_judged(&bench).await;
     drop(peer);
     let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
     keep(&routes, elsewhere).await;
@@ -184,14 +191,13 @@ async fn a_hello_whose_client_has_gone_displaces_nobody() {
 async fn a_word_of_an_old_link_that_was_held_up_displaces_nobody() {
     let routes = routes();
     let bench = Bench::routed(GATEWAY, routes.clone());
-    bench.service.hold("hello");
-    let mut peer = bench.connect().await;
-    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
-    bench.service.reached("hello", 1).await;
+    let mut peer = before_its_hello_is_judged(&bench).await;
     bench.service.hold("keep");
     bench.service.release("hello");
     let _: v1::HelloReply = peer.reply(Command::Hello, 1).await;
+    let began = Instant::now();
     while sessions(&bench) == 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing is said of the session");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let elsewhere = Route { gateway: GatewayId::of(OTHER), link: 1, is_wait: false };
@@ -206,11 +212,8 @@ async fn a_word_of_an_old_link_that_was_held_up_displaces_nobody() {
 async fn a_link_that_came_undated_is_dated_later() {
     let routes = routes();
     let bench = Bench::routed(GATEWAY, routes.clone());
-    bench.service.hold("hello");
     bench.service.go_away(true);
-    let mut peer = bench.connect().await;
-    peer.ask(Command::Hello, 1, &hello(&token("bob"), "d1")).await;
-    bench.service.reached("hello", 1).await;
+    let mut peer = before_its_hello_is_judged(&bench).await;
     lead_to(&routes, &[]).await;
     bench.service.go_away(false);
     bench.service.release("hello");
